@@ -1,0 +1,1 @@
+"""Facts: plain data that probes gather and the resolver judges. Nothing here touches the machine."""

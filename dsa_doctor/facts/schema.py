@@ -1,0 +1,235 @@
+"""The facts of one machine and one Python environment, as gathered by `dsa-doctor facts`.
+
+A facts file may be judged anywhere (`check --facts FILE`): the resolver sees nothing else. Capabilities are written as
+in CUDA's documentation ("8.0"), GPU architectures as nvcc writes them ("sm_80", "sm_90a"). Paths are relative to the
+site-packages folder, so that no user or host name is carried.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from dsa_doctor.facts.observation import Fact, Observation
+
+FACTS_SCHEMA_VERSION = "1.0"
+
+
+class Gpu(Fact):
+    """One GPU as the driver reports it."""
+
+    index: int
+    name: str
+    capability: str
+    memory_bytes: int | None = None
+    mig_enabled: bool | None = None
+    visible: bool = True
+    """False where CUDA_VISIBLE_DEVICES hides it."""
+
+
+class GpuInventory(Fact):
+    """All GPUs of the machine, hidden ones included."""
+
+    source: Literal["nvml", "nvidia-smi"]
+    driver_version: str | None = None
+    cuda_driver_version: str | None = None
+    cuda_visible_devices: str | None = None
+    gpus: tuple[Gpu, ...]
+
+
+class EntryPoint(Fact):
+    """One entry point that vLLM would load."""
+
+    group: str
+    name: str
+    value: str
+    distribution: str | None = None
+
+
+class Software(Fact):
+    """Installed distributions, read from their metadata without importing them."""
+
+    python: str
+    platform: str
+    packages: dict[str, str]
+    """Distribution name to version, for those of interest that are installed."""
+    torch_cuda: Observation[str]
+    """CUDA version that torch was built for; absent for a CPU build or no torch."""
+    vllm_plugins: tuple[EntryPoint, ...] = ()
+    """Entry points of the groups vllm.general_plugins and vllm.platform_plugins."""
+
+
+class CudaToolkit(Fact):
+    """A CUDA toolkit that run-time compilation (DeepGEMM, FlashInfer) would find."""
+
+    found_by: str
+    """How: "CUDA_HOME", "PATH", "default folder", "pip package nvidia-cuda-nvcc"."""
+    nvcc_version: str | None = None
+
+
+class DeepGemmCopy(Fact):
+    """One copy of DeepGEMM in the environment."""
+
+    source: Literal["external", "vendored"]
+    """external: the distribution deep_gemm; vendored: vllm.third_party.deep_gemm."""
+    version: str | None = None
+    importable: Observation[bool]
+    """Tried in a subprocess. ok(True), ok(False) with the exception as evidence, or unknown."""
+
+
+class DeepGemm(Fact):
+    """Whether DeepGEMM is installed and importable. Whether an architecture supports it is another question."""
+
+    copies: tuple[DeepGemmCopy, ...]
+
+
+class CodeImages(Fact):
+    """Code for one architecture in a file's fat binaries."""
+
+    architecture: str
+    kind: Literal["machine_code", "ptx"]
+    count: int
+
+
+class ExtensionModule(Fact):
+    """One compiled module of the installed vLLM, read from the file itself."""
+
+    module: str
+    """Import name, e.g. "vllm._C_stable_libtorch"."""
+    file: str
+    """Path below site-packages."""
+    size_bytes: int
+    images: tuple[CodeImages, ...]
+    unresolved_symbols: tuple[str, ...]
+    """Undefined symbols that nothing in the environment provides; system libraries, libcuda and weak symbols excepted."""
+    op_schemas: tuple[str, ...]
+    """torch op schema strings found in the file, e.g. "_C::rms_norm(Tensor! result, ...) -> ()"."""
+    problem: str | None = None
+    """Why the file could not be read in full (truncated, not ELF); the other fields then hold what could be read."""
+
+
+class OpCode(Fact):
+    """What is known of one op that a DSA model may need."""
+
+    op: str
+    """Qualified name, e.g. "_C::dsv3_fused_a_gemm"."""
+    extension: str | None
+    signature: str | None
+    """The op's schema string."""
+    machine_code: tuple[str, ...]
+    ptx: tuple[str, ...]
+    granularity: Literal["kernel", "extension"]
+    """kernel: read from the kernel symbols of each image; extension: only the whole file's architectures are known."""
+    registered_for_cuda: bool | None = None
+    """What torch's dispatcher says after loading the library; None where it could not be loaded."""
+
+
+class Csrc(Fact):
+    """vLLM's compiled side."""
+
+    extensions: tuple[ExtensionModule, ...]
+    ops: tuple[OpCode, ...]
+    dispatcher: Observation[bool]
+    """Whether the libraries could be loaded and torch's dispatcher asked."""
+
+
+class SelectorQuery(Fact):
+    """One question to vLLM's attention backend selector."""
+
+    capability: str
+    head_size: int
+    num_heads: int
+    """Query heads per rank."""
+    dtype: str
+    """"bfloat16" or "float16"."""
+    kv_cache_dtype: str
+    """As given to --kv-cache-dtype; "auto" by default."""
+    block_size: int | None = None
+    backend: str | None = None
+    """A backend asked for by name; None lets vLLM choose."""
+
+
+class BackendCandidate(Fact):
+    """vLLM's own word on one backend, for one query."""
+
+    name: str
+    accepted: bool
+    reasons: tuple[str, ...] = ()
+
+
+class SelectorAnswer(Fact):
+    """vLLM's answer to one query, from its real selector run in a subprocess with the capability in force."""
+
+    query: SelectorQuery
+    chosen: str | None
+    """Backend name; None where vLLM raises."""
+    candidates: tuple[BackendCandidate, ...]
+    """In vLLM's order of priority."""
+    error: str | None = None
+    """vLLM's own error, first line, where it raised."""
+    deep_gemm_supported: bool | None = None
+    """vLLM's is_deep_gemm_supported() for this capability, DeepGEMM assumed present; None where it cannot be asked."""
+    assumed: tuple[str, ...] = ()
+    """What this machine could not load and was taken as loadable on the target, e.g. "vllm._flashmla_C"."""
+
+
+class Selector(Fact):
+    """vLLM's decisions."""
+
+    answers: tuple[SelectorAnswer, ...]
+
+
+class TritonFp8Kernel(Fact):
+    """A Triton kernel of the installed vLLM on the DSA path that uses float8e4nv, which Triton refuses below sm89."""
+
+    kernel: str
+    file: str
+    guarded: bool
+    """True where vLLM checks the capability before it launches the kernel."""
+
+
+class Fingerprint(Fact):
+    """What the installed vLLM's sources do, told by symbols and signatures rather than by its version."""
+
+    model_classes: dict[str, str]
+    """Architecture name to "module:Class", as the registry and its dispatching modules choose on CUDA."""
+    sparse_mla_backends: tuple[str, ...]
+    """Names in the backend registry that serve sparse MLA."""
+    in_tree_triton_mla_sparse: bool
+    indexer_guard: Literal["installed", "supported", "none", "unrecognised"]
+    """What the indexer's constructor asks of DeepGEMM."""
+    prefill_logits: Literal["full", "compressed", "unrecognised"]
+    """Contract of the ragged logits: full width, or compressed with max_seqlen_k."""
+    fused_indexer_q_switch: bool
+    """Whether the model's Indexer has the attribute use_fused_indexer_q."""
+    triton_fp8_kernels: tuple[TritonFp8Kernel, ...]
+    fp8_jit_warmup: bool
+    """Whether start-up compiles a kernel for an fp8 argument and re-raises its failure."""
+    topk_persistent_gate: Literal["capability", "none", "absent", "unrecognised"]
+    """What guards the persistent top-k op."""
+    topk_backend_setting: bool
+    """Whether sparse_indexer_topk_backend exists."""
+    topk_overflow_fix: bool | None
+    """Whether the compiled top-k op has its candidate-overflow fix; None where the binary could not be read."""
+    kv_b_proj_int32_bug: bool
+    """Whether the dense prefill casts its input to the kv_b_proj weight's dtype (int32 under Marlin)."""
+    patch_targets: dict[str, str] = Field(default_factory=dict)
+    """Patch target of the plugin to "present", "missing" or "changed: ..."."""
+
+
+class Facts(Fact):
+    """Everything gathered in one run."""
+
+    schema_version: str = FACTS_SCHEMA_VERSION
+    dsa_doctor_version: str
+    origin: Literal["gathered", "handwritten"] = "gathered"
+    """handwritten: facts of a machine that could not be had, written from documentation."""
+    note: str | None = None
+    gpus: Observation[GpuInventory]
+    software: Observation[Software]
+    cuda_toolkit: Observation[CudaToolkit]
+    deep_gemm: Observation[DeepGemm]
+    csrc: Observation[Csrc]
+    selector: Observation[Selector]
+    fingerprint: Observation[Fingerprint]
+    vllm_import: Observation[str]
+    """The version that vllm reports on import, or why it cannot be imported; unknown where it was not tried."""

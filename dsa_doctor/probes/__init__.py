@@ -1,0 +1,1 @@
+"""Probes: the only code that looks at the machine. Each returns an Observation and never raises."""
