@@ -32,9 +32,7 @@ class Observation(Fact, Generic[T]):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.status == "ok") != (self.value is not None):
-            raise ValueError(
-                f"an observation has a value exactly when its status is ok; status {self.status!r}, value {self.value!r}"
-            )
+            raise ValueError(f"an observation has a value exactly when its status is ok; status {self.status!r}")
         if self.status != "ok" and not self.cause:
             raise ValueError(f"an observation with status {self.status!r} needs a cause")
         return self

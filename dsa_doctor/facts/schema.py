@@ -100,7 +100,7 @@ class ExtensionModule(Fact):
     size_bytes: int
     images: tuple[CodeImages, ...]
     unresolved_symbols: tuple[str, ...]
-    """Undefined symbols that nothing in the environment provides; system libraries, libcuda and weak symbols excepted."""
+    """Undefined symbols that nothing in the environment provides; weak, system and driver symbols excepted."""
     op_schemas: tuple[str, ...]
     """torch op schema strings found in the file, e.g. "_C::rms_norm(Tensor! result, ...) -> ()"."""
     problem: str | None = None
