@@ -1,0 +1,79 @@
+"""What the kernels need to know of a compute capability: one table, asked through named functions."""
+
+from __future__ import annotations
+
+import os
+import re
+
+#: Largest shared memory of one block, in bytes (opt-in limit), by compute capability times ten.
+SHARED_MEMORY_LIMIT = {
+    80: 166_912,
+    86: 101_376,
+    87: 166_912,
+    89: 101_376,
+    90: 232_448,
+    100: 232_448,
+    103: 232_448,
+    120: 101_376,
+    121: 101_376,
+}
+
+#: The targets that every default configuration is compiled for and checked against.
+VERIFIED_TARGETS = (80, 86, 89, 90, 120)
+
+#: Used where there is no GPU (Triton's interpreter), so that tests meet the configuration this project exists for.
+DEFAULT_CAPABILITY = 80
+
+
+def shared_memory_limit(capability: int) -> int:
+    """Bytes of shared memory that one block may use on `capability` (80 means 8.0).
+
+    An unknown capability gets the smallest limit of its major version, or of the whole table.
+    """
+    if capability in SHARED_MEMORY_LIMIT:
+        return SHARED_MEMORY_LIMIT[capability]
+    family = [limit for known, limit in SHARED_MEMORY_LIMIT.items() if known // 10 == capability // 10]
+    return min(family or SHARED_MEMORY_LIMIT.values())
+
+
+def has_small_shared_memory(capability: int) -> bool:
+    """Whether a block gets about 99 KiB (8.6, 8.9, 12.x) rather than 163 KiB or more."""
+    return shared_memory_limit(capability) < 128 * 1024
+
+
+def has_warpgroup_mma(capability: int) -> bool:
+    """Whether Triton lowers a 64-row dot to wgmma (Hopper alone)."""
+    return capability // 10 == 9
+
+
+def parse_target(text: str) -> int:
+    """Read 'sm80', 'sm_80', 'sm90a', '8.0' or '80' as 80.
+
+    Raises:
+        ValueError: for anything else, and for a capability outside the table.
+    """
+    match = re.fullmatch(r"(?:sm_?)?(\d{2,3})a?|(\d{1,2})\.(\d)", text.strip().lower())
+    known = ", ".join(f"sm{capability}" for capability in SHARED_MEMORY_LIMIT)
+    if match is None:
+        raise ValueError(f"target: got {text!r}, accepted: one of {known}")
+    capability = int(match[1]) if match[1] else 10 * int(match[2]) + int(match[3])
+    if capability not in SHARED_MEMORY_LIMIT:
+        raise ValueError(f"target: got {text!r}, accepted: one of {known}")
+    return capability
+
+
+def running_capability(device: object = None) -> int:
+    """The capability that Triton compiles for on this device.
+
+    TRITON_OVERRIDE_ARCH wins, as it does inside Triton: a kernel must be configured for the pipeline it is compiled
+    with. Without a CUDA device (Triton's interpreter) it is `DEFAULT_CAPABILITY`.
+    """
+    override = os.environ.get("TRITON_OVERRIDE_ARCH", "")
+    if override:
+        return parse_target(override)
+    import torch
+
+    if not torch.cuda.is_available():
+        return DEFAULT_CAPABILITY
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * int(major) + int(minor)
