@@ -1,0 +1,1 @@
+"""Data: GPUs, models, ops and findings that dsa-doctor knows, each entry with its source."""

@@ -1,0 +1,54 @@
+"""Every finding id that dsa-doctor can give. Ids are append-only; each has a page docs/checks/<id>.md."""
+
+from dataclasses import dataclass
+
+from dsa_doctor.verdict.schema import FindingLayer
+
+
+@dataclass(frozen=True)
+class KnownFinding:
+    """One finding id, the layer it belongs to, and what it is about."""
+
+    id: str
+    layer: FindingLayer
+    title: str
+
+
+KNOWN_FINDINGS: tuple[KnownFinding, ...] = (
+    KnownFinding("DSA101", "csrc", "Compiled code for this GPU"),
+    KnownFinding("DSA102", "csrc", "An op that a DSA model needs has no code for this GPU"),
+    KnownFinding("DSA103", "csrc", "Undefined symbols that nothing provides"),
+    KnownFinding("DSA104", "csrc", "dsv3_fused_a_gemm has no code for this GPU"),
+    KnownFinding("DSA105", "csrc", "A compiled extension is missing, truncated or unreadable"),
+    KnownFinding("DSA106", "csrc", "Ops that torch has really registered for CUDA"),
+    KnownFinding("DSA201", "attention", "No sparse-MLA backend for this GPU"),
+    KnownFinding("DSA202", "attention", "A native sparse-MLA backend serves this GPU"),
+    KnownFinding("DSA203", "attention", "TRITON_MLA_SPARSE of dsa-doctor's plugin serves this GPU"),
+    KnownFinding("DSA204", "attention", "vLLM's backend selector could not be asked"),
+    KnownFinding("DSA205", "attention", "The KV cache dtype rules the backend out"),
+    KnownFinding("DSA206", "attention", "vLLM has a TRITON_MLA_SPARSE of its own"),
+    KnownFinding("DSA207", "attention", "A backend asked for by name is not valid here"),
+    KnownFinding("DSA301", "indexer", "DeepGEMM does not support this GPU"),
+    KnownFinding("DSA302", "indexer", "DeepGEMM is not installed"),
+    KnownFinding("DSA303", "indexer", "DeepGEMM is installed and cannot be imported"),
+    KnownFinding("DSA304", "indexer", "DeepGEMM serves the indexer"),
+    KnownFinding("DSA305", "indexer", "dsa-doctor's plugin serves the indexer"),
+    KnownFinding("DSA306", "indexer", "The indexer's guard could not be judged"),
+    KnownFinding("DSA901", "runtime", "Triton kernels that use fp8e4nv below compute capability 8.9"),
+    KnownFinding("DSA902", "runtime", "Top-k op that can select the wrong tokens"),
+    KnownFinding("DSA903", "runtime", "The checkpoint forces an fp8 KV cache"),
+    KnownFinding("DSA904", "runtime", "Model class that this vLLM picks"),
+    KnownFinding("DSA905", "runtime", "No CUDA toolkit where DeepGEMM compiles at run time"),
+    KnownFinding("DSA906", "runtime", "Dense prefill casts its input to the int32 of Marlin weights"),
+    KnownFinding("DSA907", "runtime", "GPUs of several compute capabilities"),
+    KnownFinding("DSA908", "runtime", "vLLM is not installed or cannot be imported"),
+    KnownFinding("DSA909", "runtime", "torch has no CUDA, or is missing"),
+    KnownFinding("DSA910", "runtime", "The model could not be determined"),
+    KnownFinding("DSA911", "runtime", "No GPU and no target"),
+    KnownFinding("DSA912", "runtime", "The model uses no DeepSeek Sparse Attention"),
+    KnownFinding("DSA913", "runtime", "Start-up warm-up compiles a kernel for fp8 below compute capability 8.9"),
+    KnownFinding("DSA914", "runtime", "What keeps dsa-doctor's plugin from serving this model here"),
+    KnownFinding("DSA915", "runtime", "The GPUs could not be read"),
+)
+
+FINDINGS_BY_ID: dict[str, KnownFinding] = {known.id: known for known in KNOWN_FINDINGS}

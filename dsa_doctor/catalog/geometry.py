@@ -1,0 +1,186 @@
+"""What the verdict and the planner need to know of a model, read from its config.json alone."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from dsa_doctor.facts.observation import Fact
+
+
+class ConfigError(ValueError):
+    """A config.json that cannot be read or lacks what it must hold; the message names the file and the key."""
+
+
+class ModelGeometry(Fact):
+    """A model's shape. Counts are per model, not per rank."""
+
+    name: str
+    hub_id: str | None = None
+    source: str
+    """Where the numbers come from."""
+    architecture: str
+    model_type: str
+    uses_dsa: bool
+    num_hidden_layers: int
+    num_attention_heads: int
+    hidden_size: int
+    vocab_size: int
+    kv_lora_rank: int = 0
+    qk_rope_head_dim: int = 0
+    qk_nope_head_dim: int = 0
+    v_head_dim: int = 0
+    q_lora_rank: int = 0
+    index_topk: int = 0
+    index_n_heads: int = 0
+    index_head_dim: int = 0
+    shared_indexer_layers: int = 0
+    """Layers that reuse the selection of an earlier layer (GLM-5.2's IndexShare)."""
+    intermediate_size: int = 0
+    moe_intermediate_size: int = 0
+    n_routed_experts: int = 0
+    n_shared_experts: int = 0
+    first_k_dense_replace: int = 0
+    num_nextn_predict_layers: int = 0
+    max_position_embeddings: int = 0
+    quantization: str | None = None
+    """quant_method of the checkpoint, e.g. "fp8"; None for bf16 weights."""
+    kv_cache_quantization: str | None = None
+    """KV cache dtype that the checkpoint's metadata forces, e.g. "fp8"."""
+    refusal: Literal["deepseek_v4", "glm5_next"] | None = None
+    """A family that has an indexer of its own, which the plugin does not serve."""
+
+    @property
+    def head_size(self) -> int:
+        """Return the width of one KV row: latent plus rope."""
+        return self.kv_lora_rank + self.qk_rope_head_dim
+
+
+_FAMILIES_OF_THEIR_OWN: dict[str, Literal["deepseek_v4", "glm5_next"]] = {
+    "deepseek_v4": "deepseek_v4",
+    "deepseek_v41": "deepseek_v4",
+    "glm5_next": "glm5_next",
+    "glm5_next_text": "glm5_next",
+}
+
+
+def geometry_from_config(config: dict[str, Any], *, name: str, source: str, hub_id: str | None = None) -> ModelGeometry:
+    """Read the geometry from a parsed config.json; a multimodal wrapper's text_config is looked into.
+
+    Raises:
+        ConfigError: a key that every causal language model has is missing or is not a number.
+    """
+    text = {**config, **config["text_config"]} if isinstance(config.get("text_config"), dict) else config
+    architectures = config.get("architectures") or text.get("architectures") or ["unknown"]
+    model_type = str(config.get("model_type") or text.get("model_type") or "unknown")
+
+    def number(key: str, default: int | None = None) -> int:
+        value = text.get(key, default)
+        if value is None and default is not None:
+            value = default
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ConfigError(f"{name}: key {key!r} of the model's config.json is {value!r}; a whole number is needed")
+        return value
+
+    layers = number("num_hidden_layers")
+    index_topk = number("index_topk", 0)
+    return ModelGeometry(
+        name=name,
+        hub_id=hub_id,
+        source=source,
+        architecture=str(architectures[0]),
+        model_type=model_type,
+        uses_dsa=index_topk > 0,
+        num_hidden_layers=layers,
+        num_attention_heads=number("num_attention_heads"),
+        hidden_size=number("hidden_size"),
+        vocab_size=number("vocab_size"),
+        kv_lora_rank=number("kv_lora_rank", 0),
+        qk_rope_head_dim=number("qk_rope_head_dim", 0),
+        qk_nope_head_dim=number("qk_nope_head_dim", 0),
+        v_head_dim=number("v_head_dim", 0),
+        q_lora_rank=number("q_lora_rank", 0),
+        index_topk=index_topk,
+        index_n_heads=number("index_n_heads", 0),
+        index_head_dim=number("index_head_dim", 0),
+        shared_indexer_layers=_shared_layers(text, layers),
+        intermediate_size=number("intermediate_size", 0),
+        moe_intermediate_size=number("moe_intermediate_size", 0),
+        n_routed_experts=number("n_routed_experts", 0),
+        n_shared_experts=number("n_shared_experts", 0),
+        first_k_dense_replace=number("first_k_dense_replace", 0),
+        num_nextn_predict_layers=number("num_nextn_predict_layers", 0),
+        max_position_embeddings=number("max_position_embeddings", 0),
+        quantization=_quantization(text),
+        kv_cache_quantization=_kv_cache_quantization(text),
+        refusal=_FAMILIES_OF_THEIR_OWN.get(model_type),
+    )
+
+
+def geometry_from_file(path: Path) -> ModelGeometry:
+    """Read the geometry from a model folder or a config.json; hf_quant_config.json beside it is taken into account.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, not JSON, or lacks a needed key.
+    """
+    file = path / "config.json" if path.is_dir() else path
+    config = _read_json(file)
+    quantization_file = file.with_name("hf_quant_config.json")
+    if "quantization_config" not in config and quantization_file.is_file():
+        config["quantization_config"] = _read_json(quantization_file)
+    name = path.name if path.is_dir() else (path.parent.name or path.name)
+    return geometry_from_config(config, name=name or "local model", source=f"local {file.name}")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: no such file. Give a model folder that holds a config.json, or the file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read ({error.__class__.__name__}: {error})") from None
+    except ValueError as error:
+        raise ConfigError(f"{file}: not valid JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: holds a {type(content).__name__}, not a JSON object")
+    return content
+
+
+def _shared_layers(text: dict[str, Any], layers: int) -> int:
+    """Count the layers without an indexer of their own; the rules are those of transformers' GlmMoeDsaConfig."""
+    types = text.get("indexer_types")
+    if types is None and (pattern := text.get("index_topk_pattern")) is not None:
+        types = [{"F": "full", "S": "shared"}.get(letter, letter) for letter in pattern]
+    if isinstance(types, list):
+        return sum(1 for one in types[:layers] if one == "shared")
+    frequency, offset = text.get("index_topk_freq", 1), text.get("index_skip_topk_offset", 2)
+    if not (isinstance(frequency, int) and isinstance(offset, int)) or frequency <= 1:
+        return 0
+    return sum(1 for layer in range(layers) if max(layer - offset + 1, 0) % frequency)
+
+
+def _quantization(text: dict[str, Any]) -> str | None:
+    settings = text.get("quantization_config")
+    if not isinstance(settings, dict):
+        return None
+    inner = settings.get("quantization") if isinstance(settings.get("quantization"), dict) else settings
+    method = settings.get("quant_method") or inner.get("quant_algo") or settings.get("quant_algo")
+    return str(method).lower() if method else None
+
+
+def _kv_cache_quantization(text: dict[str, Any]) -> str | None:
+    """Return the KV cache dtype that the checkpoint's quantisation metadata asks vLLM for, or None.
+
+    ModelOpt writes kv_cache_quant_algo (flat, or nested under "quantization"); compressed-tensors kv_cache_scheme.
+    """
+    settings = text.get("quantization_config")
+    if not isinstance(settings, dict):
+        return None
+    nested = settings.get("quantization")
+    for source in (settings, nested if isinstance(nested, dict) else {}):
+        algorithm = source.get("kv_cache_quant_algo")
+        if isinstance(algorithm, str) and algorithm:
+            return algorithm.lower()
+        scheme = source.get("kv_cache_scheme")
+        if isinstance(scheme, dict) and scheme.get("num_bits") == 8:
+            return "fp8" if scheme.get("type") == "float" else "int8"
+    return None

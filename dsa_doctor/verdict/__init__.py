@@ -1,0 +1,1 @@
+"""The verdict: plain data that the resolver returns and every formatter shows."""
