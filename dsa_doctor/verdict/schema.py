@@ -110,12 +110,18 @@ class Verdict(Fact):
     exit_code: int
 
 
-def exit_code_of(layers: tuple[Layer, ...]) -> int:
-    """Return 0 where every layer is resolved, else bits 4, 8, 16 for unresolved layers 1, 2, 3 and 32 for any unknown."""
+def exit_code_of(layers: tuple[Layer, ...], findings: tuple[Finding, ...] = ()) -> int:
+    """Return 0 where every layer is resolved and nothing else fails.
+
+    Bits 4, 8, 16 stand for unresolved layers 1, 2, 3. Bit 32 stands for what could not be determined, and for a
+    `runtime` finding that fails while no layer does: a run that cannot work must not come out green.
+    """
     code = 0 if layers else EXIT_UNDETERMINED
     for layer in layers:
         if layer.state == "unresolved":
             code |= EXIT_BITS[layer.layer]
         elif layer.state == "unknown":
             code |= EXIT_UNDETERMINED
+    if code == 0 and any(one.layer == "runtime" and one.status == "fail" for one in findings):
+        code = EXIT_UNDETERMINED
     return code

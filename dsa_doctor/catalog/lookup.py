@@ -1,0 +1,77 @@
+"""From what the user typed to a model's geometry: catalog name, local folder or file, or Hub id."""
+
+import difflib
+import importlib.util
+import tempfile
+from pathlib import Path
+
+from dsa_doctor.catalog.geometry import ConfigError, ModelGeometry, geometry_from_file
+from dsa_doctor.catalog.models import KNOWN_MODELS, find_model
+
+
+class UnknownModelError(ValueError):
+    """The model could not be determined; the message says what was tried and what is accepted."""
+
+
+def find_geometry(text: str) -> ModelGeometry:
+    """Return the geometry of MODEL: an alias or Hub id of the catalog, a local folder or config.json, or a Hub id.
+
+    Only a Hub id that is neither in the catalog nor in the local cache is asked for over the network, and only its
+    config.json. Remote code is never run.
+
+    Raises:
+        UnknownModelError: nothing of that name was found, or its config.json cannot be read.
+    """
+    known = find_model(text)
+    if known is not None:
+        return known.geometry()
+    path = Path(text).expanduser()
+    try:
+        if path.exists():
+            return geometry_from_file(path)
+    except (ConfigError, OSError) as error:
+        raise UnknownModelError(f"MODEL {text!r}: {error}") from error
+    if _is_hub_id(text):
+        return _from_hub(text)
+    raise UnknownModelError(f"MODEL {text!r} is neither a known model nor an existing path. {_accepted(text)}")
+
+
+def _accepted(text: str) -> str:
+    names = [model.name for model in KNOWN_MODELS]
+    lowered = {name.lower(): name for name in names}
+    near = [lowered[one] for one in difflib.get_close_matches(text.lower(), lowered, n=2, cutoff=0.6)]
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    return f"{hint}Accepted: {', '.join(names)}, a folder with a config.json, a config.json, or a Hub id (org/name)."
+
+
+def _is_hub_id(text: str) -> bool:
+    parts = text.split("/")
+    return len(parts) == 2 and all(parts) and not text.startswith((".", "~")) and not text.endswith(".json")
+
+
+def _from_hub(hub_id: str) -> ModelGeometry:
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise UnknownModelError(
+            f"MODEL {hub_id!r} is not in the catalog, and reading it from the Hub needs huggingface_hub. "
+            "Run `pip install huggingface_hub`, or give a local config.json."
+        )
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache  # slow to import, seldom needed
+
+    try:
+        cached = try_to_load_from_cache(hub_id, "config.json")
+        if isinstance(cached, str):
+            return geometry_from_file(Path(cached)).model_copy(update={"name": hub_id, "hub_id": hub_id})
+        with tempfile.TemporaryDirectory() as folder:
+            file = hf_hub_download(hub_id, "config.json", local_dir=folder)
+            geometry = geometry_from_file(Path(file))
+    except ConfigError as error:
+        raise UnknownModelError(f"MODEL {hub_id!r}: {error}") from error
+    except Exception as error:  # the Hub client raises many kinds: no network, no such repository, gated, bad name
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UnknownModelError(
+            f"MODEL {hub_id!r} could not be read from the Hub ({type(error).__name__}: {reason}). "
+            f"Without network, give a local config.json. {_accepted(hub_id)}"
+        ) from error
+    return geometry.model_copy(
+        update={"name": hub_id, "hub_id": hub_id, "source": f"config.json of {hub_id} on the Hub"}
+    )

@@ -1,0 +1,125 @@
+"""Layer 2: is there a sparse-MLA backend for this GPU, by vLLM's own word?"""
+
+from dsa_doctor.resolver.judgement import Judged, Judgement, finding, judged
+from dsa_doctor.resolver.request import TRITON_BACKEND
+from dsa_doctor.verdict.schema import Backend, Finding
+
+_INSTALL = "pip install dsa-doctor   # brings TRITON_MLA_SPARSE to a stock vLLM wheel"
+
+
+def judge_attention(case: Judgement) -> Judged:
+    """Judge layer 2 from vLLM's answer, then from the plugin."""
+    asked_for = case.request.backend
+    if asked_for == TRITON_BACKEND:
+        return _by_plugin(case) if case.gate.serves else _plugin_cannot(case)
+    if case.answer is None:
+        return _not_asked(case)
+    answer = case.answer
+    if answer.chosen is not None:
+        return _chosen(case, answer.chosen)
+    if asked_for is not None:
+        return _named_backend_rejected(case, asked_for)
+    if case.gate.serves:
+        return _by_plugin(case)
+    return _unresolved(case)
+
+
+def list_backends(case: Judgement) -> tuple[Backend, ...]:
+    """Return every candidate, vLLM's in its order of priority and the plugin's last, taken or rejected with reasons."""
+    candidates = case.answer.candidates if case.answer is not None else ()
+    stock = tuple(Backend(name=one.name, accepted=one.accepted, reasons=one.reasons) for one in candidates)
+    if any(one.name == TRITON_BACKEND for one in stock):
+        return stock
+    reasons = () if case.gate.serves else (f"dsa-doctor's plugin: {case.gate.reason}",)
+    return (*stock, Backend(name=TRITON_BACKEND, accepted=case.gate.serves, reasons=reasons))
+
+
+def _chosen(case: Judgement, name: str) -> Judged:
+    assumed = case.answer.assumed if case.answer is not None else ()
+    evidence = (f"vLLM's selector chose {name} for {case.query_text}",)
+    if assumed:
+        evidence += (f"taken as loadable on the target, though this machine cannot load it: {', '.join(assumed)}",)
+    if name == TRITON_BACKEND:
+        summary = f"This vLLM has a {TRITON_BACKEND} of its own, and its selector takes it on {case.gpu}."
+        return judged("attention", "upstream", summary, (finding("DSA206", "pass", summary, evidence=evidence),))
+    summary = f"vLLM's own {name} serves sparse MLA on {case.gpu}."
+    return judged("attention", "native", summary, (finding("DSA202", "pass", summary, evidence=evidence),))
+
+
+def _by_plugin(case: Judgement) -> Judged:
+    summary = f"dsa-doctor's {TRITON_BACKEND} serves sparse MLA on {case.gpu}, where vLLM has no backend of its own."
+    if case.answer is not None and case.answer.chosen is not None:
+        summary = f"{TRITON_BACKEND} was asked for by name and serves here; vLLM alone would take {case.answer.chosen}."
+    found = finding("DSA203", "pass", summary, evidence=(case.gate.reason, *_rejections(case)))
+    return judged("attention", "plugin", summary, (found,))
+
+
+def _plugin_cannot(case: Judgement) -> Judged:
+    summary = f"{TRITON_BACKEND} was asked for by name and cannot serve here: {case.gate.reason}."
+    found = finding("DSA207", "fail", summary, evidence=case.gate.evidence, remedy=case.gate.remedy)
+    return judged("attention", "unresolved", summary, (found,))
+
+
+def _named_backend_rejected(case: Judgement, name: str) -> Judged:
+    summary = f"{name} was asked for by name, and vLLM's selector rejects it on {case.gpu}."
+    remedy = ("leave the backend out: vLLM, or dsa-doctor's plugin, then chooses one that works",)
+    found = finding("DSA207", "fail", summary, evidence=_rejections(case), remedy=remedy)
+    return judged("attention", "unresolved", summary, (found,))
+
+
+def _unresolved(case: Judgement) -> Judged:
+    findings: list[Finding] = []
+    summary = f"No attention backend of this vLLM serves sparse MLA on {case.gpu}."
+    remedy = case.gate.remedy or ((_INSTALL,) if case.gate.outcome == "absent" else ())
+    findings.append(finding("DSA201", "fail", summary, evidence=_rejections(case), remedy=remedy))
+    kv_cache_dtype = case.answer.query.kv_cache_dtype if case.answer is not None else "auto"
+    rejected_for_dtype = tuple(
+        one.name
+        for one in (case.answer.candidates if case.answer is not None else ())
+        if any("kv_cache_dtype" in reason for reason in one.reasons) and len(one.reasons) == 1
+    )
+    if rejected_for_dtype:
+        found = finding(
+            "DSA205",
+            "fail",
+            f"The KV cache dtype {kv_cache_dtype} alone rules out {', '.join(rejected_for_dtype)}.",
+            evidence=(case.query_text,),
+            remedy=("--kv-cache-dtype bfloat16",),
+        )
+        findings.append(found)
+    if case.gate.outcome != "absent":
+        findings.append(plugin_finding(case))
+    reason = f"{summary} dsa-doctor's plugin does not step in: {case.gate.reason}."
+    return judged("attention", "unresolved", reason, tuple(findings))
+
+
+def _not_asked(case: Judgement) -> Judged:
+    selector, vllm_import = case.facts.selector, case.facts.vllm_import
+    if selector.value is not None:
+        cause = f"these facts hold no answer of vLLM's selector for {case.query_text}"
+        remedy = ("dsa-doctor check MODEL   # on the machine itself asks for exactly this case",)
+    else:
+        cause = selector.cause or vllm_import.cause or "the selector was not asked"
+        remedy = ("python -c 'import vllm'   # shows the failure in full",)
+    summary = f"vLLM's backend selector could not be asked: {cause}."
+    found = finding("DSA204", "unknown", summary, evidence=selector.evidence, remedy=remedy)
+    return judged("attention", "unknown", summary, (found,))
+
+
+def plugin_finding(case: Judgement) -> Finding:
+    """Return the finding that says why the plugin does not serve."""
+    status = "fail" if case.gate.outcome == "refuses" else "skip"
+    return finding(
+        "DSA914",
+        status,
+        f"dsa-doctor's plugin does not serve {case.model.name} here: {case.gate.reason}.",
+        evidence=case.gate.evidence,
+        remedy=case.gate.remedy,
+    )
+
+
+def _rejections(case: Judgement) -> tuple[str, ...]:
+    if case.answer is None:
+        return ()
+    lines = tuple(f"{one.name}: {'; '.join(one.reasons)}" for one in case.answer.candidates if not one.accepted)
+    return ((f"vLLM: {case.answer.error}",) if case.answer.error else ()) + lines

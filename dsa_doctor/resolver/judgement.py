@@ -1,0 +1,73 @@
+"""What every layer's judge is given."""
+
+from dataclasses import dataclass
+
+from dsa_doctor.catalog.capability import Capability
+from dsa_doctor.catalog.findings import FINDINGS_BY_ID
+from dsa_doctor.catalog.geometry import ModelGeometry
+from dsa_doctor.facts.schema import Facts, SelectorAnswer
+from dsa_doctor.resolver.plugin_gate import GateDecision
+from dsa_doctor.resolver.request import Request, Target
+from dsa_doctor.verdict.schema import LAYER_NUMBERS, Finding, Layer, LayerName, State, Status
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The inputs of one judgement, and what is decided once for all layers.
+
+    Attributes:
+        facts: what was gathered.
+        model: the model's geometry.
+        target: the GPU to judge for.
+        request: options of the launch.
+        gate: whether the plugin serves this model here.
+        answer: vLLM's own answer to this very query; None where it was not or could not be asked.
+        query_text: the query in words, for evidence.
+    """
+
+    facts: Facts
+    model: ModelGeometry
+    target: Target
+    request: Request
+    gate: GateDecision
+    answer: SelectorAnswer | None
+    query_text: str
+
+    @property
+    def capability(self) -> Capability:
+        """Return the target's capability."""
+        return self.target.parsed
+
+    @property
+    def gpu(self) -> str:
+        """Return the target in words, e.g. "NVIDIA A100 80GB (sm80)"."""
+        return f"{self.target.name} ({self.capability.sm})"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One layer's state and the findings behind it."""
+
+    layer: Layer
+    findings: tuple[Finding, ...]
+
+
+def finding(
+    finding_id: str,
+    status: Status,
+    summary: str,
+    *,
+    evidence: tuple[str, ...] = (),
+    remedy: tuple[str, ...] = (),
+) -> Finding:
+    """Return a finding of a known id; its layer comes from the catalog."""
+    layer = FINDINGS_BY_ID[finding_id].layer
+    return Finding(id=finding_id, layer=layer, status=status, summary=summary, evidence=evidence, remedy=remedy)
+
+
+def judged(layer: LayerName, state: State, reason: str, findings: tuple[Finding, ...]) -> Judged:
+    """Return a layer's state with the findings behind it."""
+    ids = tuple(dict.fromkeys(one.id for one in findings))
+    return Judged(
+        Layer(number=LAYER_NUMBERS[layer], layer=layer, state=state, reason=reason, finding_ids=ids), findings
+    )

@@ -1,0 +1,126 @@
+"""Whether dsa-doctor's plugin serves: the one function that the report, the plugin and the launcher ask."""
+
+from typing import Literal
+
+from dsa_doctor.catalog.capability import Capability, plugin_serves, vllm_minimum
+from dsa_doctor.catalog.geometry import ModelGeometry
+from dsa_doctor.facts.observation import Fact, Observation
+from dsa_doctor.facts.schema import Fingerprint
+from dsa_doctor.resolver.request import PluginMode
+
+PLUGIN_KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8_ds_mla")
+"""KV cache dtypes of TRITON_MLA_SPARSE; a dtype forced by checkpoint metadata alone is replaced by bfloat16."""
+
+_REFUSED_FAMILIES = {
+    "deepseek_v4": "DeepSeek-V4 and V4.1 have an indexer and a cache of their own",
+    "glm5_next": "GLM-5.3-Flash's pooled indexer is not served yet",
+}
+
+
+class GateDecision(Fact):
+    """Whether the plugin serves, and why or why not.
+
+    `serves`: it acts. `stands_down`: it is not needed or was switched off. `refuses`: it would be needed and cannot
+    serve. `absent`: it is not installed in the judged environment.
+    """
+
+    outcome: Literal["serves", "stands_down", "refuses", "absent"]
+    reason: str
+    evidence: tuple[str, ...] = ()
+    remedy: tuple[str, ...] = ()
+
+    @property
+    def serves(self) -> bool:
+        """Whether the plugin acts."""
+        return self.outcome == "serves"
+
+
+def environment_gate(
+    *, capability: Capability, mode: PluginMode, registered: bool, triton: bool, fingerprint: Observation[Fingerprint]
+) -> GateDecision:
+    """Decide from the GPU and the environment, before any model is known; this is what `register()` asks.
+
+    Args:
+        capability: of the judged GPU.
+        mode: DSA_DOCTOR_PLUGIN; auto acts on 8.x alone, force on every capability from 8.0 up.
+        registered: whether vLLM would load the plugin's entry point.
+        triton: whether Triton is installed.
+        fingerprint: what vLLM's sources do; its patch targets must all be present.
+    """
+    if mode == "off":
+        return GateDecision(
+            outcome="stands_down",
+            reason="DSA_DOCTOR_PLUGIN=off switches it off",
+            remedy=("unset DSA_DOCTOR_PLUGIN",),
+        )
+    if capability < vllm_minimum():
+        reason = f"its kernels need compute capability {vllm_minimum()} and this GPU has {capability}"
+        return GateDecision(outcome="refuses", reason=reason)
+    if mode == "auto" and plugin_serves(capability) != "default":
+        if plugin_serves(capability) == "on request":
+            reason = f"on compute capability {capability} it acts only when asked"
+            return GateDecision(outcome="stands_down", reason=reason, remedy=("export DSA_DOCTOR_PLUGIN=force",))
+        return GateDecision(outcome="stands_down", reason=f"native paths win on compute capability {capability}")
+    if not registered:
+        return GateDecision(
+            outcome="absent",
+            reason="no entry point of dsa-doctor is registered with vLLM in this environment",
+            remedy=("pip install dsa-doctor   # into the environment that runs vLLM",),
+        )
+    if not triton:
+        return GateDecision(
+            outcome="refuses",
+            reason="Triton is not installed, and its kernels need it",
+            remedy=("pip install triton",),
+        )
+    if fingerprint.value is None:
+        reason = f"vLLM's sources could not be read, so its patch targets are unverified: {fingerprint.cause}"
+        return GateDecision(outcome="refuses", reason=reason, evidence=fingerprint.evidence)
+    if fingerprint.value.in_tree_triton_mla_sparse:
+        return GateDecision(outcome="stands_down", reason="this vLLM has a TRITON_MLA_SPARSE of its own")
+    return _patch_gate(fingerprint.value.patch_targets)
+
+
+def _patch_gate(targets: dict[str, str]) -> GateDecision:
+    if not targets:
+        return GateDecision(outcome="refuses", reason="its patch targets in this vLLM were not verified")
+    moved = tuple(f"{target}: {state}" for target, state in targets.items() if state != "present")
+    if moved:
+        return GateDecision(
+            outcome="refuses",
+            reason=f"{len(moved)} of its {len(targets)} patch targets moved in this vLLM, so it changes nothing",
+            evidence=moved,
+            remedy=("use a vLLM release of the support matrix (docs/support-matrix.md), or a newer dsa-doctor",),
+        )
+    return GateDecision(outcome="serves", reason=f"all {len(targets)} patch targets are as expected")
+
+
+def model_gate(environment: GateDecision, *, model: ModelGeometry, kv_cache_dtype: str) -> GateDecision:
+    """Decide for one model, given the decision for the environment; this is what `check` and the backend ask.
+
+    Args:
+        environment: decision of `environment_gate`; anything but `serves` is returned as it is.
+        model: the model's geometry.
+        kv_cache_dtype: what the user asked for; "auto" where nothing was.
+    """
+    if not environment.serves:
+        return environment
+    if model.refusal is not None:
+        return GateDecision(outcome="refuses", reason=_REFUSED_FAMILIES[model.refusal])
+    if model.kv_lora_rank != 512 or model.qk_rope_head_dim not in (0, 64):
+        reason = (
+            f"its kernels are built for KV rows of 512+64 or 512+0 values; {model.name} has "
+            f"{model.kv_lora_rank}+{model.qk_rope_head_dim}"
+        )
+        return GateDecision(outcome="refuses", reason=reason)
+    if model.index_topk % 128:
+        reason = f"vLLM's index conversion takes selections of a multiple of 128; index_topk is {model.index_topk}"
+        return GateDecision(outcome="refuses", reason=reason)
+    if kv_cache_dtype not in PLUGIN_KV_CACHE_DTYPES:
+        return GateDecision(
+            outcome="refuses",
+            reason=f"TRITON_MLA_SPARSE has no KV cache of dtype {kv_cache_dtype}",
+            evidence=(f"accepted: {', '.join(PLUGIN_KV_CACHE_DTYPES)}",),
+            remedy=("--kv-cache-dtype bfloat16", "--kv-cache-dtype fp8_ds_mla   # half the memory"),
+        )
+    return environment

@@ -1,0 +1,87 @@
+"""What is asked of the resolver: a target, a model's geometry and the options of the launch."""
+
+from typing import Literal
+
+from dsa_doctor.catalog.capability import Capability
+from dsa_doctor.catalog.geometry import ModelGeometry
+from dsa_doctor.facts.observation import Fact
+from dsa_doctor.facts.schema import SelectorQuery
+
+PluginMode = Literal["auto", "off", "force"]
+
+TRITON_BACKEND = "TRITON_MLA_SPARSE"
+
+KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla")
+"""What --kv-cache-dtype accepts here; vLLM's own selector judges it further."""
+
+
+class Target(Fact):
+    """The GPU to judge for."""
+
+    name: str
+    capability: str
+    source: Literal["--target", "this machine", "facts file"]
+    count: int | None = None
+    memory_bytes: int | None = None
+
+    @property
+    def parsed(self) -> Capability:
+        """Return the capability as numbers."""
+        return Capability.parse(self.capability)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the GPU is not in the machine that the facts describe, whose driver then says nothing about it."""
+        return self.source == "--target"
+
+
+class Request(Fact):
+    """Options of the launch to judge."""
+
+    tensor_parallel_size: int = 8
+    kv_cache_dtype: str = "auto"
+    dtype: Literal["bfloat16", "float16"] = "bfloat16"
+    block_size: int | None = None
+    backend: str | None = None
+    """A backend asked for by name: it works or is unresolved, nothing else is tried."""
+    plugin_mode: PluginMode = "auto"
+
+
+def stock_kv_cache_dtype(model: ModelGeometry, request: Request) -> str:
+    """Return what a stock vLLM would use: the checkpoint's metadata decides where the user did not."""
+    if request.kv_cache_dtype == "auto" and model.kv_cache_quantization:
+        return "fp8_e4m3" if model.kv_cache_quantization.startswith("fp8") else model.kv_cache_quantization
+    return request.kv_cache_dtype
+
+
+def query_for(model: ModelGeometry, capability: Capability, request: Request) -> SelectorQuery:
+    """Return the question that vLLM's selector must have answered for this judgement.
+
+    A request for the plugin's backend by name asks the stock selector for its own choice: the stock vLLM does not know
+    that name.
+    """
+    return SelectorQuery(
+        capability=str(capability),
+        head_size=model.head_size,
+        num_heads=heads_per_rank(model, request),
+        dtype=request.dtype,
+        kv_cache_dtype=stock_kv_cache_dtype(model, request),
+        block_size=request.block_size,
+        backend=None if request.backend == TRITON_BACKEND else request.backend,
+    )
+
+
+def heads_per_rank(model: ModelGeometry, request: Request) -> int:
+    """Return the query heads that one tensor-parallel rank holds.
+
+    Raises:
+        ValueError: the heads cannot be divided among the ranks.
+    """
+    heads, ranks = model.num_attention_heads, request.tensor_parallel_size
+    if ranks < 1 or heads % ranks:
+        divisors = ", ".join(str(one) for one in range(1, heads + 1) if heads % one == 0)
+        raise ValueError(
+            f"--tensor-parallel-size {ranks} does not divide the {heads} attention heads of {model.name}. "
+            f"Accepted: {divisors}."
+        )
+    return heads // ranks

@@ -1,0 +1,149 @@
+"""Layer `runtime`: what else is known to bite on the path, once the three layers are judged."""
+
+from dsa_doctor.catalog.capability import deep_gemm_supports, has_wide_shared_memory, triton_has_e4m3
+from dsa_doctor.resolver.judgement import Judgement, finding
+from dsa_doctor.resolver.request import stock_kv_cache_dtype
+from dsa_doctor.verdict.schema import Finding, Layer
+
+
+def judge_runtime(case: Judgement, layers: tuple[Layer, ...]) -> tuple[Finding, ...]:
+    """Return the findings of layer `runtime`; they carry no exit bit of their own."""
+    states = {layer.layer: layer.state for layer in layers}
+    found = [
+        *_triton_e4m3(case, by_plugin=states["indexer"] == "plugin"),
+        *_top_k(case, by_plugin=states["indexer"] == "plugin"),
+        *_forced_kv_cache(case, by_plugin=states["attention"] == "plugin"),
+        *_model_class(case),
+        *_cuda_toolkit(case, native=states["indexer"] == "native"),
+        *_int32_projection(case, by_plugin=states["attention"] == "plugin"),
+        *_torch_without_cuda(case),
+        *_mixed_gpus(case),
+    ]
+    return tuple(found)
+
+
+def _triton_e4m3(case: Judgement, *, by_plugin: bool) -> list[Finding]:
+    fingerprint = case.facts.fingerprint.value
+    if fingerprint is None or triton_has_e4m3(case.capability):
+        return []
+    found = []
+    unguarded = tuple(f"{one.kernel} in {one.file}" for one in fingerprint.triton_fp8_kernels if not one.guarded)
+    if unguarded:
+        summary = f"{len(unguarded)} Triton kernels of this vLLM on the DSA path use fp8e4nv, which Triton refuses here"
+        if by_plugin:
+            found.append(finding("DSA901", "pass", f"{summary}; the plugin avoids every one.", evidence=unguarded))
+        else:
+            found.append(finding("DSA901", "fail", f"{summary}: the first forward pass fails.", evidence=unguarded))
+    if fingerprint.fp8_jit_warmup:
+        evidence = ("the warm-up of pack_seq_triton with an fp8 argument re-raises its failure",)
+        if by_plugin:
+            summary = "Start-up compiles a Triton kernel for an fp8 argument; the plugin registers it for bytes."
+            found.append(finding("DSA913", "pass", summary, evidence=evidence))
+        else:
+            summary = "Start-up compiles a Triton kernel for an fp8 argument and stops when that fails, as here."
+            found.append(finding("DSA913", "fail", summary, evidence=evidence))
+    return found
+
+
+def _top_k(case: Judgement, *, by_plugin: bool) -> list[Finding]:
+    fingerprint = case.facts.fingerprint.value
+    if fingerprint is None or fingerprint.topk_persistent_gate in {"absent", "capability"}:
+        return []
+    below_native = not deep_gemm_supports(case.capability)
+    risks = []
+    if below_native and fingerprint.topk_persistent_gate == "none":
+        risks.append("persistent_topk has no capability gate; wrong indices on 8.x were reported (vLLM #50576)")
+    if below_native and not has_wide_shared_memory(case.capability):
+        risks.append("its filtered path wants 128 KiB of shared memory per block, more than this GPU has")
+    if fingerprint.topk_overflow_fix is False:
+        risks.append("candidates beyond a fixed buffer are dropped (vLLM #51782); the fix is not in this wheel")
+    if not risks:
+        return []
+    if by_plugin:
+        summary = "The wheel's top-k op can select wrong tokens here; the plugin selects with an exact one."
+        return [finding("DSA902", "pass", summary, evidence=tuple(risks))]
+    remedy = ("--sparse-indexer-topk-backend per_row",) if fingerprint.topk_backend_setting else ()
+    summary = "The top-k op that this vLLM uses can select wrong tokens without an error."
+    return [finding("DSA902", "warn", summary, evidence=tuple(risks), remedy=remedy)]
+
+
+def _forced_kv_cache(case: Judgement, *, by_plugin: bool) -> list[Finding]:
+    forced = case.model.kv_cache_quantization
+    if forced is None or case.request.kv_cache_dtype != "auto":
+        return []
+    summary = f"The checkpoint's metadata asks for a KV cache of dtype {stock_kv_cache_dtype(case.model, case.request)}"
+    evidence = (f"quantisation metadata: {forced}", "nothing was given to --kv-cache-dtype")
+    if by_plugin:
+        summary += "; the plugin serves it as bfloat16."
+        return [finding("DSA903", "warn", summary, evidence=evidence, remedy=("--kv-cache-dtype bfloat16",))]
+    if triton_has_e4m3(case.capability):
+        return [finding("DSA903", "pass", f"{summary}.", evidence=evidence)]
+    summary += ", which this GPU has no arithmetic for."
+    return [finding("DSA903", "warn", summary, evidence=evidence, remedy=("--kv-cache-dtype bfloat16",))]
+
+
+def _model_class(case: Judgement) -> list[Finding]:
+    fingerprint = case.facts.fingerprint.value
+    if fingerprint is None:
+        return []
+    chosen = fingerprint.model_classes.get(case.model.architecture)
+    if chosen is None:
+        known = ", ".join(sorted(fingerprint.model_classes)) or "none"
+        summary = f"This vLLM registers no model class for {case.model.architecture}."
+        remedy = ("pip install -U vllm",)
+        return [
+            finding("DSA904", "fail", summary, evidence=(f"DSA architectures it registers: {known}",), remedy=remedy)
+        ]
+    return [finding("DSA904", "pass", f"This vLLM serves {case.model.architecture} with {chosen}.")]
+
+
+def _cuda_toolkit(case: Judgement, *, native: bool) -> list[Finding]:
+    toolkit = case.facts.cuda_toolkit
+    if not native or toolkit.status != "absent":
+        return []
+    summary = "DeepGEMM compiles its kernels at run time, and no CUDA toolkit was found on this machine."
+    remedy = ("install a CUDA toolkit, or set CUDA_HOME to one",)
+    return [finding("DSA905", "warn", summary, evidence=toolkit.evidence, remedy=remedy)]
+
+
+def _int32_projection(case: Judgement, *, by_plugin: bool) -> list[Finding]:
+    fingerprint = case.facts.fingerprint.value
+    if fingerprint is None or not fingerprint.kv_b_proj_int32_bug or case.model.quantization is None:
+        return []
+    if triton_has_e4m3(case.capability):
+        return []
+    evidence = ("Marlin stores quantised weights as int32; chunked or prefix-cached dense prefill casts to that dtype",)
+    if by_plugin:
+        summary = "This vLLM's dense prefill would cast to the int32 of Marlin weights; the plugin keeps off that path."
+        return [finding("DSA906", "pass", summary, evidence=evidence)]
+    summary = "This vLLM's dense prefill casts to the int32 of Marlin weights: garbage with quantised checkpoints."
+    return [finding("DSA906", "warn", summary, evidence=evidence, remedy=("pip install -U vllm",))]
+
+
+def _torch_without_cuda(case: Judgement) -> list[Finding]:
+    software = case.facts.software.value
+    if software is None or software.torch_cuda.status == "ok":
+        return []
+    installed = software.packages.get("torch")
+    what = f"torch {installed} is not a CUDA build" if installed else "torch is not installed"
+    remedy = ("pip install torch   # the CUDA build that this vLLM pins",)
+    if case.target.is_elsewhere:
+        summary = f"On this machine {what}; the verdict is for {case.gpu}, where vLLM needs a CUDA build."
+        return [finding("DSA909", "warn", summary, remedy=remedy)]
+    return [finding("DSA909", "fail", f"vLLM cannot use a GPU: {what}.", remedy=remedy)]
+
+
+def _mixed_gpus(case: Judgement) -> list[Finding]:
+    inventory = case.facts.gpus.value
+    if inventory is None or case.target.is_elsewhere:
+        return []
+    visible = [gpu for gpu in inventory.gpus if gpu.visible]
+    capabilities = sorted({gpu.capability for gpu in visible})
+    if len(capabilities) < 2:
+        return []
+    names = tuple(f"GPU {gpu.index}: {gpu.name}, {gpu.capability}" for gpu in visible)
+    summary = (
+        f"The visible GPUs have compute capabilities {', '.join(capabilities)}; the verdict is for the weakest case."
+    )
+    remedy = ("export CUDA_VISIBLE_DEVICES=...   # GPUs of one kind",)
+    return [finding("DSA907", "warn", summary, evidence=names, remedy=remedy)]
