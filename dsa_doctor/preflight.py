@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from pydantic import ValidationError
 
@@ -19,7 +20,7 @@ from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.gather import gather
 from dsa_doctor.resolver import Request, Target, query_for, resolve
 from dsa_doctor.resolver.judgement import finding
-from dsa_doctor.resolver.request import PluginMode
+from dsa_doctor.resolver.request import PLUGIN_MODES, PluginMode
 from dsa_doctor.resolver.resolve import undetermined
 from dsa_doctor.verdict.schema import Verdict
 
@@ -94,6 +95,18 @@ def preflight(
     if not verdicts:
         return _no_target(facts)
     return max(verdicts, key=lambda verdict: (verdict.exit_code != 0, verdict.exit_code.bit_count()))
+
+
+def plugin_mode_from(text: str | None) -> PluginMode:
+    """Return the plugin's mode from the value of DSA_DOCTOR_PLUGIN; unset and empty mean auto.
+
+    Raises:
+        UsageError: the value is not accepted.
+    """
+    value = (text or "auto").strip().lower()
+    if value not in PLUGIN_MODES:
+        raise UsageError(f"DSA_DOCTOR_PLUGIN={text!r} is not accepted. Accepted: {', '.join(PLUGIN_MODES)}.")
+    return cast(PluginMode, value)
 
 
 def load_facts(path: Path) -> Facts:

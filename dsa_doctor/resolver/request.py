@@ -1,6 +1,6 @@
 """What is asked of the resolver: a target, a model's geometry and the options of the launch."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from dsa_doctor.catalog.capability import Capability
 from dsa_doctor.catalog.geometry import ModelGeometry
@@ -8,6 +8,8 @@ from dsa_doctor.facts.observation import Fact
 from dsa_doctor.facts.schema import SelectorQuery
 
 PluginMode = Literal["auto", "off", "force"]
+
+PLUGIN_MODES: tuple[PluginMode, ...] = get_args(PluginMode)
 
 TRITON_BACKEND = "TRITON_MLA_SPARSE"
 

@@ -1,0 +1,48 @@
+"""The Typer application and its commands."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from dsa_doctor import __version__
+from dsa_doctor.cli.catalog import models, targets
+from dsa_doctor.cli.check import check
+from dsa_doctor.cli.facts import facts
+from dsa_doctor.cli.output import EXIT_BUG
+
+app = typer.Typer(
+    name="dsa-doctor",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Says why DeepSeek Sparse Attention models do not run under vLLM on this GPU, and what makes them run.",
+)
+app.command()(check)
+app.command()(facts)
+app.command()(models)
+app.command()(targets)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"dsa-doctor {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+def main() -> None:
+    """Run the command line; the exit codes are documented in docs/exit-codes.md."""
+    try:
+        app()
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away (| head): no traceback
+        raise SystemExit(EXIT_BUG) from None

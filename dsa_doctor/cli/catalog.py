@@ -1,0 +1,74 @@
+"""`dsa-doctor models` and `dsa-doctor targets`."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from dsa_doctor.cli.check import Format
+from dsa_doctor.cli.output import console, print_data
+
+_FORMAT = typer.Option("--format", "-f", help="How to print the list.")
+
+
+def models(output_format: Annotated[Format, _FORMAT] = Format.HUMAN) -> None:
+    """List the DSA models known by name, with their geometry."""
+    from dsa_doctor.catalog.models import KNOWN_MODELS
+
+    geometries = [known.geometry() for known in KNOWN_MODELS]
+    if output_format is Format.JSON:
+        print_data(json.dumps([one.model_dump() for one in geometries], indent=2) + "\n")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("MODEL", "HUB ID", "LAYERS", "HEADS", "KV ROW", "INDEXER", "TOP-K", "WEIGHTS"):
+        table.add_column(
+            heading, no_wrap=True, justify="left" if heading in {"MODEL", "HUB ID", "WEIGHTS"} else "right"
+        )
+    for one in geometries:
+        table.add_row(
+            one.name,
+            one.hub_id or "",
+            str(one.num_hidden_layers),
+            str(one.num_attention_heads),
+            f"{one.kv_lora_rank}+{one.qk_rope_head_dim}",
+            f"{one.index_n_heads}x{one.index_head_dim}",
+            str(one.index_topk),
+            one.quantization or "bf16",
+        )
+    console().print(table)
+
+
+def targets(output_format: Annotated[Format, _FORMAT] = Format.HUMAN) -> None:
+    """List the GPUs that --target knows."""
+    from dsa_doctor.catalog.capability import shared_memory_per_block
+    from dsa_doctor.catalog.targets import KNOWN_GPUS
+
+    if output_format is Format.JSON:
+        rows = [
+            {
+                "alias": gpu.alias,
+                "name": gpu.name,
+                "aliases": list(gpu.others),
+                "capability": str(gpu.capability),
+                "memory_gib": gpu.memory_gib,
+                "shared_memory_per_block": shared_memory_per_block(gpu.capability),
+            }
+            for gpu in KNOWN_GPUS
+        ]
+        print_data(json.dumps(rows, indent=2) + "\n")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("TARGET", "GPU", "CAPABILITY", "MEMORY", "SHARED MEMORY PER BLOCK", "ALSO"):
+        right = heading in {"CAPABILITY", "MEMORY", "SHARED MEMORY PER BLOCK"}
+        table.add_column(heading, no_wrap=heading != "ALSO", justify="right" if right else "left")
+    for gpu in KNOWN_GPUS:
+        table.add_row(
+            gpu.alias,
+            gpu.name,
+            str(gpu.capability),
+            f"{gpu.memory_gib} GiB" if gpu.memory_gib else "the host's",
+            f"{shared_memory_per_block(gpu.capability):,} B",
+            ", ".join(gpu.others),
+        )
+    console().print(table)

@@ -1,0 +1,32 @@
+"""`dsa-doctor facts`."""
+
+from typing import Annotated
+
+import typer
+
+from dsa_doctor.cli.check import Format
+from dsa_doctor.cli.output import console, print_data
+
+
+def facts(
+    output_format: Annotated[
+        Format, typer.Option("--format", "-f", help="json is what `check --facts` reads.")
+    ] = Format.JSON,
+    selector: Annotated[
+        bool, typer.Option("--selector/--no-selector", help="Import vLLM and ask its backend selector (the slow part).")
+    ] = True,
+) -> None:
+    """Print everything gathered on this machine, to be judged anywhere with `check --facts FILE`.
+
+    No secret, user name or host name is in it, and nothing is sent anywhere.
+    """
+    from dsa_doctor.preflight import gather_with, query_matrix
+    from dsa_doctor.probes.environment import Environment
+    from dsa_doctor.render.facts import print_facts
+    from dsa_doctor.render.json import render_json
+
+    gathered = gather_with(Environment.current(), query_matrix() if selector else None)
+    if output_format is Format.JSON:
+        print_data(render_json(gathered))
+    else:
+        print_facts(console(), gathered)

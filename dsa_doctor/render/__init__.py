@@ -1,0 +1,1 @@
+"""Formatters: each turns a verdict into one kind of text, and decides nothing."""
