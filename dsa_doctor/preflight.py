@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 from pydantic import ValidationError
 
@@ -104,9 +103,10 @@ def plugin_mode_from(text: str | None) -> PluginMode:
         UsageError: the value is not accepted.
     """
     value = (text or "auto").strip().lower()
-    if value not in PLUGIN_MODES:
-        raise UsageError(f"DSA_DOCTOR_PLUGIN={text!r} is not accepted. Accepted: {', '.join(PLUGIN_MODES)}.")
-    return cast(PluginMode, value)
+    for mode in PLUGIN_MODES:
+        if value == mode:
+            return mode
+    raise UsageError(f"DSA_DOCTOR_PLUGIN={text!r} is not accepted. Accepted: {', '.join(PLUGIN_MODES)}.")
 
 
 def load_facts(path: Path) -> Facts:

@@ -162,8 +162,9 @@ def _quantization(text: dict[str, Any]) -> str | None:
     settings = text.get("quantization_config")
     if not isinstance(settings, dict):
         return None
-    inner = settings.get("quantization") if isinstance(settings.get("quantization"), dict) else settings
-    method = settings.get("quant_method") or inner.get("quant_algo") or settings.get("quant_algo")
+    nested = settings.get("quantization")
+    inner = nested if isinstance(nested, dict) else settings
+    method = settings.get("quant_method") or inner.get("quant_algo")
     return str(method).lower() if method else None
 
 

@@ -36,7 +36,7 @@ def list_backends(case: Judgement) -> tuple[Backend, ...]:
 
 def _chosen(case: Judgement, name: str) -> Judged:
     assumed = case.answer.assumed if case.answer is not None else ()
-    evidence = (f"vLLM's selector chose {name} for {case.query_text}",)
+    evidence: tuple[str, ...] = (f"vLLM's selector chose {name} for {case.query_text}",)
     if assumed:
         evidence += (f"taken as loadable on the target, though this machine cannot load it: {', '.join(assumed)}",)
     if name == TRITON_BACKEND:
@@ -108,10 +108,9 @@ def _not_asked(case: Judgement) -> Judged:
 
 def plugin_finding(case: Judgement) -> Finding:
     """Return the finding that says why the plugin does not serve."""
-    status = "fail" if case.gate.outcome == "refuses" else "skip"
     return finding(
         "DSA914",
-        status,
+        "fail" if case.gate.outcome == "refuses" else "skip",
         f"dsa-doctor's plugin does not serve {case.model.name} here: {case.gate.reason}.",
         evidence=case.gate.evidence,
         remedy=case.gate.remedy,

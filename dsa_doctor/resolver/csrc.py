@@ -1,12 +1,13 @@
 """Layer 1: does the wheel carry compiled code for this GPU, and for every op that a DSA model needs?"""
 
 from dsa_doctor.catalog.capability import code_runs_on
-from dsa_doctor.catalog.ops import DSA_OPS, REQUIRED_EXTENSIONS
+from dsa_doctor.catalog.ops import DSA_OPS, Role
 from dsa_doctor.facts.schema import Csrc, ExtensionModule, OpCode
 from dsa_doctor.resolver.judgement import Judged, Judgement, finding, judged
-from dsa_doctor.verdict.schema import Finding
+from dsa_doctor.verdict.schema import Finding, Status
 
-_ROLES = {known.op: known for known in DSA_OPS}
+_NEEDS = {need.op: need for need in DSA_OPS}
+_REINSTALL = "pip install --force-reinstall --no-deps vllm"
 
 
 def judge_csrc(case: Judgement) -> Judged:
@@ -18,28 +19,38 @@ def judge_csrc(case: Judgement) -> Judged:
         found = finding("DSA105", "unknown", summary, evidence=case.facts.csrc.evidence)
         return judged("csrc", "unknown", summary, (found,))
     problems = [
-        *_missing_or_broken(csrc),
+        *_missing_extensions(csrc),
+        *_broken(csrc),
         *_unresolved_symbols(csrc),
         *_foreign_code(case, csrc),
         *_ops_without_code(case, csrc),
         *_unregistered(csrc),
     ]
     if problems:
-        reason = problems[0].summary
-        return judged("csrc", "unresolved", reason, tuple(problems))
+        return judged("csrc", "unresolved", problems[0].summary, tuple(problems))
+    unseen = _unseen_ops(csrc)
+    if unseen:
+        return judged("csrc", "unknown", unseen[0].summary, tuple(unseen))
     carried = _code_for_target(case, csrc)
+    others = (_registered(csrc), *_broken_elsewhere(csrc))
     guarded = _without_code(case, csrc, "guarded")
-    registered = _registered(csrc)
     if not guarded:
         reason = f"The wheel carries code for {case.gpu}, and every op a DSA model needs has it."
-        return judged("csrc", "native", reason, (carried, *registered))
-    names = ", ".join(op.op.removeprefix("_C::") for op in guarded)
-    reason = f"The wheel carries code for {case.gpu}; {names} has none there, and vLLM does not call it there."
-    evidence = tuple(f"{op.op}: machine code {_list(op.machine_code)}, PTX {_list(op.ptx)}" for op in guarded)
-    evidence += tuple(f"{op.op}: {_ROLES[op.op].why}" for op in guarded)
-    summary = f"{names} has no code for {case.gpu} and is not needed there."
+        return judged("csrc", "native", reason, (carried, *others))
+    names = _names(guarded)
+    reason = f"The wheel carries code for {case.gpu}. Not needed there, and guarded by vLLM: {names}."
+    evidence = tuple(
+        f"{op.op}: machine code {_list(op.machine_code)}, PTX {_list(op.ptx)}; called for {_NEEDS[op.op].when}"
+        for op in guarded
+    )
+    summary = f"No code for {case.gpu}, and not called there: {names}."
     not_needed = finding("DSA104", "pass", summary, evidence=evidence)
-    return judged("csrc", "upstream", reason, (carried, not_needed, *registered))
+    return judged("csrc", "upstream", reason, (carried, not_needed, *others))
+
+
+def _names(ops: list[OpCode]) -> str:
+    """Return the ops' bare names, the one that the seed issue is about first."""
+    return ", ".join(sorted((op.op.split("::")[1] for op in ops), key=lambda name: (not name.startswith("dsv3"), name)))
 
 
 def _list(names: tuple[str, ...]) -> str:
@@ -56,23 +67,53 @@ def _images(extension: ExtensionModule, kind: str) -> tuple[str, ...]:
     return tuple(image.architecture for image in extension.images if image.kind == kind)
 
 
+def _with_role(csrc: Csrc, role: Role) -> list[OpCode]:
+    return [op for op in csrc.ops if op.op in _NEEDS and _NEEDS[op.op].role == role]
+
+
 def _required(csrc: Csrc) -> list[ExtensionModule]:
-    return [one for one in csrc.extensions if one.module in REQUIRED_EXTENSIONS]
+    """Return the extensions that hold an op which a DSA model needs."""
+    holders = {op.extension for op in _with_role(csrc, "required")}
+    return [one for one in csrc.extensions if one.module in holders]
 
 
-def _missing_or_broken(csrc: Csrc) -> list[Finding]:
+def _missing_extensions(csrc: Csrc) -> list[Finding]:
+    """A namespace none of whose ops is in any file: its extension is missing."""
     found = []
-    present = {one.module for one in csrc.extensions}
-    for name in REQUIRED_EXTENSIONS:
-        if name not in present:
-            summary = f"The compiled extension {name} is not in this vLLM."
-            found.append(finding("DSA105", "fail", summary, remedy=("pip install --force-reinstall --no-deps vllm",)))
-    for extension in _required(csrc):
-        if extension.problem:
-            summary = f"The compiled extension {extension.module} is damaged: {extension.problem}."
-            remedy = ("pip install --force-reinstall --no-deps vllm",)
-            found.append(finding("DSA105", "fail", summary, evidence=(extension.file,), remedy=remedy))
+    for namespace in sorted({op.op.split("::")[0] for op in _with_role(csrc, "required")}):
+        ops = [op for op in _with_role(csrc, "required") if op.op.startswith(f"{namespace}::")]
+        if all(op.extension is None for op in ops):
+            summary = f"No compiled extension of this vLLM holds the ops of {namespace}."
+            evidence = tuple(f"{one.module}: {one.problem or 'read'}" for one in csrc.extensions) or ("none found",)
+            found.append(finding("DSA105", "fail", summary, evidence=evidence, remedy=(_REINSTALL,)))
     return found
+
+
+def _unseen_ops(csrc: Csrc) -> list[Finding]:
+    unseen = [op for op in _with_role(csrc, "required") if op.extension is None]
+    if not unseen:
+        return []
+    summary = f"Ops that a DSA model needs were not found in this vLLM, which may have renamed them: {_names(unseen)}."
+    return [finding("DSA102", "unknown", summary, remedy=("pip install -U dsa-doctor",))]
+
+
+def _broken(csrc: Csrc) -> list[Finding]:
+    return [_damage(one, "fail") for one in csrc.extensions if one.problem and _is_central(one)]
+
+
+def _broken_elsewhere(csrc: Csrc) -> list[Finding]:
+    return [_damage(one, "warn") for one in csrc.extensions if one.problem and not _is_central(one)]
+
+
+def _is_central(extension: ExtensionModule) -> bool:
+    """Whether it is one of vllm._C* and vllm._moe_C*, which hold the ops of every model."""
+    package, _, name = extension.module.rpartition(".")
+    return package == "vllm" and name.startswith(("_C", "_moe_C"))
+
+
+def _damage(extension: ExtensionModule, status: Status) -> Finding:
+    summary = f"The compiled extension {extension.module} is damaged: {extension.problem}."
+    return finding("DSA105", status, summary, evidence=(extension.file,), remedy=(_REINSTALL,))
 
 
 def _unresolved_symbols(csrc: Csrc) -> list[Finding]:
@@ -85,7 +126,7 @@ def _unresolved_symbols(csrc: Csrc) -> list[Finding]:
                 f"({shown[0]}{', ...' if len(extension.unresolved_symbols) > 1 else ''}): it cannot be loaded."
             )
             remedy = (
-                "pip install --force-reinstall --no-deps vllm   # a stock wheel is built with every op",
+                f"{_REINSTALL}   # a stock wheel is built with every op",
                 "source build: add 9.0a and 10.0f to TORCH_CUDA_ARCH_LIST",
             )
             found.append(finding("DSA103", "fail", summary, evidence=shown, remedy=remedy))
@@ -116,26 +157,21 @@ def _ops_without_code(case: Judgement, csrc: Csrc) -> list[Finding]:
 
 
 def _unregistered(csrc: Csrc) -> list[Finding]:
-    lacking = tuple(
-        op.op
-        for op in csrc.ops
-        if op.op in _ROLES and _ROLES[op.op].role == "required" and op.registered_for_cuda is False
-    )
+    lacking = tuple(op.op for op in _with_role(csrc, "required") if op.registered_for_cuda is False)
     if not lacking:
         return []
     summary = f"torch has no CUDA implementation of {', '.join(lacking)}: a schema alone is registered."
-    remedy = ("pip install --force-reinstall --no-deps vllm",)
-    return [finding("DSA106", "fail", summary, evidence=lacking, remedy=remedy)]
+    return [finding("DSA106", "fail", summary, evidence=lacking, remedy=(_REINSTALL,))]
 
 
-def _registered(csrc: Csrc) -> tuple[Finding, ...]:
+def _registered(csrc: Csrc) -> Finding:
     confirmed = [op for op in csrc.ops if op.registered_for_cuda]
     if not confirmed:
         cause = csrc.dispatcher.cause or "no op was confirmed"
         summary = f"torch's dispatcher could not be asked, so the files alone are judged: {cause}."
-        return (finding("DSA106", "skip", summary, evidence=csrc.dispatcher.evidence),)
+        return finding("DSA106", "skip", summary, evidence=csrc.dispatcher.evidence)
     summary = f"torch has CUDA implementations of {len(confirmed)} of the {len(csrc.ops)} ops looked at."
-    return (finding("DSA106", "pass", summary),)
+    return finding("DSA106", "pass", summary)
 
 
 def _code_for_target(case: Judgement, csrc: Csrc) -> Finding:
@@ -146,12 +182,7 @@ def _code_for_target(case: Judgement, csrc: Csrc) -> Finding:
     return finding("DSA101", "pass", f"The compiled extensions carry code for {case.gpu}.", evidence=evidence)
 
 
-def _without_code(case: Judgement, csrc: Csrc, role: str) -> list[OpCode]:
+def _without_code(case: Judgement, csrc: Csrc, role: Role) -> list[OpCode]:
     return [
-        op
-        for op in csrc.ops
-        if op.op in _ROLES
-        and _ROLES[op.op].role == role
-        and op.extension is not None
-        and not _runs(case, op.machine_code, op.ptx)
+        op for op in _with_role(csrc, role) if op.extension is not None and not _runs(case, op.machine_code, op.ptx)
     ]
