@@ -102,7 +102,10 @@ class ExtensionModule(Fact):
     unresolved_symbols: tuple[str, ...]
     """Undefined symbols that nothing in the environment provides; weak, system and driver symbols excepted."""
     op_schemas: tuple[str, ...]
-    """torch op schema strings found in the file, e.g. "_C::rms_norm(Tensor! result, ...) -> ()"."""
+    """torch op schema strings found in the file, e.g. "rms_norm(Tensor! result, ...) -> ()"; the namespace is seldom
+    part of the string."""
+    missing_libraries: tuple[str, ...] = ()
+    """Needed libraries, direct or not, that are not installed here: the file cannot be loaded on this machine."""
     problem: str | None = None
     """Why the file could not be read in full (truncated, not ELF); the other fields then hold what could be read."""
 
@@ -115,10 +118,14 @@ class OpCode(Fact):
     extension: str | None
     signature: str | None
     """The op's schema string."""
+    implemented: bool | None = None
+    """Whether the file also registers an implementation (the op's bare name as a string of its own), told from the file;
+    None where there is no file."""
     machine_code: tuple[str, ...]
     ptx: tuple[str, ...]
     granularity: Literal["kernel", "extension"]
-    """kernel: read from the kernel symbols of each image; extension: only the whole file's architectures are known."""
+    """kernel: read from the kernel names of each image (no code at all where nothing is implemented); extension: the
+    op's kernels were not recognised, so only the whole file's architectures are known."""
     registered_for_cuda: bool | None = None
     """What torch's dispatcher says after loading the library; None where it could not be loaded."""
 
@@ -146,6 +153,11 @@ class SelectorQuery(Fact):
     block_size: int | None = None
     backend: str | None = None
     """A backend asked for by name; None lets vLLM choose."""
+    qk_nope_head_dim: int | None = None
+    """This and the next three are the model's geometry, which backends check; without any, vLLM checks less."""
+    qk_rope_head_dim: int | None = None
+    kv_lora_rank: int | None = None
+    index_topk: int | None = None
 
 
 class BackendCandidate(Fact):
@@ -166,6 +178,12 @@ class SelectorAnswer(Fact):
     """In vLLM's order of priority."""
     error: str | None = None
     """vLLM's own error, first line, where it raised."""
+    broke: bool = False
+    """True where the question itself broke (no refusal of vLLM's): nothing about the backends follows from it."""
+    kv_cache_dtype: str | None = None
+    """The KV cache format that vLLM makes of the one asked for, once the backend is chosen."""
+    block_size: int | None = None
+    """The block size asked for, or the one that the chosen backend prefers."""
     deep_gemm_supported: bool | None = None
     """vLLM's is_deep_gemm_supported() for this capability, DeepGEMM assumed present; None where it cannot be asked."""
     assumed: tuple[str, ...] = ()
@@ -176,6 +194,8 @@ class Selector(Fact):
     """vLLM's decisions."""
 
     answers: tuple[SelectorAnswer, ...]
+    flashinfer_usable: bool | None = None
+    """Whether vLLM takes FlashInfer for usable in this environment (package, and cubins or a CUDA toolkit)."""
 
 
 class TritonFp8Kernel(Fact):

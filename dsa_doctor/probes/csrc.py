@@ -1,0 +1,206 @@
+"""vLLM's compiled extensions: which architectures they carry code for, what they lack, and what torch registers."""
+
+import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsa_doctor.binaries import (
+    ElfError,
+    FatbinScan,
+    PayloadError,
+    SharedObject,
+    kernel_names,
+    mangled_fragment,
+    op_schemas,
+    scan_fatbins,
+)
+from dsa_doctor.binaries.elf import open_bytes
+from dsa_doctor.binaries.fatbin import Buffer
+from dsa_doctor.catalog.ops import DSA_OPS, OpNeed
+from dsa_doctor.facts.observation import Observation
+from dsa_doctor.facts.schema import CodeImages, Csrc, ExtensionModule, OpCode
+from dsa_doctor.probes.child import run_child
+from dsa_doctor.probes.environment import Environment
+from dsa_doctor.probes.libraries import LibraryIndex, Linkage, link
+from dsa_doctor.probes.redact import redact
+
+_FATBIN_SECTIONS = (".nv_fatbin", "__nv_relfatbin")
+_LOAD_TIMEOUT = 120.0
+
+
+@dataclass(frozen=True)
+class _Extension:
+    """One file with what was read from it."""
+
+    path: Path
+    data: Buffer
+    scan: FatbinScan
+    strings: tuple[int, int]
+    fact: ExtensionModule
+
+
+def probe(environment: Environment) -> Observation[Csrc]:
+    """Read every compiled module of the installed vLLM, and ask torch's dispatcher where they can be loaded."""
+    root = environment.package_dir("vllm")
+    if root is None:
+        return Observation[Csrc].absent("vllm is not installed")
+    index = LibraryIndex.of(environment)
+    extensions = [_read(path, environment, index) for path in sorted(root.rglob("*.so"))]
+    homes = {need: _home(need, extensions) for need in DSA_OPS}
+    with ThreadPoolExecutor(max_workers=3) as pool:
+        dispatcher = pool.submit(_ask_dispatcher, environment, extensions, homes)
+        holders = {id(found[0]): found[0] for found in homes.values() if found}
+        kernels = dict(zip(holders, pool.map(_architectures_by_op, holders.values()), strict=True))
+        loaded, registered = dispatcher.result()
+    ops = tuple(
+        _op_code(need, found, kernels[id(found[0])] if found else {}, registered.get(need.op))
+        for need, found in homes.items()
+    )
+    return Observation[Csrc].ok(
+        Csrc(extensions=tuple(extension.fact for extension in extensions), ops=ops, dispatcher=loaded)
+    )
+
+
+def _read(path: Path, environment: Environment, index: LibraryIndex) -> _Extension:
+    """Read one file; what cannot be read is left empty and said in `problem`."""
+    relative = environment.relative(path)
+    module = ".".join([*relative.split("/")[:-1], path.name.split(".")[0]])
+    data: Buffer = b""
+    linkage, schemas, strings = Linkage((), ()), (), (0, 0)
+    problem: str | None = None
+    try:
+        data = open_bytes(path)
+        file = SharedObject(path)
+        ranges = [found for name in _FATBIN_SECTIONS if (found := file.section(name))]
+        linkage = link(file, index)
+        strings = file.section(".rodata") or (0, 0)
+    except (ElfError, OSError) as error:
+        problem = redact(error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error))
+        # Without a section table the fat binaries can still be found by their magic number.
+        ranges = [(0, len(data))] if data[:4] == b"\x7fELF" else []
+        strings = (0, min(len(data), 1 << 27)) if ranges else (0, 0)
+    scans = [scan_fatbins(data, start, end) for start, end in ranges]
+    scan = FatbinScan(
+        tuple(image for part in scans for image in part.images), tuple(text for part in scans for text in part.problems)
+    )
+    schemas = op_schemas(data, *strings)
+    counts = Counter((image.architecture, image.kind) for image in scan.images)
+    fact = ExtensionModule(
+        module=module,
+        file=relative,
+        size_bytes=len(data),
+        images=tuple(
+            CodeImages(architecture=architecture, kind=kind, count=count)
+            for (architecture, kind), count in sorted(counts.items(), key=lambda item: (item[0][1], _order(item[0][0])))
+            if kind != "other"
+        ),
+        unresolved_symbols=linkage.unresolved,
+        missing_libraries=linkage.missing_libraries,
+        op_schemas=schemas,
+        problem="; ".join([*filter(None, [problem]), *scan.problems]) or None,
+    )
+    return _Extension(path, data, scan, strings, fact)
+
+
+def _home(need: OpNeed, extensions: list[_Extension]) -> tuple[_Extension, str] | None:
+    """Return the extension that defines the op, and its schema; None where no file does."""
+    name = need.op.split("::")[1]
+    for extension in extensions:
+        for schema in extension.fact.op_schemas:
+            if schema.split("(")[0] in {name, need.op}:
+                return extension, schema
+    return None
+
+
+def _architectures_by_op(extension: _Extension) -> dict[str, set[tuple[str, str]]]:
+    """Return, for each op of the catalog, the (kind, architecture) pairs of the images that hold one of its kernels."""
+    fragments = {need.op: [mangled_fragment(kernel) for kernel in need.kernels] for need in DSA_OPS}
+    # The images of one source file, compiled for several architectures, mostly hold the same kernels.
+    known: dict[frozenset[str], list[str]] = {}
+    found: dict[str, set[tuple[str, str]]] = {need.op: set() for need in DSA_OPS}
+    for image in extension.scan.images:
+        try:
+            names = kernel_names(extension.data, image)
+        except PayloadError:  # its architecture is counted with the extension all the same
+            continue
+        if names not in known:
+            text = "\n".join(names)
+            known[names] = [op for op, mangled in fragments.items() if any(_names_it(text, part) for part in mangled)]
+        for op in known[names]:
+            found[op].add((image.kind, image.architecture))
+    return found
+
+
+def _names_it(text: str, fragment: str) -> bool:
+    """Whether a mangled name in `text` holds `fragment` as a whole name: "3foo" is not in "13foo...".
+
+    The plain search comes first, since it is many times faster and nearly always fails.
+    """
+    return fragment in text and re.search(rf"(?<!\d){fragment}", text) is not None
+
+
+def _op_code(
+    need: OpNeed,
+    home: tuple[_Extension, str] | None,
+    kernels: dict[str, set[tuple[str, str]]],
+    registered: bool | None,
+) -> OpCode:
+    if home is None:
+        return OpCode(op=need.op, extension=None, signature=None, machine_code=(), ptx=(), granularity="extension")
+    extension, schema = home
+    # An implementation is registered under the op's bare name; without it there is only a schema.
+    name = need.op.split("::")[1].encode() + b"\0"
+    implemented = extension.data.find(name, *extension.strings) >= 0
+    held = kernels[need.op]
+    granularity: str = "kernel" if held or not implemented else "extension"
+    if granularity == "extension":
+        held = {(images.kind, images.architecture) for images in extension.fact.images}
+    return OpCode(
+        op=need.op,
+        extension=extension.fact.module,
+        signature=schema,
+        implemented=implemented,
+        machine_code=_sorted_architectures(held, "machine_code"),
+        ptx=_sorted_architectures(held, "ptx"),
+        granularity="kernel" if granularity == "kernel" else "extension",
+        registered_for_cuda=registered,
+    )
+
+
+def _ask_dispatcher(
+    environment: Environment, extensions: list[_Extension], homes: dict[OpNeed, tuple[_Extension, str] | None]
+) -> tuple[Observation[bool], dict[str, bool]]:
+    """Load the extensions that hold DSA ops in a child, and return what torch has registered for CUDA, by op."""
+    holders = [extension for extension in extensions if any(home and home[0] is extension for home in homes.values())]
+    if not holders:
+        return Observation[bool].unknown("no extension that holds the ops of a DSA model was found"), {}
+    if environment.python is None:
+        return Observation[bool].unknown("no interpreter to load the extensions with, only files"), {}
+    request = {
+        "libraries": [str(extension.path.resolve()) for extension in holders],
+        "probably_missing": sorted({name for extension in holders for name in extension.fact.missing_libraries}),
+        "ops": [need.op for need, home in homes.items() if home],
+    }
+    result = run_child("dispatcher.py", request, python=environment.python, timeout=_LOAD_TIMEOUT)
+    if result.status != "answered":
+        return Observation[bool].unknown(result.cause, evidence=result.evidence, seconds=result.seconds), {}
+    if error := result.answer.get("error"):
+        evidence = (redact(str(error))[:300],)
+        return Observation[bool].unknown(
+            "the compiled extensions cannot be loaded on this machine", evidence=evidence, seconds=result.seconds
+        ), {}
+    registered = result.answer.get("registered")
+    if not isinstance(registered, dict) or not all(isinstance(value, bool) for value in registered.values()):
+        return Observation[bool].unknown("the dispatcher probe gave no readable answer", seconds=result.seconds), {}
+    return Observation[bool].ok(True, seconds=result.seconds), registered
+
+
+def _order(architecture: str) -> tuple[int, str]:
+    number = re.sub(r"\D", "", architecture)
+    return (int(number or 0), architecture)
+
+
+def _sorted_architectures(held: set[tuple[str, str]], kind: str) -> tuple[str, ...]:
+    return tuple(sorted((architecture for held_kind, architecture in held if held_kind == kind), key=_order))
