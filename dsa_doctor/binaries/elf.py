@@ -27,7 +27,7 @@ class SharedObject:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.data = open_bytes(path)
-        if not self.data.startswith(b"\x7fELF") if isinstance(self.data, bytes) else self.data[:4] != b"\x7fELF":
+        if self.data[:4] != b"\x7fELF":
             raise ElfError("empty file" if not len(self.data) else "not an ELF file")
         self._sections: dict[str, tuple[int, int]] = {}
         self.needed: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ class SharedObject:
         return None if found is None else (found[0], found[0] + found[1])
 
     def undefined_symbols(self) -> tuple[str, ...]:
-        """Return the names that the file needs from elsewhere; weak ones excepted, since the loader lets them be null."""
+        """Return the names that the file needs from elsewhere, weak ones excepted: the loader lets those be null."""
         return tuple(
             name
             for name, info, section_index in self._dynamic_symbols()
@@ -79,7 +79,7 @@ class SharedObject:
     def provided(self, names: Iterable[str]) -> set[str]:
         """Return those of `names` that the file exports."""
         if (table := self.section(".gnu.hash")) is None:
-            return self._exported.intersection(names)
+            return set(self._exported.intersection(names))
         return {name for name in names if self._hash_lookup(table, name.encode())}
 
     @cached_property

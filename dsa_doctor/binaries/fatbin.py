@@ -35,8 +35,8 @@ class GpuImage:
     Attributes:
         kind: `machine_code` (a cubin) or `ptx`; `other` for what neither a driver loads nor a JIT compiles from here,
             as link-time intermediate code.
-        architecture: as nvcc writes it, "sm_80", "sm_90a" or "sm_100f". The suffix comes from the entry's flags (bit 20:
-            architecture-specific, bit 21: family-specific); the cubin's own e_flags do not tell sm_90 from sm_90a.
+        architecture: as nvcc writes it, "sm_80", "sm_90a" or "sm_100f". The suffix comes from the entry's flags (bit
+            20: architecture-specific, bit 21: family-specific); the cubin's own e_flags do not tell sm_90 from sm_90a.
         offset: where the payload starts in the file.
         size: bytes of the payload as stored, without padding.
         compression: how it is stored.

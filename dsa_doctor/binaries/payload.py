@@ -1,8 +1,9 @@
 """Decompresses the payload of a fat binary entry, in pieces and within bounds."""
 
-import lz4.block
-import zstandard
 from collections.abc import Iterator
+
+import lz4.block  # type: ignore[import-untyped]
+import zstandard
 
 from dsa_doctor.binaries.fatbin import Buffer, GpuImage
 

@@ -32,7 +32,9 @@ class OpNeed:
 
 DSA_OPS: tuple[OpNeed, ...] = (
     # The indexer's key cache and the latent KV cache.
-    OpNeed("_C_cache_ops::indexer_k_quant_and_cache", "required", "always", ("vllm::indexer_k_quant_and_cache_kernel",)),
+    OpNeed(
+        "_C_cache_ops::indexer_k_quant_and_cache", "required", "always", ("vllm::indexer_k_quant_and_cache_kernel",)
+    ),
     OpNeed(
         "_C_cache_ops::cp_gather_indexer_k_quant_cache",
         "required",
@@ -65,7 +67,9 @@ DSA_OPS: tuple[OpNeed, ...] = (
     ),
     # Top-k over the indexer's logits.
     OpNeed("_C::top_k_per_row_prefill", "required", "prefill", ("vllm::topKPerRowPrefill",)),
-    OpNeed("_C::top_k_per_row_decode", "required", "decode, unless persistent_topk serves", ("vllm::topKPerRowDecode",)),
+    OpNeed(
+        "_C::top_k_per_row_decode", "required", "decode, unless persistent_topk serves", ("vllm::topKPerRowDecode",)
+    ),
     OpNeed(
         "_C::persistent_topk",
         "required",
@@ -79,8 +83,12 @@ DSA_OPS: tuple[OpNeed, ...] = (
         ("vllm::cooperative::cooperative_topk_cs2", "vllm::cooperative::cooperative_topk_cs4"),
     ),
     # Projections and routing.
-    OpNeed("_C::dsv3_fused_a_gemm", "guarded", "few tokens on compute capability 9.0 or 10.x", ("fused_a_gemm_kernel",)),
-    OpNeed("_C::fp32_router_gemm", "guarded", "few tokens on compute capability 9.0 or above", ("fp32_router_gemm_kernel",)),
+    OpNeed(
+        "_C::dsv3_fused_a_gemm", "guarded", "few tokens on compute capability 9.0 or 10.x", ("fused_a_gemm_kernel",)
+    ),
+    OpNeed(
+        "_C::fp32_router_gemm", "guarded", "few tokens on compute capability 9.0 or above", ("fp32_router_gemm_kernel",)
+    ),
     OpNeed(
         "_moe_C::grouped_topk",
         "required",
@@ -107,6 +115,8 @@ DSA_OPS: tuple[OpNeed, ...] = (
     OpNeed("_C::fused_add_rms_norm", "required", "always", ("vllm::fused_add_rms_norm_kernel",)),
     OpNeed("_C::rotary_embedding", "required", "always", ("vllm::rotary_embedding_kernel",)),
     OpNeed("_C::silu_and_mul", "required", "always", ("vllm::act_and_mul_kernel",)),
-    OpNeed("_C::merge_attn_states", "required", "dense prefill over cached context", ("vllm::merge_attn_states_kernel",)),
+    OpNeed(
+        "_C::merge_attn_states", "required", "dense prefill over cached context", ("vllm::merge_attn_states_kernel",)
+    ),
 )
 """In the order in which a forward pass groups them."""

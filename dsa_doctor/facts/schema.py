@@ -74,6 +74,9 @@ class DeepGemmCopy(Fact):
     version: str | None = None
     importable: Observation[bool]
     """Tried in a subprocess. ok(True), ok(False) with the exception as evidence, or unknown."""
+    failure: Literal["no_cuda_toolkit", "no_driver_or_cuda_torch", "broken"] | None = None
+    """What an unsuccessful import lacked on this machine: a CUDA toolkit; the driver or a CUDA build of torch (which
+    says nothing about the target); or neither, so the package itself is broken."""
 
 
 class DeepGemm(Fact):

@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from typing import Any, Literal
 from dsa_doctor.probes.redact import last_lines
 
 CHILDREN = Path(__file__).with_name("children")
+_LARGEST_ANSWER = 64 << 20
+_KEPT_OUTPUT = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -59,62 +60,99 @@ def run_child(
         environment: variables set on top of the inherited ones.
     """
     start = time.monotonic()
-    read_end, write_end = os.pipe()
-    chunks: list[bytes] = []
-
-    def collect() -> None:
-        with os.fdopen(read_end, "rb") as stream:
-            while chunk := stream.read(65536):
-                chunks.append(chunk)
-
-    # An anonymous temporary file holds the output: a pipe that nobody drains would stall a talkative child.
-    with tempfile.TemporaryFile() as output:
-        try:
-            process = subprocess.Popen(
-                [os.fspath(python), os.fspath(CHILDREN / script)],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=(write_end,),
-                start_new_session=True,
-                env={**os.environ, **(environment or {}), "DSA_DOCTOR_ANSWER_FD": str(write_end)},
-            )
-        except OSError as error:
-            os.close(read_end)
-            os.close(write_end)
-            return ChildResult("not_started", {}, f"could not start {python.name}: {error.strerror}", (), 0.0)
+    answer_end, write_end = os.pipe()
+    answer = _Collector(answer_end, keep_first=_LARGEST_ANSWER)
+    try:
+        process = subprocess.Popen(
+            [os.fspath(python), os.fspath(CHILDREN / script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(write_end,),
+            start_new_session=True,
+            # The examined environment is left as it was found, byte code caches included.
+            env={
+                **os.environ,
+                **(environment or {}),
+                "DSA_DOCTOR_ANSWER_FD": str(write_end),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
+        )
+    except OSError as error:
+        os.close(answer_end)
         os.close(write_end)
-        reader = threading.Thread(target=collect, daemon=True)
-        reader.start()
-        timed_out = False
-        try:
-            process.communicate(json.dumps(request).encode(), timeout=timeout)
-        except subprocess.TimeoutExpired:
-            timed_out = True
-        except OSError:
-            process.wait(timeout=timeout)
-        finally:
-            _kill_group(process)
-        reader.join(timeout=5)
-        seconds = time.monotonic() - start
-        output.seek(max(0, output.seek(0, os.SEEK_END) - 65536))
-        evidence = last_lines(output.read().decode("utf-8", "replace"))
+        return ChildResult("not_started", {}, f"could not start {python.name}: {error.strerror}", (), 0.0)
+    os.close(write_end)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    output = _Collector(os.dup(process.stdout.fileno()), keep_last=_KEPT_OUTPUT)
+    process.stdout.close()
+    answer.start()
+    output.start()
+    timed_out = False
+    try:
+        # A child that ends without reading its request breaks the pipe; its exit status says more than that.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(request).encode())
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        process.wait(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        timed_out = True
+    finally:
+        _kill_group(process)
+    # A grandchild in a session of its own may hold the pipes open; what has come so far then counts.
+    answer.join(timeout=2)
+    output.join(timeout=2)
+    seconds = time.monotonic() - start
+    evidence = last_lines(output.collected().decode("utf-8", "replace"))
     name = script.removesuffix(".py")
     if timed_out:
         return ChildResult("timeout", {}, f"the {name} probe gave no answer within {timeout:.0f} s", evidence, seconds)
     if process.returncode < 0:
-        died_of = signal.Signals(-process.returncode).name
+        died_of = _signal_name(-process.returncode)
         return ChildResult("signal", {}, f"the {name} probe died of {died_of}", evidence, seconds)
     if process.returncode > 0:
         cause = f"the {name} probe ended with exit status {process.returncode}"
         return ChildResult("exit", {}, cause, evidence, seconds)
     try:
-        answer = json.loads(b"".join(chunks))
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):
+        parsed = json.loads(answer.collected())
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
         return ChildResult("garbage", {}, f"the {name} probe gave no readable answer", evidence, seconds)
-    return ChildResult("answered", answer, "", evidence, seconds)
+    return ChildResult("answered", parsed, "", evidence, seconds)
+
+
+class _Collector(threading.Thread):
+    """Drains a pipe, so that a talkative child never stalls, and keeps a bounded part of what came."""
+
+    def __init__(self, descriptor: int, *, keep_first: int = 0, keep_last: int = 0) -> None:
+        super().__init__(daemon=True)
+        self._descriptor = descriptor
+        self._keep_first = keep_first
+        self._keep_last = keep_last
+        self._kept = bytearray()
+
+    def run(self) -> None:
+        with os.fdopen(self._descriptor, "rb", buffering=0) as stream:
+            while chunk := stream.read(65536):
+                if self._keep_last:
+                    self._kept += chunk
+                    del self._kept[: -self._keep_last]
+                elif len(self._kept) <= self._keep_first:
+                    self._kept += chunk
+
+    def collected(self) -> bytes:
+        """Return what was kept."""
+        return bytes(self._kept)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have no names
+        return f"signal {number}"
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dsa_doctor.binaries import (
     ElfError,
@@ -68,7 +69,7 @@ def _read(path: Path, environment: Environment, index: LibraryIndex) -> _Extensi
     relative = environment.relative(path)
     module = ".".join([*relative.split("/")[:-1], path.name.split(".")[0]])
     data: Buffer = b""
-    linkage, schemas, strings = Linkage((), ()), (), (0, 0)
+    linkage, strings = Linkage((), ()), (0, 0)
     problem: str | None = None
     try:
         data = open_bytes(path)
@@ -154,7 +155,7 @@ def _op_code(
     name = need.op.split("::")[1].encode() + b"\0"
     implemented = extension.data.find(name, *extension.strings) >= 0
     held = kernels[need.op]
-    granularity: str = "kernel" if held or not implemented else "extension"
+    granularity: Literal["kernel", "extension"] = "kernel" if held or not implemented else "extension"
     if granularity == "extension":
         held = {(images.kind, images.architecture) for images in extension.fact.images}
     return OpCode(
@@ -164,7 +165,7 @@ def _op_code(
         implemented=implemented,
         machine_code=_sorted_architectures(held, "machine_code"),
         ptx=_sorted_architectures(held, "ptx"),
-        granularity="kernel" if granularity == "kernel" else "extension",
+        granularity=granularity,
         registered_for_cuda=registered,
     )
 
@@ -183,11 +184,17 @@ def _ask_dispatcher(
         "probably_missing": sorted({name for extension in holders for name in extension.fact.missing_libraries}),
         "ops": [need.op for need, home in homes.items() if home],
     }
-    result = run_child("dispatcher.py", request, python=environment.python, timeout=_LOAD_TIMEOUT)
+    result = run_child(
+        "dispatcher.py",
+        request,
+        python=environment.python,
+        timeout=_LOAD_TIMEOUT,
+        environment=environment.child_variables(),
+    )
     if result.status != "answered":
         return Observation[bool].unknown(result.cause, evidence=result.evidence, seconds=result.seconds), {}
     if error := result.answer.get("error"):
-        evidence = (redact(str(error))[:300],)
+        evidence = (redact(environment.shorten(str(error)))[:300],)
         return Observation[bool].unknown(
             "the compiled extensions cannot be loaded on this machine", evidence=evidence, seconds=result.seconds
         ), {}

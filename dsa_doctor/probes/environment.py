@@ -38,9 +38,24 @@ class Environment:
                 return candidate
         return None
 
+    def child_variables(self) -> dict[str, str]:
+        """Return the variables that make a child of `python` see the search path, the standard library left out."""
+        folders = [os.fspath(folder) for folder in self.search_path if not _is_standard_library(folder)]
+        return {"PYTHONPATH": os.pathsep.join(folders)}
+
+    def shorten(self, text: str) -> str:
+        """Return `text` with the paths below the search path made relative, so that they name no user."""
+        for folder in sorted(map(os.fspath, self.search_path), key=len, reverse=True):
+            text = text.replace(folder.rstrip(os.sep) + os.sep, "")
+        return text
+
     def relative(self, path: Path) -> str:
         """Return `path` relative to the search path folder that holds it, else its bare name: no user name leaks."""
         for folder in self.search_path:
             if path.is_relative_to(folder):
                 return path.relative_to(folder).as_posix()
         return path.name
+
+
+def _is_standard_library(folder: Path) -> bool:
+    return folder.suffix == ".zip" or folder.name == "lib-dynload" or (folder / "os.py").is_file()

@@ -48,13 +48,19 @@ class LibraryIndex:
         """Return an index over torch's folder, NVIDIA's wheels, LD_LIBRARY_PATH and the system's folders."""
         folders: list[Path] = []
         for site in environment.search_path:
-            folders += [site / "torch" / "lib", *sorted(site.glob("nvidia/*/lib")), *sorted(site.glob("nvidia/*/lib64"))]
+            folders += [
+                site / "torch" / "lib",
+                *sorted(site.glob("nvidia/*/lib")),
+                *sorted(site.glob("nvidia/*/lib64")),
+            ]
         folders += [Path(entry) for entry in os.environ.get("LD_LIBRARY_PATH", "").split(":") if entry]
         return cls(tuple(folder for folder in dict.fromkeys([*folders, *_system_folders()]) if folder.is_dir()))
 
     def find(self, name: str, near: Path, run_path: Iterable[str] = ()) -> SharedObject | None:
         """Return the library called `name`, or None where it is not installed (or cannot be read)."""
-        own = [Path(entry.replace("$ORIGIN", os.fspath(near)).replace("${ORIGIN}", os.fspath(near))) for entry in run_path]
+        own = [
+            Path(entry.replace("$ORIGIN", os.fspath(near)).replace("${ORIGIN}", os.fspath(near))) for entry in run_path
+        ]
         for folder in (*own, *self.folders):
             candidate = folder / name
             if candidate not in self._read:
@@ -80,8 +86,8 @@ class Linkage:
 def link(extension: SharedObject, index: LibraryIndex) -> Linkage:
     """Resolve the undefined symbols of `extension` against the libraries it needs, and those that they need.
 
-    Where a needed library is not installed, the symbols that may be its own cannot be judged: `cuda*` for libcudart, and
-    so on; names in torch's namespaces for torch's libraries, and with these all names of CUDA's, which torch needs in
+    Where a needed library is not installed, the symbols that may be its own cannot be judged: `cuda*` for libcudart,
+    and so on; names in torch's namespaces for torch's libraries, and with these all names of CUDA's, which torch needs in
     turn. A missing library that is not one of these leaves nothing to be judged, so `unresolved` is then empty.
     Symbols of the Python C API come from the interpreter.
     """
@@ -101,8 +107,10 @@ def link(extension: SharedObject, index: LibraryIndex) -> Linkage:
         pending -= library.provided(pending)
         queue += [(needed, library) for needed in library.needed]
     for name in missing:
-        own = _ANY_OWN_SYMBOL if name.startswith(_TORCH) else next(
-            (prefix for library, prefix in _OWN_SYMBOLS if re.match(library, name)), ""
+        own = (
+            _ANY_OWN_SYMBOL
+            if name.startswith(_TORCH)
+            else next((prefix for library, prefix in _OWN_SYMBOLS if re.match(library, name)), "")
         )
         pending = {symbol for symbol in pending if not re.match(own, symbol)}
     return Linkage(tuple(sorted(pending)), tuple(missing))

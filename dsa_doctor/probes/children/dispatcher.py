@@ -8,9 +8,10 @@ import ctypes
 import json
 import os
 import sys
+from typing import Any
 
 
-def answer(request):
+def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Return the answer to one request."""
     # Importing torch costs seconds. A library that the parent did not find is first asked of the loader itself.
     for name in request["probably_missing"]:
@@ -21,7 +22,7 @@ def answer(request):
     try:
         import torch
     except Exception as error:  # whatever ails torch is the answer
-        return {"error": "import torch: %s: %s" % (type(error).__name__, error)}
+        return {"error": f"import torch: {type(error).__name__}: {error}"}
     for path in request["libraries"]:
         try:
             torch.ops.load_library(path)

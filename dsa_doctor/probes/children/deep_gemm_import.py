@@ -1,0 +1,44 @@
+"""Child: tries to import one copy of DeepGEMM.
+
+Request: {"module": import name, "parents": {package: folder}}. The parents are put in place as empty packages, so that
+the copy inside vLLM is imported under its own name without running vllm/__init__.py, which takes far longer.
+Answer: {"importable": true} or {"importable": false, "raised": ["Type: message (in function)", ...]}, the exception
+first, then its causes.
+"""
+
+import importlib
+import json
+import os
+import sys
+import traceback
+import types
+from typing import Any
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer to one request."""
+    for name, folder in request["parents"].items():
+        package = types.ModuleType(name)
+        package.__path__ = [folder]
+        sys.modules[name] = package
+    try:
+        importlib.import_module(request["module"])
+    except BaseException as error:  # SystemExit included: vLLM could not import it either
+        raised: list[str] = []
+        link: BaseException | None = error
+        while link is not None and len(raised) < 8:
+            frames = traceback.extract_tb(link.__traceback__)
+            place = f" (in {frames[-1].name})" if frames else ""
+            raised.append(f"{type(link).__name__}: {link}{place}")
+            link = link.__cause__ or link.__context__
+        return {"importable": False, "raised": raised}
+    return {"importable": True}
+
+
+if __name__ == "__main__":
+    reply = answer(json.load(sys.stdin))
+    with os.fdopen(int(os.environ["DSA_DOCTOR_ANSWER_FD"]), "w") as stream:
+        json.dump(reply, stream)
+        stream.flush()
+    # What the import left behind (threads, CUDA's exit handlers) must not turn an answer into a crash.
+    os._exit(0)
