@@ -88,11 +88,11 @@ def _read_container(data: Buffer, position: int, end: int, images: list[GpuImage
     if header_size < _CONTAINER.size:
         complain(f"header size {header_size}")
         return position + len(MAGIC)
-    entry = position + header_size
+    entry: int = position + header_size
     claimed_end = entry + size
     if claimed_end > end:
         complain(f"claims {size} bytes, {max(end - entry, 0)} are there")
-    container_end = min(claimed_end, end)
+    container_end: int = min(claimed_end, end)
     while entry + _ENTRY.size <= container_end:
         fields = _ENTRY.unpack_from(data, entry)
         kind, _, entry_header, stored, compressed, _, _, _, architecture, _, _, flags, _, decompressed = fields

@@ -122,8 +122,8 @@ class OpCode(Fact):
     signature: str | None
     """The op's schema string."""
     implemented: bool | None = None
-    """Whether the file also registers an implementation (the op's bare name as a string of its own), told from the file;
-    None where there is no file."""
+    """Whether the file also registers an implementation, told from the op's bare name being a string of its own; None
+    where there is no file."""
     machine_code: tuple[str, ...]
     ptx: tuple[str, ...]
     granularity: Literal["kernel", "extension"]
@@ -208,6 +208,8 @@ class TritonFp8Kernel(Fact):
     file: str
     guarded: bool
     """True where vLLM checks the capability before it launches the kernel."""
+    architectures: tuple[str, ...] = ()
+    """The architectures of `Fingerprint.model_classes` whose path it is on; empty where that is not known."""
 
 
 class Fingerprint(Fact):
@@ -235,6 +237,8 @@ class Fingerprint(Fact):
     """Whether the compiled top-k op has its candidate-overflow fix; None where the binary could not be read."""
     kv_b_proj_int32_bug: bool
     """Whether the dense prefill casts its input to the kv_b_proj weight's dtype (int32 under Marlin)."""
+    dsv3_fused_a_gemm_gate: Literal["capability", "none", "absent", "unrecognised"] = "unrecognised"
+    """What guards the op dsv3_fused_a_gemm in the generic model, which has no code below sm_90."""
     patch_targets: dict[str, str] = Field(default_factory=dict)
     """Patch target of the plugin to "present", "missing" or "changed: ..."."""
 

@@ -87,8 +87,8 @@ def link(extension: SharedObject, index: LibraryIndex) -> Linkage:
     """Resolve the undefined symbols of `extension` against the libraries it needs, and those that they need.
 
     Where a needed library is not installed, the symbols that may be its own cannot be judged: `cuda*` for libcudart,
-    and so on; names in torch's namespaces for torch's libraries, and with these all names of CUDA's, which torch needs in
-    turn. A missing library that is not one of these leaves nothing to be judged, so `unresolved` is then empty.
+    and so on; names in torch's namespaces for torch's libraries, and with these all names of CUDA's, which torch needs
+    in turn. A missing library that is not one of these leaves nothing to be judged, so `unresolved` is then empty.
     Symbols of the Python C API come from the interpreter.
     """
     pending = {name for name in extension.undefined_symbols() if not re.match(r"_?Py[A-Z_]", name)}
