@@ -7,31 +7,28 @@ from dsa_doctor.verdict.schema import Configuration, Layer
 PLUGIN_BLOCK_SIZE = 64
 """Tokens per KV page: what the paged indexer cache is laid out for."""
 
+_ATTENTION_FALLBACKS = {"sparse MLA": "dsa_kernels.sparse_mla_with_kvcache"}
+_INDEXER_FALLBACKS = {
+    "indexer logits": "dsa_kernels.fp8_mqa_logits, dsa_kernels.fp8_paged_mqa_logits",
+    "indexer top-k": "dsa_kernels.topk_indices",
+    "indexer query": "vLLM's unfused rotary embedding and per-token fp8 quantisation",
+}
+
 
 def configuration(case: Judgement, layers: tuple[Layer, ...]) -> Configuration | None:
     """Return what to launch with, or None where a layer is not resolved."""
-    if any(layer.state in {"unresolved", "unknown"} for layer in layers):
-        return None
     states = {layer.layer: layer.state for layer in layers}
-    if states["attention"] != "plugin" and states["indexer"] != "plugin":
-        chosen = case.answer.chosen if case.answer is not None else None
-        return Configuration(
-            attention_backend=chosen or "auto",
-            kv_cache_dtype=case.request.kv_cache_dtype,
-            block_size=case.request.block_size,
-            fallbacks={},
-        )
+    if {"unresolved", "unknown"} & set(states.values()):
+        return None
+    attention, indexer = states["attention"] == "plugin", states["indexer"] == "plugin"
+    chosen = case.answer.chosen if case.answer is not None else None
+    default_block_size = PLUGIN_BLOCK_SIZE if attention else None
     return Configuration(
-        attention_backend=TRITON_BACKEND,
-        kv_cache_dtype=plugin_kv_cache_dtype(case),
-        block_size=case.request.block_size or PLUGIN_BLOCK_SIZE,
-        uses_plugin=True,
-        fallbacks={
-            "sparse MLA": "dsa_kernels.sparse_mla_with_kvcache",
-            "indexer logits": "dsa_kernels.fp8_mqa_logits, dsa_kernels.fp8_paged_mqa_logits",
-            "indexer top-k": "dsa_kernels.topk_indices",
-            "indexer query": "vLLM's unfused rotary embedding and per-token fp8 quantisation",
-        },
+        attention_backend=TRITON_BACKEND if attention else chosen or "auto",
+        kv_cache_dtype=plugin_kv_cache_dtype(case) if attention else case.request.kv_cache_dtype,
+        block_size=case.request.block_size or default_block_size,
+        uses_plugin=attention or indexer,
+        fallbacks=(_ATTENTION_FALLBACKS if attention else {}) | (_INDEXER_FALLBACKS if indexer else {}),
     )
 
 

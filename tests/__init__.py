@@ -1,0 +1,1 @@
+"""The tests; shared material is imported as tests.<module>."""
