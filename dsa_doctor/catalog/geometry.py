@@ -46,6 +46,17 @@ class ModelGeometry(Fact):
     """quant_method of the checkpoint, e.g. "fp8"; None for bf16 weights."""
     kv_cache_quantization: str | None = None
     """KV cache dtype that the checkpoint's metadata forces, e.g. "fp8"."""
+    quantization_algorithm: str | None = None
+    """quant_algo where the method alone does not say it, e.g. "nvfp4" under "modelopt"."""
+    weight_block_size: tuple[int, int] | None = None
+    """Rows and columns that share one scale in an FP8 checkpoint; None for one scale per tensor."""
+    unquantized_modules: tuple[str, ...] = ()
+    """Modules that the checkpoint says are left unquantised."""
+    shared_indexer_layer_ids: tuple[int, ...] = ()
+    num_key_value_heads: int = 0
+    head_dim: int = 0
+    num_experts_per_tok: int = 0
+    tie_word_embeddings: bool = False
     refusal: Literal["deepseek_v4", "glm5_next"] | None = None
     """A family that has an indexer of its own, which the plugin does not serve."""
 
@@ -82,7 +93,9 @@ def geometry_from_config(config: dict[str, Any], *, name: str, source: str, hub_
         return value
 
     layers = number("num_hidden_layers")
+    heads = number("num_attention_heads")
     index_topk = number("index_topk", 0)
+    shared = _shared_layers(text, layers)
     return ModelGeometry(
         name=name,
         hub_id=hub_id,
@@ -91,7 +104,7 @@ def geometry_from_config(config: dict[str, Any], *, name: str, source: str, hub_
         model_type=model_type,
         uses_dsa=index_topk > 0,
         num_hidden_layers=layers,
-        num_attention_heads=number("num_attention_heads"),
+        num_attention_heads=heads,
         hidden_size=number("hidden_size"),
         vocab_size=number("vocab_size"),
         kv_lora_rank=number("kv_lora_rank", 0),
@@ -102,7 +115,8 @@ def geometry_from_config(config: dict[str, Any], *, name: str, source: str, hub_
         index_topk=index_topk,
         index_n_heads=number("index_n_heads", 0),
         index_head_dim=number("index_head_dim", 0),
-        shared_indexer_layers=_shared_layers(text, layers),
+        shared_indexer_layers=len(shared),
+        shared_indexer_layer_ids=shared,
         intermediate_size=number("intermediate_size", 0),
         moe_intermediate_size=number("moe_intermediate_size", 0),
         n_routed_experts=number("n_routed_experts", 0),
@@ -112,6 +126,13 @@ def geometry_from_config(config: dict[str, Any], *, name: str, source: str, hub_
         max_position_embeddings=number("max_position_embeddings", 0),
         quantization=_quantization(text),
         kv_cache_quantization=_kv_cache_quantization(text),
+        quantization_algorithm=_quantization_algorithm(text),
+        weight_block_size=_weight_block_size(text),
+        unquantized_modules=_unquantized_modules(text),
+        num_key_value_heads=number("num_key_value_heads", heads),
+        head_dim=number("head_dim", 0),
+        num_experts_per_tok=number("num_experts_per_tok", 0),
+        tie_word_embeddings=text.get("tie_word_embeddings") is True,
         refusal=_FAMILIES_OF_THEIR_OWN.get(model_type),
     )
 
@@ -145,17 +166,17 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _shared_layers(text: dict[str, Any], layers: int) -> int:
-    """Count the layers without an indexer of their own; the rules are those of transformers' GlmMoeDsaConfig."""
+def _shared_layers(text: dict[str, Any], layers: int) -> tuple[int, ...]:
+    """Return the layers without an indexer of their own; the rules are those of transformers' GlmMoeDsaConfig."""
     types = text.get("indexer_types")
     if types is None and (pattern := text.get("index_topk_pattern")) is not None:
         types = [{"F": "full", "S": "shared"}.get(letter, letter) for letter in pattern]
     if isinstance(types, list):
-        return sum(1 for one in types[:layers] if one == "shared")
+        return tuple(layer for layer, one in enumerate(types[:layers]) if one == "shared")
     frequency, offset = text.get("index_topk_freq", 1), text.get("index_skip_topk_offset", 2)
     if not (isinstance(frequency, int) and isinstance(offset, int)) or frequency <= 1:
-        return 0
-    return sum(1 for layer in range(layers) if max(layer - offset + 1, 0) % frequency)
+        return ()
+    return tuple(layer for layer in range(layers) if max(layer - offset + 1, 0) % frequency)
 
 
 def _quantization(text: dict[str, Any]) -> str | None:
@@ -166,6 +187,37 @@ def _quantization(text: dict[str, Any]) -> str | None:
     inner = nested if isinstance(nested, dict) else settings
     method = settings.get("quant_method") or inner.get("quant_algo")
     return str(method).lower() if method else None
+
+
+def _quantization_sources(text: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the quantisation settings and, where ModelOpt nests them, the nested ones."""
+    settings = text.get("quantization_config")
+    if not isinstance(settings, dict):
+        return []
+    nested = settings.get("quantization")
+    return [settings, nested] if isinstance(nested, dict) else [settings]
+
+
+def _quantization_algorithm(text: dict[str, Any]) -> str | None:
+    found = [one["quant_algo"] for one in _quantization_sources(text) if isinstance(one.get("quant_algo"), str)]
+    return found[0].lower() if found else None
+
+
+def _weight_block_size(text: dict[str, Any]) -> tuple[int, int] | None:
+    for source in _quantization_sources(text):
+        block = source.get("weight_block_size")
+        if isinstance(block, list) and len(block) == 2 and all(isinstance(one, int) and one > 0 for one in block):
+            return block[0], block[1]
+    return None
+
+
+def _unquantized_modules(text: dict[str, Any]) -> tuple[str, ...]:
+    for source in _quantization_sources(text):
+        for key in ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules"):
+            modules = source.get(key)
+            if isinstance(modules, list):
+                return tuple(one for one in modules if isinstance(one, str))
+    return ()
 
 
 def _kv_cache_quantization(text: dict[str, Any]) -> str | None:
