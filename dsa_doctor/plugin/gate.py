@@ -1,0 +1,57 @@
+"""The plugin's call of the resolver's gate: the same function that `dsa-doctor check` asks."""
+
+from typing import cast
+
+from dsa_doctor.catalog.capability import Capability
+from dsa_doctor.compat.patches import patch_targets
+from dsa_doctor.facts.observation import Observation
+from dsa_doctor.facts.schema import Fingerprint
+from dsa_doctor.plugin.activation import BACKEND_NAME, is_installed, vllm_root
+from dsa_doctor.resolver.plugin_gate import GateDecision, environment_gate
+from dsa_doctor.resolver.request import PluginMode
+
+CUSTOM_PATH = "dsa_doctor.plugin.backend.TritonMLASparseBackend"
+
+
+def decide(capability: Capability, mode: str) -> GateDecision:
+    """Return whether the plugin serves in this environment, and why or why not; imports no part of vLLM anew."""
+    if not is_installed("dsa_kernels"):
+        return GateDecision(
+            outcome="refuses",
+            reason="the package dsa_kernels, which dsa-doctor's wheel brings, is missing",
+            remedy=("pip install --force-reinstall --no-deps dsa-doctor",),
+        )
+    taken = custom_backend_of_another_plugin()
+    if taken is not None:
+        return GateDecision(
+            outcome="refuses",
+            reason=f"another plugin has registered {taken} as vLLM's one custom attention backend",
+            remedy=("limit VLLM_PLUGINS to one of the two plugins",),
+        )
+    # What the gate reads of a fingerprint; gathering the rest is `check`'s business.
+    known = Fingerprint.model_construct(
+        in_tree_triton_mla_sparse=in_tree_backend(), patch_targets=patch_targets(vllm_root())
+    )
+    return environment_gate(
+        capability=capability,
+        mode=cast(PluginMode, mode),
+        registered=True,
+        triton=is_installed("triton"),
+        fingerprint=Observation[Fingerprint].model_construct(status="ok", value=known),
+    )
+
+
+def in_tree_backend() -> bool:
+    """Whether this vLLM has a TRITON_MLA_SPARSE of its own."""
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+    member = AttentionBackendEnum.__members__.get(BACKEND_NAME)
+    return member is not None and member.name == BACKEND_NAME
+
+
+def custom_backend_of_another_plugin() -> str | None:
+    """Return the class path that another plugin gave to the member CUSTOM, or None."""
+    from vllm.v1.attention.backends import registry
+
+    path = registry._ATTN_OVERRIDES.get(registry.AttentionBackendEnum.CUSTOM)
+    return None if path in (None, CUSTOM_PATH) else str(path)

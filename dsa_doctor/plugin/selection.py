@@ -1,0 +1,87 @@
+"""Layer 2 of the plugin: the backend's name, its place in the automatic order, and the hooks that start the rest."""
+
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from dsa_doctor.plugin.activation import BACKEND_NAME
+from dsa_doctor.plugin.entry import LOGGER, say
+from dsa_doctor.plugin.gate import CUSTOM_PATH, custom_backend_of_another_plugin
+
+MODEL_CLASSES = {
+    "GlmMoeDsaForCausalLM": "dsa_doctor.plugin.models:GlmMoeDsaForCausalLM",
+    "DeepseekV32ForCausalLM": "dsa_doctor.plugin.models:DeepseekV32ForCausalLM",
+    "DeepseekV32MTPModel": "dsa_doctor.plugin.models:DeepSeekMTP",
+}
+"""Architecture to the class that serves it; importing that module applies the patches of layer 3."""
+
+_forced: list[bool] = []
+
+
+def is_forced() -> bool:
+    """Whether DSA_DOCTOR_PLUGIN=force installed the plugin in this process: then it outranks native backends."""
+    return bool(_forced and _forced[0])
+
+
+def install(*, forced: bool) -> None:
+    """Install the plugin in this process. The gate has verified every target; nothing here can half succeed.
+
+    Nothing of vLLM is imported that a process without a DSA model would not import, so other models start as fast as
+    without the plugin.
+
+    Args:
+        forced: whether the backend outranks native ones.
+    """
+    from vllm.model_executor.models.registry import ModelRegistry
+    from vllm.platforms import cuda
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
+
+    from dsa_doctor.plugin import serving
+
+    _forced[:] = [forced]
+    register_backend(AttentionBackendEnum.CUSTOM, CUSTOM_PATH)
+    # An alias, not a member: configurations pickle as CUSTOM, which a spawned process knows before it loads plugins.
+    AttentionBackendEnum._member_map_[BACKEND_NAME] = AttentionBackendEnum.CUSTOM
+    cuda._get_backend_priorities = with_custom_backend(cuda._get_backend_priorities)
+    cuda.CudaPlatformBase.check_and_update_config = serving.reviewed(cuda.CudaPlatformBase.check_and_update_config)
+    replace_function("vllm.utils.torch_utils", "resolve_kv_cache_dtype_string", serving.with_served_kv_cache_dtype)
+    known = ModelRegistry.models
+    for architecture, path in MODEL_CLASSES.items():
+        if architecture in known:
+            ModelRegistry.register_model(architecture, path)
+    say("dsa-doctor's plugin is active: %s is available to DSA models.", BACKEND_NAME, level=logging.DEBUG)
+
+
+def with_custom_backend(priorities: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    """Wrap vLLM's function so that its list ends with the plugin's backend, or begins with it where forced.
+
+    The original caches its lists, so they are copied.
+    """
+
+    @functools.wraps(priorities)
+    def listed(*arguments: Any, **keywords: Any) -> list[Any]:
+        from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+        found = list(priorities(*arguments, **keywords))
+        custom = AttentionBackendEnum.CUSTOM
+        if custom in found:
+            return found
+        other = custom_backend_of_another_plugin()
+        if other is not None:
+            LOGGER.error("Another plugin replaced %s by %s; it is not offered to vLLM any more.", BACKEND_NAME, other)
+            return found
+        return [custom, *found] if is_forced() else [*found, custom]
+
+    return listed
+
+
+def replace_function(module: str, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Wrap a function of vLLM where it is defined and in every loaded vLLM module that imported it by name."""
+    __import__(module)
+    original = getattr(sys.modules[module], name)
+    wrapped = wrap(original)
+    for loaded_name, loaded in list(sys.modules.items()):
+        if loaded_name.startswith("vllm.") and vars(loaded).get(name) is original:
+            setattr(loaded, name, wrapped)

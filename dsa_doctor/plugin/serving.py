@@ -1,0 +1,131 @@
+"""Judges a server's whole configuration before any worker starts: refusals, the KV cache dtype, the start-up report."""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from dsa_doctor.plugin.activation import BACKEND_NAME, index_topk
+from dsa_doctor.plugin.entry import MODE_VARIABLE, say
+
+_QUANTISED_PREFIXES = ("fp8", "int8", "nvfp4")
+
+
+def reviewed(original: Any) -> Any:
+    """Wrap the platform's check_and_update_config: what cannot be served is refused, the rest is reported once."""
+    function = original.__func__
+
+    @functools.wraps(function)
+    def check_and_update_config(cls: Any, vllm_config: Any) -> None:
+        review(vllm_config)
+        function(cls, vllm_config)
+
+    return classmethod(check_and_update_config)
+
+
+def review(vllm_config: Any) -> None:
+    """Refuse a DSA configuration that the plugin cannot serve, and report one that it will.
+
+    Models without DSA, and servers that ask for another backend by name, are none of the plugin's business.
+
+    Raises:
+        ValueError: the configuration cannot be served; the message names each reason and what to change.
+    """
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+    model_config = vllm_config.model_config
+    if model_config is None or not index_topk(model_config.hf_text_config):
+        return
+    asked = vllm_config.attention_config.backend
+    if asked is not None and asked is not AttentionBackendEnum.CUSTOM:
+        return
+    reasons = refusals(vllm_config)
+    if reasons:
+        listed = "".join(f"\n  - {reason}" for reason in reasons)
+        raise ValueError(
+            f"dsa-doctor's {BACKEND_NAME} cannot serve this configuration:{listed}\n"
+            f"Change what is named above, or set {MODE_VARIABLE}=off to leave everything to vLLM."
+        )
+    from dsa_doctor.plugin import report
+
+    report.log_once(vllm_config)
+
+
+def refusals(vllm_config: Any) -> list[str]:
+    """Return why this configuration cannot be served by the plugin, one reason per entry; empty where it can.
+
+    Each names the option, what came and what is accepted.
+    """
+    parallel, attention = vllm_config.parallel_config, vllm_config.attention_config
+    found = []
+    for option, size in (
+        ("--decode-context-parallel-size", getattr(parallel, "decode_context_parallel_size", 1)),
+        ("--prefill-context-parallel-size", getattr(parallel, "prefill_context_parallel_size", 1)),
+    ):
+        if size > 1:
+            found.append(f"{option} {size}: context parallelism is not supported; accepted: 1")
+    if _uses_fp4_indexer_cache(attention):
+        found.append("an fp4 indexer cache was asked for; accepted: fp8, which is the default")
+    if getattr(attention, "hisparse_config", None) is not None:
+        found.append("HiSparse was asked for; accepted: a KV cache that is wholly on the GPU")
+    refused = _model_refusal(vllm_config)
+    return [*found, refused] if refused else found
+
+
+def _uses_fp4_indexer_cache(attention: Any) -> bool:
+    resolve = getattr(attention, "resolve_indexer_kv_dtype", None)
+    asked = resolve("fp8") if resolve is not None else getattr(attention, "indexer_kv_dtype", None)
+    return bool(getattr(attention, "use_fp4_indexer_cache", False)) or "fp4" in str(asked or "")
+
+
+def _model_refusal(vllm_config: Any) -> str | None:
+    """Ask the resolver's gate about the model; the environment's part was decided when the plugin was installed."""
+    from dsa_doctor.catalog.geometry import ConfigError
+    from dsa_doctor.resolver.plugin_gate import GateDecision, model_gate
+
+    try:
+        geometry = model_geometry(vllm_config.model_config)
+    except ConfigError as error:
+        return f"the model's shape could not be read: {error}"
+    decision = model_gate(
+        GateDecision(outcome="serves", reason="installed"),
+        model=geometry,
+        kv_cache_dtype=str(vllm_config.cache_config.cache_dtype),
+    )
+    return None if decision.serves else "; ".join((decision.reason, *decision.evidence))
+
+
+def model_geometry(model_config: Any) -> Any:
+    """Return the geometry of a vLLM model configuration.
+
+    Raises:
+        ConfigError: a key that every causal language model has is missing or is not a number.
+    """
+    from dsa_doctor.catalog.geometry import geometry_from_config
+
+    config = model_config.hf_config.to_dict()
+    return geometry_from_config(config, name=str(model_config.served_model_name or model_config.model), source="vLLM")
+
+
+def with_served_kv_cache_dtype(resolve: Callable[[str, Any], str]) -> Callable[[str, Any], str]:
+    """Wrap vLLM's resolution of --kv-cache-dtype auto.
+
+    Where a DSA checkpoint's metadata alone would choose a quantised cache, bfloat16 is taken, with a warning: no backend
+    has the other on compute capability 8.x. A dtype that the user named is passed through, to work or to be refused.
+    """
+
+    @functools.wraps(resolve)
+    def resolve_kv_cache_dtype_string(kv_cache_dtype: str, model_config: Any) -> str:
+        resolved = resolve(kv_cache_dtype, model_config)
+        forced = kv_cache_dtype == "auto" and str(resolved).startswith(_QUANTISED_PREFIXES)
+        if not forced or not index_topk(getattr(model_config, "hf_text_config", None)):
+            return resolved
+        say(
+            "The checkpoint's metadata asks for a %s KV cache, which no backend has for this model on this GPU: "
+            "bfloat16 is used instead. --kv-cache-dtype fp8_ds_mla halves the cache.",
+            resolved,
+            level=logging.WARNING,
+        )
+        return "bfloat16"
+
+    return resolve_kv_cache_dtype_string
