@@ -240,7 +240,7 @@ def _platform_class(cuda: ModuleType, emulation: Emulation) -> type:
         """vLLM's CUDA platform with the device's answers replaced."""
 
         @classmethod
-        def get_device_capability(cls, device_id: int = 0) -> Any:
+        def get_device_capability(cls, *_: object, **__: object) -> Any:
             return DeviceCapability(*emulation.numbers)
 
         @classmethod
@@ -249,23 +249,23 @@ def _platform_class(cuda: ModuleType, emulation: Emulation) -> type:
             return bool(Platform.has_device_capability.__func__(cls, capability, device_id))
 
         @classmethod
-        def get_device_name(cls, device_id: int = 0) -> str:
+        def get_device_name(cls, *_: object, **__: object) -> str:
             return _device_name(emulation)
 
         @classmethod
-        def get_device_uuid(cls, device_id: int = 0) -> str:
+        def get_device_uuid(cls, *_: object, **__: object) -> str:
             return "GPU-emulated"
 
         @classmethod
-        def get_device_total_memory(cls, device_id: int = 0) -> int:
+        def get_device_total_memory(cls, *_: object, **__: object) -> int:
             return _MEMORY_BYTES
 
         @classmethod
-        def num_compute_units(cls, device_id: int = 0) -> int:
+        def num_compute_units(cls, *_: object, **__: object) -> int:
             return _MULTIPROCESSORS
 
         @classmethod
-        def is_integrated_gpu(cls, device_id: int = 0) -> bool:
+        def is_integrated_gpu(cls, *_: object, **__: object) -> bool:
             return False
 
         @classmethod

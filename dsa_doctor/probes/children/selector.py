@@ -202,7 +202,7 @@ class Asker:
 
     def _name_of(self, backend: Any) -> str:
         valid, _ = self._seen.get("validated", ([], {}))
-        return next((one.backend.name for one in valid if one.backend_class is backend), backend.get_name())
+        return str(next((one.backend.name for one in valid if one.backend_class is backend), backend.get_name()))
 
     def _candidates(self, query: dict[str, Any]) -> list[dict[str, Any]]:
         """Return vLLM's word on each backend, in its order of priority; one asked for by name comes first."""
@@ -216,7 +216,7 @@ class Asker:
                     device_capability=capability, attn_selector_config=config, num_heads=query["num_heads"]
                 )
             valid, invalid = self._seen["validated"]
-            listed = [(one.priority, one.backend.name, []) for one in valid]
+            listed: list[tuple[int, str, list[str]]] = [(one.priority, one.backend.name, []) for one in valid]
             listed += [(priority, backend.name, list(reasons)) for backend, (priority, reasons) in invalid.items()]
             backend = self._backend(query)
             if backend is not None:
