@@ -1,5 +1,7 @@
 """The report for people: verdict first, then what to do, then the evidence; plain characters, 100 columns."""
 
+import re
+
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -8,6 +10,8 @@ from rich.text import Text
 from dsa_doctor.verdict.schema import Finding, Layer, Verdict
 
 MAX_WIDTH = 100
+
+_TRAILING_BLANKS = re.compile(r" +((?:\x1b\[0m)?)$", re.MULTILINE)
 
 _STATE_STYLES = {
     "native": "bold green",
@@ -18,13 +22,6 @@ _STATE_STYLES = {
 }
 _STATUS_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skip": "dim", "unknown": "bold yellow"}
 _STATUS_ORDER = {"fail": 0, "unknown": 1, "warn": 2, "skip": 3, "pass": 4}
-_STATE_MEANINGS = {
-    "native": "the stock path works",
-    "upstream": "vLLM itself guards or falls back",
-    "plugin": "dsa-doctor's plugin serves it",
-    "unresolved": "nothing serves it",
-    "unknown": "could not be determined",
-}
 
 
 def print_verdict(console: Console, verdict: Verdict, *, verbose: bool = False) -> None:
@@ -36,7 +33,13 @@ def print_verdict(console: Console, verdict: Verdict, *, verbose: bool = False) 
         verbose: also the evidence of what passed, and every rejected backend.
     """
     width = min(console.width, MAX_WIDTH)
+    with console.capture() as capture:
+        _print_parts(console, verdict, width=width, verbose=verbose)
+    # Tables are padded to the full width; pasted into a ticket, the blanks would only be in the way.
+    console.file.write(_TRAILING_BLANKS.sub(r"\1", capture.get()))
 
+
+def _print_parts(console: Console, verdict: Verdict, *, width: int, verbose: bool) -> None:
     def show(renderable: Text | Table | Padding) -> None:
         console.print(renderable, width=width)
 
@@ -172,8 +175,3 @@ def _configuration(verdict: Verdict) -> Table:
     for name, value in rows.items():
         grid.add_row(f"  {name}", value)
     return grid
-
-
-def state_meaning(state: str) -> str:
-    """Return what a state means, in a few words."""
-    return _STATE_MEANINGS[state]

@@ -118,7 +118,7 @@ def plugin_finding(case: Judgement) -> Finding:
 
 
 def _rejections(case: Judgement) -> tuple[str, ...]:
-    if case.answer is None:
+    """Return vLLM's error without its list of reasons: the verdict carries those per backend."""
+    if case.answer is None or case.answer.error is None:
         return ()
-    lines = tuple(f"{one.name}: {'; '.join(one.reasons)}" for one in case.answer.candidates if not one.accepted)
-    return ((f"vLLM: {case.answer.error}",) if case.answer.error else ()) + lines
+    return (f"vLLM: {case.answer.error.split(' Reasons: ')[0]}",)

@@ -50,17 +50,17 @@ def _three_answers(case: Judgement, copies: tuple[DeepGemmCopy, ...]) -> tuple[s
 
 def _describe(copy: DeepGemmCopy) -> str:
     place = "the copy vendored in vLLM" if copy.source == "vendored" else "the distribution deep_gemm"
-    return f"{place}{f' {copy.version}' if copy.version else ''}"
+    return f"{place}{f' (DeepGEMM {copy.version})' if copy.version else ''}"
 
 
 def _import_outcome(copy: DeepGemmCopy) -> str:
     tried = copy.importable
     if tried.value is True:
-        return f"{copy.source}: yes"
+        return "yes"
     if tried.value is False:
         last = tried.evidence[-1] if tried.evidence else "no error text"
-        return f"{copy.source}: no, {last}"
-    return f"{copy.source}: unknown, {tried.cause}"
+        return f"no, {last}"
+    return f"unknown, {tried.cause}"
 
 
 def _on_deep_gemm(case: Judgement, copies: tuple[DeepGemmCopy, ...]) -> Judged:

@@ -40,8 +40,8 @@ class Judgement:
 
     @property
     def gpu(self) -> str:
-        """Return the target in words, e.g. "NVIDIA A100 80GB (sm80)"."""
-        return f"{self.target.name} ({self.capability.sm})"
+        """Return the target in words, e.g. "NVIDIA A100 80GB"."""
+        return self.target.name
 
 
 @dataclass(frozen=True)

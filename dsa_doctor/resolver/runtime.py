@@ -40,7 +40,7 @@ def _triton_e4m3(case: Judgement, *, by_plugin: bool) -> list[Finding]:
             summary = "Start-up compiles a Triton kernel for an fp8 argument; the plugin registers it for bytes."
             found.append(finding("DSA913", "pass", summary, evidence=evidence))
         else:
-            summary = "Start-up compiles a Triton kernel for an fp8 argument and stops when that fails, as here."
+            summary = "Start-up compiles a Triton kernel for an fp8 argument, which fails on this GPU and stops it."
             found.append(finding("DSA913", "fail", summary, evidence=evidence))
     return found
 

@@ -106,7 +106,7 @@ def test_colour_only_where_asked(files):
         (["check", "--target", "v200"], "Accepted: a GPU (a100"),
         (["check", "--facts", "nowhere.json"], "cannot be read"),
         (["check", "--no-such-flag"], "No such option"),
-        (["check", "--tensor-parallel-size", "0"], "range"),
+        (["check", "--tensor-parallel-size", "0"], "--tensor-parallel-size"),
         (["check", "--format", "xml"], "xml"),
     ],
 )
