@@ -77,10 +77,17 @@ class SharedObject:
         )
 
     def provided(self, names: Iterable[str]) -> set[str]:
-        """Return those of `names` that the file exports."""
+        """Return those of `names` that the file exports.
+
+        Raises:
+            ElfError: the hash table is damaged.
+        """
         if (table := self.section(".gnu.hash")) is None:
             return set(self._exported.intersection(names))
-        return {name for name in names if self._hash_lookup(table, name.encode())}
+        try:
+            return {name for name in names if self._hash_lookup(table, name.encode())}
+        except (struct.error, ZeroDivisionError, KeyError) as error:
+            raise ElfError(f"damaged: the symbol hash table leads astray ({type(error).__name__})") from error
 
     @cached_property
     def _exported(self) -> frozenset[str]:

@@ -104,7 +104,11 @@ def link(extension: SharedObject, index: LibraryIndex) -> Linkage:
         if library is None:
             missing.append(name)
             continue
-        pending -= library.provided(pending)
+        try:
+            pending -= library.provided(pending)
+        except ElfError:  # as good as missing
+            missing.append(name)
+            continue
         queue += [(needed, library) for needed in library.needed]
     for name in missing:
         own = (
