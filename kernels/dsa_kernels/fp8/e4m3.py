@@ -46,6 +46,24 @@ def decode_e4m3_small(codes):
 
 
 @triton.jit
+def decode_e4m3_pairs(words):
+    """Decode two finite e4m3fn bytes per word to fp16, each scaled by 2^-8 as in `decode_e4m3_small`.
+
+    Words instead of bytes: registers hold no packed bytes to pick apart, and Triton plans the dot's operands for 16-bit
+    loads, as it should, rather than for 8-bit ones.
+
+    Args:
+        words: int16 block of any shape, little-endian pairs of codes.
+
+    Returns:
+        Two fp16 blocks of the same shape: the first (low) byte of each pair and the second.
+    """
+    first = (((words << 8) >> 1) & -0x4080).to(tl.float16, bitcast=True)
+    second = ((words >> 1) & -0x4080).to(tl.float16, bitcast=True)
+    return first, second
+
+
+@triton.jit
 def encode_e4m3(values):
     """Encode fp32 as e4m3fn bytes: round to nearest even, saturate at ±448, keep NaN.
 

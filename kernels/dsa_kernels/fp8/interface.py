@@ -117,7 +117,7 @@ def fused_indexer_q_rope_quant(
     head_scale: float,
     is_neox: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The indexer's q path in one kernel: rope on the first dimensions, e4m3 with a ue8m0 scale, scale into the weights.
+    """The indexer's q path in one kernel: rope, e4m3 with a ue8m0 scale, the scale folded into the weights.
 
     Args:
         positions: [T] int32 or int64, rows of cos_sin_cache.
@@ -218,7 +218,6 @@ def indexer_k_quant_and_cache(
         indexer_k_kernel[(-(-num_tokens // GROUP_BLOCK),)](
             k,
             cache,
-            scale_words(cache),
             slot_mapping,
             num_tokens,
             k.stride(0),
@@ -242,9 +241,3 @@ def check_indexer_cache(kv_cache: torch.Tensor) -> torch.Tensor:
     expect(dense, "kv_cache", f"strides {kv_cache.stride()}", "dense pages (only the page stride is free)")
     expect_aligned_rows("kv_cache", cache[:, 0])
     return cache
-
-
-def scale_words(cache: torch.Tensor) -> torch.Tensor:
-    """A tensor of fp32 words that starts where the cache starts, for kernels that address the scales."""
-    words = torch.empty(0, dtype=torch.float32, device=cache.device)
-    return words.set_(cache.untyped_storage(), cache.storage_offset() // 4, (1,), (1,))

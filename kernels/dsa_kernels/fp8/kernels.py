@@ -12,10 +12,7 @@ def convert_kernel(source_ptr, target_ptr, count, ENCODE: tl.constexpr, BLOCK: t
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = offsets < count
     source = tl.load(source_ptr + offsets, mask=inside)
-    if ENCODE:
-        target = encode_e4m3(source.to(tl.float32))
-    else:
-        target = decode_e4m3(source)
+    target = encode_e4m3(source.to(tl.float32)) if ENCODE else decode_e4m3(source)
     tl.store(target_ptr + offsets, target.to(target_ptr.dtype.element_ty), mask=inside)
 
 
@@ -131,7 +128,6 @@ def indexer_q_kernel(
 def indexer_k_kernel(
     k_ptr,
     cache_ptr,
-    scale_ptr,
     slot_ptr,
     num_tokens,
     k_stride,
@@ -154,4 +150,5 @@ def indexer_k_kernel(
     start = page * page_stride
     tl.store(cache_ptr + (start + offset * HEAD_DIM)[:, None] + dims[None, :], codes, mask=written[:, None])
     # The scales are fp32 words of the same page.
+    scale_ptr = cache_ptr.to(tl.pointer_type(tl.float32))
     tl.store(scale_ptr + (start + page_size * HEAD_DIM) // 4 + offset, scale, mask=written)

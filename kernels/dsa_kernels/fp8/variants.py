@@ -60,7 +60,7 @@ def variants(capability: int) -> list[KernelVariant]:
             "indexer_k_quant_and_cache",
             "bf16, ue8m0",
             indexer_k_kernel,
-            {"k_ptr": "*bf16", "cache_ptr": "*u8", "scale_ptr": "*fp32", "slot_ptr": "*i64"},
+            {"k_ptr": "*bf16", "cache_ptr": "*u8", "slot_ptr": "*i64"},
             {"HEAD_DIM": HEAD_DIM, "BLOCK": GROUP_BLOCK, "UE8M0": True},
             GROUP_WARPS,
         ),

@@ -1,0 +1,75 @@
+"""Tile configurations by target: what is compiled, for whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dsa_kernels.targets import has_small_shared_memory, has_warpgroup_mma
+
+#: Width of the indexer's q and k rows.
+HEAD_DIM = 128
+
+#: Most heads of the indexer.
+MAX_HEADS = 128
+
+#: Elements of one program of the kernels that widen q and fill with -inf.
+WIDEN_BLOCK = 2048
+CLEAN_BLOCK = 4096
+
+#: Elements that a program of the selection looks at in a step.
+SELECT_BLOCK = 4096
+SELECT_WARPS = 16
+
+#: A row is cut into parts of at least this many elements, and into at most this many parts.
+SMALLEST_PART = 4096
+MAX_PARTS = 128
+
+
+@dataclass(frozen=True)
+class LogitsConfig:
+    """How one program of a logits kernel is built.
+
+    Attributes:
+        block_n: keys of a program, decoded once and kept in registers.
+        columns: columns of the dot: query rows of a step times padded heads.
+        num_warps: warps of a program.
+        num_stages: depth of the pipeline over query rows.
+        row_block: query rows that pass over one tile of keys (ragged logits).
+    """
+
+    block_n: int
+    columns: int
+    num_warps: int
+    num_stages: int
+    row_block: int
+
+
+def padded_heads(num_heads: int) -> int:
+    """Heads as the kernels see them: a power of two of at least 16, the smallest MMA."""
+    return max(16, 1 << (num_heads - 1).bit_length())
+
+
+def rows_per_step(config: LogitsConfig, heads: int) -> int:
+    """Query rows that one dot covers, for a padded head count: several where a row has few heads."""
+    return max(1, config.columns // heads)
+
+
+def ragged_config(capability: int, heads: int) -> LogitsConfig:
+    """The configuration of `fp8_mqa_logits` for a target and a padded head count.
+
+    A tile of 128 keys over 4 warps keeps 64 registers of keys and, at 64 heads, 64 of sums in a thread; at 128 heads
+    twice the warps carry the sums.
+    """
+    del capability
+    if heads > 64:
+        return LogitsConfig(128, 128, 8, 2, 64)
+    return LogitsConfig(128, 64, 4, 3, 64)
+
+
+def paged_config(capability: int, heads: int) -> LogitsConfig:
+    """The configuration of `fp8_paged_mqa_logits` for a target and a padded head count."""
+    if heads > 64:
+        return LogitsConfig(128, 128, 8, 2, 1)
+    if has_warpgroup_mma(capability) or not has_small_shared_memory(capability):
+        return LogitsConfig(128, 64, 4, 2, 1)
+    return LogitsConfig(128, 64, 4, 2, 1)
