@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dsa_doctor.catalog.capability import SHARED_MEMORY_PER_BLOCK, Capability
+from dsa_doctor.catalog.capability import SHARED_MEMORY_PER_BLOCK, vllm_minimum
 from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.catalog.lookup import UnknownModelError, find_geometry
-from dsa_doctor.catalog.models import DEFAULT_MODEL
+from dsa_doctor.catalog.models import DEFAULT_MODEL, KNOWN_MODELS
 from dsa_doctor.catalog.targets import target_from_text
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import FACTS_SCHEMA_VERSION, Facts, Gpu, GpuInventory, SelectorQuery
@@ -31,9 +31,8 @@ class UsageError(ValueError):
 DEFAULT_TENSOR_PARALLEL_SIZE = 8
 """Where no GPU of this machine is judged: the usual node."""
 
-_MATRIX_HEADS = (8, 16, 32, 64, 128)
-_MATRIX_KV_CACHE_DTYPES = ("auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_ds_mla")
-_MATRIX_HEAD_SIZES = (576, 512)
+_MATRIX_RANKS = (1, 2, 4, 8, 16)
+_MATRIX_KV_CACHE_DTYPES = ("auto", "bfloat16", "fp8", "fp8_ds_mla")
 
 
 @dataclass(frozen=True)
@@ -143,17 +142,16 @@ def gather_with(environment: Environment, queries: Iterable[SelectorQuery] | Non
 
 
 def query_matrix() -> tuple[SelectorQuery, ...]:
-    """Return the questions whose answers a facts file holds: every capability, the shapes of the DSA models."""
-    return tuple(
-        SelectorQuery(
-            capability=str(capability), head_size=head_size, num_heads=heads, dtype="bfloat16", kv_cache_dtype=dtype
-        )
+    """Return the questions whose answers a facts file holds: every capability, and every known model's shapes."""
+    queries = [
+        query_for(known.geometry(), capability, Request(tensor_parallel_size=ranks, kv_cache_dtype=dtype))
         for capability in sorted(SHARED_MEMORY_PER_BLOCK)
-        if capability >= Capability(8, 0)
-        for head_size in _MATRIX_HEAD_SIZES
+        if capability >= vllm_minimum()
+        for known in KNOWN_MODELS
         for dtype in _MATRIX_KV_CACHE_DTYPES
-        for heads in _MATRIX_HEADS
-    )
+        for ranks in _MATRIX_RANKS
+    ]
+    return tuple(dict.fromkeys(queries))
 
 
 def _named_target(text: str | None) -> Target | None:

@@ -95,7 +95,10 @@ def _unresolved(case: Judgement) -> Judged:
 
 def _not_asked(case: Judgement) -> Judged:
     selector, vllm_import = case.facts.selector, case.facts.vllm_import
-    if selector.value is not None:
+    broken = _broken_answer(case)
+    if broken is not None:
+        cause, remedy = f"vLLM's selector broke on {case.query_text}: {broken}", ("pip install -U dsa-doctor",)
+    elif selector.value is not None:
         cause = f"these facts hold no answer of vLLM's selector for {case.query_text}"
         remedy = ("dsa-doctor check MODEL   # on the machine itself asks for exactly this case",)
     else:
@@ -104,6 +107,12 @@ def _not_asked(case: Judgement) -> Judged:
     summary = f"vLLM's backend selector could not be asked: {cause}."
     found = finding("DSA204", "unknown", summary, evidence=selector.evidence, remedy=remedy)
     return judged("attention", "unknown", summary, (found,))
+
+
+def _broken_answer(case: Judgement) -> str | None:
+    """Return the error of a question that broke, which says nothing about any backend."""
+    answers = case.facts.selector.value.answers if case.facts.selector.value is not None else ()
+    return next((one.error for one in answers if one.broke and one.query == case.query), None)
 
 
 def plugin_finding(case: Judgement) -> Finding:

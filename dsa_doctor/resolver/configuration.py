@@ -22,7 +22,7 @@ def configuration(case: Judgement, layers: tuple[Layer, ...]) -> Configuration |
         return None
     attention, indexer = states["attention"] == "plugin", states["indexer"] == "plugin"
     chosen = case.answer.chosen if case.answer is not None else None
-    default_block_size = PLUGIN_BLOCK_SIZE if attention else None
+    default_block_size = PLUGIN_BLOCK_SIZE if attention else case.answer.block_size if case.answer is not None else None
     return Configuration(
         attention_backend=TRITON_BACKEND if attention else chosen or "auto",
         kv_cache_dtype=plugin_kv_cache_dtype(case) if attention else case.request.kv_cache_dtype,

@@ -7,6 +7,7 @@ from dsa_doctor.resolver.judgement import Judged, Judgement, finding, judged
 from dsa_doctor.verdict.schema import Finding, Status
 
 _NEEDS = {need.op: need for need in DSA_OPS}
+_SEED_OP = "_C::dsv3_fused_a_gemm"
 _REINSTALL = "pip install --force-reinstall --no-deps vllm"
 
 
@@ -28,7 +29,7 @@ def judge_csrc(case: Judgement) -> Judged:
     ]
     if problems:
         return judged("csrc", "unresolved", problems[0].summary, tuple(problems))
-    unseen = _unseen_ops(csrc)
+    unseen = _unseen_ops(csrc) + _unrecognised_gate(case, csrc)
     if unseen:
         return judged("csrc", "unknown", unseen[0].summary, tuple(unseen))
     carried = _code_for_target(case, csrc)
@@ -97,6 +98,24 @@ def _unseen_ops(csrc: Csrc) -> list[Finding]:
     return [finding("DSA102", "unknown", summary, remedy=("pip install -U dsa-doctor",))]
 
 
+def _ungated(case: Judgement, csrc: Csrc) -> list[OpCode]:
+    """Return the op of the seed issue where this vLLM calls it without asking the capability."""
+    fingerprint = case.facts.fingerprint.value
+    if fingerprint is None or fingerprint.dsv3_fused_a_gemm_gate != "none":
+        return []
+    return [op for op in _without_code(case, csrc, "guarded") if op.op == _SEED_OP]
+
+
+def _unrecognised_gate(case: Judgement, csrc: Csrc) -> list[Finding]:
+    fingerprint = case.facts.fingerprint.value
+    if fingerprint is None or fingerprint.dsv3_fused_a_gemm_gate != "unrecognised":
+        return []
+    if all(op.op != _SEED_OP for op in _without_code(case, csrc, "guarded")):
+        return []
+    summary = f"dsv3_fused_a_gemm has no code for {case.gpu}, and whether this vLLM guards its call was not recognised."
+    return [finding("DSA104", "unknown", summary, remedy=("pip install -U dsa-doctor",))]
+
+
 def _broken(csrc: Csrc) -> list[Finding]:
     return [_damage(one, "fail") for one in csrc.extensions if one.problem and _is_central(one)]
 
@@ -146,7 +165,7 @@ def _foreign_code(case: Judgement, csrc: Csrc) -> list[Finding]:
 
 
 def _ops_without_code(case: Judgement, csrc: Csrc) -> list[Finding]:
-    lacking = _without_code(case, csrc, "required")
+    lacking = _without_code(case, csrc, "required") + _ungated(case, csrc)
     if not lacking:
         return []
     evidence = tuple(f"{op.op}: machine code {_list(op.machine_code)}, PTX {_list(op.ptx)}" for op in lacking)
@@ -157,7 +176,9 @@ def _ops_without_code(case: Judgement, csrc: Csrc) -> list[Finding]:
 
 
 def _unregistered(csrc: Csrc) -> list[Finding]:
-    lacking = tuple(op.op for op in _with_role(csrc, "required") if op.registered_for_cuda is False)
+    lacking = tuple(
+        op.op for op in _with_role(csrc, "required") if op.registered_for_cuda is False or op.implemented is False
+    )
     if not lacking:
         return []
     summary = f"torch has no CUDA implementation of {', '.join(lacking)}: a schema alone is registered."

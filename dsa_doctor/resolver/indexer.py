@@ -8,6 +8,12 @@ from dsa_doctor.verdict.schema import Finding
 
 _INSTALL = "pip install dsa-doctor   # replaces the DeepGEMM calls on GPUs that DeepGEMM does not support"
 
+_REMEDIES = {
+    "no_cuda_toolkit": "install a CUDA toolkit and set CUDA_HOME   # DeepGEMM compiles its kernels at run time",
+    "no_driver_or_cuda_torch": "run this check where the CUDA build of torch and the driver are installed",
+    "broken": "pip install --force-reinstall --no-deps vllm   # brings its copy of DeepGEMM anew",
+}
+
 
 def judge_indexer(case: Judgement) -> Judged:
     """Judge layer 3: DeepGEMM where the architecture supports it, else the plugin, else unresolved."""
@@ -73,17 +79,16 @@ def _on_deep_gemm(case: Judgement, copies: tuple[DeepGemmCopy, ...]) -> Judged:
     if True in outcomes:
         summary = f"DeepGEMM is installed, imports, and supports {case.gpu}."
         return judged("indexer", "native", summary, (finding("DSA304", "pass", summary, evidence=evidence),))
-    remedy = ("install a CUDA toolkit and set CUDA_HOME   # DeepGEMM compiles its kernels at run time",)
-    if case.target.is_elsewhere:
-        summary = (
-            f"DeepGEMM is installed and supports {case.gpu}; it cannot be imported on this machine, "
-            "which need not hold on the target."
-        )
+    remedy = tuple(dict.fromkeys(_REMEDIES[copy.failure or "broken"] for copy in copies))
+    broken = any(copy.failure == "broken" for copy in copies)
+    if case.target.is_elsewhere and not broken:
+        summary = f"DeepGEMM cannot be imported on this machine, which says nothing about the {case.gpu}."
+        served = f"DeepGEMM is installed and supports {case.gpu}."
         findings = (
-            finding("DSA304", "pass", f"DeepGEMM is installed and supports {case.gpu}.", evidence=evidence),
+            finding("DSA304", "pass", served, evidence=evidence),
             finding("DSA303", "warn", summary, evidence=evidence, remedy=remedy),
         )
-        return judged("indexer", "native", summary, findings)
+        return judged("indexer", "native", f"{served} {summary}", findings)
     if None in outcomes:
         summary = f"DeepGEMM supports {case.gpu}; whether it can be imported is unknown."
         return judged("indexer", "unknown", summary, (finding("DSA303", "unknown", summary, evidence=evidence),))

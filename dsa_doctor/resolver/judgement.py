@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from dsa_doctor.catalog.capability import Capability
 from dsa_doctor.catalog.findings import FINDINGS_BY_ID
 from dsa_doctor.catalog.geometry import ModelGeometry
-from dsa_doctor.facts.schema import Facts, SelectorAnswer
+from dsa_doctor.facts.schema import Facts, SelectorAnswer, SelectorQuery
 from dsa_doctor.resolver.plugin_gate import GateDecision
 from dsa_doctor.resolver.request import Request, Target
 from dsa_doctor.verdict.schema import LAYER_NUMBERS, Finding, Layer, LayerName, State, Status
@@ -21,8 +21,8 @@ class Judgement:
         target: the GPU to judge for.
         request: options of the launch.
         gate: whether the plugin serves this model here.
+        query: the question that vLLM's selector must have answered.
         answer: vLLM's own answer to this very query; None where it was not or could not be asked.
-        query_text: the query in words, for evidence.
     """
 
     facts: Facts
@@ -30,13 +30,21 @@ class Judgement:
     target: Target
     request: Request
     gate: GateDecision
+    query: SelectorQuery
     answer: SelectorAnswer | None
-    query_text: str
 
     @property
     def capability(self) -> Capability:
         """Return the target's capability."""
         return self.target.parsed
+
+    @property
+    def query_text(self) -> str:
+        """Return the query in words, for evidence."""
+        return (
+            f"head size {self.query.head_size}, {self.query.num_heads} heads per rank, {self.query.dtype}, "
+            f"KV cache {self.query.kv_cache_dtype}, compute capability {self.query.capability}"
+        )
 
     @property
     def gpu(self) -> str:

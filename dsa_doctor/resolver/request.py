@@ -69,6 +69,10 @@ def query_for(model: ModelGeometry, capability: Capability, request: Request) ->
         dtype=request.dtype,
         kv_cache_dtype=stock_kv_cache_dtype(model, request),
         block_size=request.block_size,
+        qk_nope_head_dim=model.qk_nope_head_dim,
+        qk_rope_head_dim=model.qk_rope_head_dim,
+        kv_lora_rank=model.kv_lora_rank,
+        index_topk=model.index_topk,
         backend=None if request.backend == TRITON_BACKEND else request.backend,
     )
 

@@ -78,11 +78,8 @@ def judgement_of(facts: Facts, *, model: ModelGeometry, target: Target, request:
         target=target,
         request=request,
         gate=model_gate(environment, model=model, kv_cache_dtype=request.kv_cache_dtype),
+        query=query,
         answer=_look_up(facts, query),
-        query_text=(
-            f"head size {query.head_size}, {query.num_heads} heads per rank, {query.dtype}, "
-            f"KV cache {query.kv_cache_dtype}, compute capability {query.capability}"
-        ),
     )
 
 
@@ -149,7 +146,7 @@ def undetermined(
 
 def _look_up(facts: Facts, query: SelectorQuery) -> SelectorAnswer | None:
     answers = facts.selector.value.answers if facts.selector.value is not None else ()
-    return next((answer for answer in answers if answer.query == query), None)
+    return next((answer for answer in answers if answer.query == query and not answer.broke), None)
 
 
 def _not_dsa(facts: Facts, model: ModelGeometry, target: Target, request: Request) -> Verdict:

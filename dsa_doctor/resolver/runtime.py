@@ -27,7 +27,11 @@ def _triton_e4m3(case: Judgement, *, by_plugin: bool) -> list[Finding]:
     if fingerprint is None or triton_has_e4m3(case.capability):
         return []
     found = []
-    unguarded = tuple(f"{one.kernel} in {one.file}" for one in fingerprint.triton_fp8_kernels if not one.guarded)
+    unguarded = tuple(
+        f"{one.kernel} in {one.file}"
+        for one in fingerprint.triton_fp8_kernels
+        if not one.guarded and (not one.architectures or case.model.architecture in one.architectures)
+    )
     if unguarded:
         summary = f"{len(unguarded)} Triton kernels of this vLLM on the DSA path use fp8e4nv, which Triton refuses here"
         if by_plugin:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from dsa_doctor.catalog.capability import Capability
+from dsa_doctor.catalog.models import find_model
 from dsa_doctor.catalog.ops import DSA_OPS
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import (
@@ -24,6 +26,7 @@ from dsa_doctor.facts.schema import (
     Software,
     TritonFp8Kernel,
 )
+from dsa_doctor.resolver import Request, query_for
 
 STOCK_ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 HOPPER_ONLY = ("sm_90a", "sm_100", "sm_120")
@@ -98,9 +101,10 @@ def stock_csrc(*, extensions: tuple[ExtensionModule, ...] | None = None, ops: tu
 
 
 def answer(capability: str, chosen: str | None, **changes: Any) -> SelectorAnswer:
-    query = SelectorQuery(
-        capability=capability, head_size=576, num_heads=8, dtype="bfloat16", kv_cache_dtype="auto"
-    ).model_copy(update={key: changes.pop(key) for key in tuple(changes) if key in SelectorQuery.model_fields})
+    model = changes.pop("model", "GLM-5-FP8")
+    query = query_for(find_model(model).geometry(), Capability.parse(capability), Request()).model_copy(
+        update={key: changes.pop(key) for key in tuple(changes) if key in SelectorQuery.model_fields}
+    )
     candidates = tuple(
         BackendCandidate(
             name=name, accepted=name == chosen, reasons=() if name == chosen else ("sparse not supported",)
@@ -139,17 +143,20 @@ def fingerprint(**changes: Any) -> Fingerprint:
         "topk_backend_setting": True,
         "topk_overflow_fix": False,
         "kv_b_proj_int32_bug": False,
+        "dsv3_fused_a_gemm_gate": "capability",
         "patch_targets": {"vllm.platforms.cuda._get_backend_priorities": "present"},
     }
     return Fingerprint(**{**fields, **changes})
 
 
-def deep_gemm(importable: bool | None = True) -> Observation[DeepGemm]:
+def deep_gemm(importable: bool | None = True, failure: str | None = None) -> Observation[DeepGemm]:
     if importable is None:
         tried = Observation[bool].unknown("the deep_gemm_import probe gave no answer within 60 s")
     else:
         tried = Observation[bool].ok(importable, evidence=() if importable else ("AssertionError: CUDA_HOME",))
-    return Observation[DeepGemm].ok(DeepGemm(copies=(DeepGemmCopy(source="vendored", importable=tried),)))
+    return Observation[DeepGemm].ok(
+        DeepGemm(copies=(DeepGemmCopy(source="vendored", importable=tried, failure=failure),))
+    )
 
 
 def facts(*gpus: Gpu, answers: tuple[SelectorAnswer, ...] = (), plugin: bool = False, **changes: Any) -> Facts:

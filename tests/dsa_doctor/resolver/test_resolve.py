@@ -5,7 +5,7 @@ import pytest
 from dsa_doctor.catalog.models import find_model
 from dsa_doctor.catalog.targets import target_from_text
 from dsa_doctor.facts.observation import Observation
-from dsa_doctor.facts.schema import Csrc, CudaToolkit, DeepGemm, Fingerprint, Selector, Software
+from dsa_doctor.facts.schema import Csrc, CudaToolkit, DeepGemm, Fingerprint, Selector, Software, TritonFp8Kernel
 from dsa_doctor.resolver import Request, Target, resolve
 from tests.dsa_doctor import facts_library as library
 
@@ -109,7 +109,7 @@ def test_blackwell_consumer_needs_to_ask_for_the_plugin():
 
 def test_glm_5_3_flash_is_refused_by_the_plugin():
     flash = find_model("GLM-5.3-Flash").geometry()
-    facts = library.a100_facts(plugin=True, answers=(library.answer("8.0", None, head_size=512),))
+    facts = library.a100_facts(plugin=True, answers=(library.answer("8.0", None, model="GLM-5.3-Flash"),))
     verdict = judge(facts, model=flash)
     assert verdict.exit_code == 24
     assert "GLM-5.3-Flash" in by_id(verdict, "DSA914").summary
@@ -153,9 +153,10 @@ def test_a_kv_cache_dtype_forced_by_the_checkpoint_is_served_as_bfloat16():
     assert by_id(verdict, "DSA903").status == "warn"
 
 
-def test_installed_is_not_importable():
+@pytest.mark.parametrize("failure", ["no_cuda_toolkit", "no_driver_or_cuda_torch"])
+def test_installed_is_not_importable(failure):
     """On the GPU's own machine a failing import is a failure; for a GPU elsewhere it is a warning."""
-    facts = library.h100_facts(deep_gemm=library.deep_gemm(importable=False))
+    facts = library.h100_facts(deep_gemm=library.deep_gemm(importable=False, failure=failure))
     here = judge(facts, target("h100", "this machine"))
     assert here.layers[2].state == "unresolved"
     assert here.exit_code == 16
@@ -163,6 +164,41 @@ def test_installed_is_not_importable():
     elsewhere = judge(facts, target("h100"))
     assert elsewhere.layers[2].state == "native"
     assert by_id(elsewhere, "DSA303").status == "warn"
+
+
+def test_a_broken_deep_gemm_is_broken_everywhere():
+    facts = library.h100_facts(deep_gemm=library.deep_gemm(importable=False, failure="broken"))
+    verdict = judge(facts, target("h100"))
+    assert verdict.layers[2].state == "unresolved"
+    assert "--force-reinstall" in by_id(verdict, "DSA303").remedy[0]
+
+
+@pytest.mark.parametrize(
+    ("gate", "state"), [("none", "unresolved"), ("unrecognised", "unknown"), ("capability", "upstream")]
+)
+def test_the_seed_op_without_code_is_no_fault_only_where_vllm_asks_the_capability(gate, state):
+    facts = library.a100_facts(
+        fingerprint=Observation[Fingerprint].ok(library.fingerprint(dsv3_fused_a_gemm_gate=gate))
+    )
+    assert judge(facts).layers[0].state == state
+
+
+def test_a_question_that_broke_says_nothing():
+    broke = library.answer("9.0", None, broke=True, error="TypeError: unexpected keyword")
+    verdict = judge(library.h100_facts(answers=(broke,)), target("h100"))
+    assert verdict.layers[1].state == "unknown"
+    assert "TypeError" in verdict.layers[1].reason
+
+
+def test_kernels_of_another_family_are_not_on_the_path():
+    kernels = (
+        TritonFp8Kernel(kernel="mine", file="a.py", guarded=False, architectures=("GlmMoeDsaForCausalLM",)),
+        TritonFp8Kernel(
+            kernel="other", file="b.py", guarded=False, architectures=("Glm5NextForConditionalGeneration",)
+        ),
+    )
+    fingerprint = Observation[Fingerprint].ok(library.fingerprint(triton_fp8_kernels=kernels))
+    assert by_id(judge(library.a100_facts(fingerprint=fingerprint)), "DSA901").evidence == ("mine in a.py",)
 
 
 def test_importable_unknown_is_unknown():
