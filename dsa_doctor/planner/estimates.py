@@ -1,0 +1,64 @@
+"""What vLLM needs beside weights and KV cache. Every figure here is an estimate and is labelled so in the plan.
+
+The terms follow the buffers that vLLM's profile run touches (model_executor/layers/sparse_attn_indexer.py,
+fused_moe, v1/attention/backends/mla/indexer.py, v1/sample): named, so that a reader can check each against a log.
+"""
+
+from dsa_doctor.catalog.geometry import ModelGeometry
+from dsa_doctor.planner.parallel import Parallel
+
+GIB = 2**30
+
+_USABLE = 0.99
+"""torch reports about one per cent less than a GPU's nominal memory (A100 80 GB: 79.25 GiB; H200 141 GB: 139.8 GiB)."""
+
+_CONTEXT = int(0.8 * GIB)
+_COLLECTIVES = int(1.2 * GIB)
+_GRAPHS = int(1.5 * GIB)
+_HIDDEN_COPIES = 6
+_LOGITS_COPIES = 2
+_INDEXER_LOGITS = 512 * 2**20
+"""VLLM_SPARSE_INDEXER_MAX_LOGITS_MB, vLLM's default."""
+_GATHER_TOKENS = 40
+"""Indexer rows that vLLM's prefill workspace holds per token of --max-model-len."""
+_MLA_CHUNK_TOKENS = 64 * 1024
+_DEFAULT_EXPERTS_PER_TOKEN = 8
+
+
+def usable_bytes(nominal: int) -> int:
+    """Return what torch reports as a GPU's total memory."""
+    return int(nominal * _USABLE)
+
+
+def fixed_bytes(parallel: Parallel) -> int:
+    """Return the CUDA context and, with several GPUs, the buffers of the collectives."""
+    return _CONTEXT + (_COLLECTIVES if parallel.world_size > 1 else 0)
+
+
+def graph_bytes(*, eager: bool) -> int:
+    """Return the CUDA graphs' own memory."""
+    return 0 if eager else _GRAPHS
+
+
+def activation_bytes(
+    model: ModelGeometry, parallel: Parallel, *, batched_tokens: int, sequences: int, max_model_len: int
+) -> int:
+    """Return the peak of temporary memory in vLLM's profile run: hidden states, experts, attention, indexer, logits."""
+    hidden = _HIDDEN_COPIES * batched_tokens * model.hidden_size * 2
+    experts = 0
+    if model.n_routed_experts:
+        width = max(2 * model.moe_intermediate_size // parallel.expert_ranks, model.hidden_size)
+        experts = batched_tokens * (model.num_experts_per_tok or _DEFAULT_EXPERTS_PER_TOKEN) * width * 2
+    heads = -(-model.num_attention_heads // parallel.tensor)
+    attention = 2 * batched_tokens * heads * max(model.head_size, model.head_dim, 1) * 2
+    indexer = 0
+    if model.uses_dsa:
+        per_head = model.qk_nope_head_dim + model.v_head_dim
+        attention += min(_MLA_CHUNK_TOKENS, 8 * max_model_len) * heads * per_head * 2
+        indexer = (
+            _INDEXER_LOGITS
+            + batched_tokens * (model.index_topk * 4 + model.index_n_heads * model.index_head_dim)
+            + _GATHER_TOKENS * max_model_len * (model.index_head_dim + 4)
+        )
+    logits = _LOGITS_COPIES * sequences * model.vocab_size * 4
+    return max(hidden + experts + attention + indexer, hidden + logits)

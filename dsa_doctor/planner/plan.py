@@ -1,0 +1,315 @@
+"""The memory plan: does a model fit on these GPUs, with what context, and what each line costs.
+
+Pure functions of a model's geometry, the hardware and the options. Bytes are per GPU, of the fullest pipeline stage.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import get_args
+
+from pydantic import Field
+
+from dsa_doctor.catalog.geometry import ModelGeometry
+from dsa_doctor.facts.observation import Fact
+from dsa_doctor.planner.cache import token_bytes
+from dsa_doctor.planner.checkpoint import Checkpoint
+from dsa_doctor.planner.estimates import GIB, activation_bytes, fixed_bytes, graph_bytes, usable_bytes
+from dsa_doctor.planner.parallel import Parallel, part_bytes, problems_of, rank_bytes, stage_weights
+from dsa_doctor.planner.storage import Label, storage_of, stored_bytes
+from dsa_doctor.planner.weights import Part
+
+MINIMUM_CONTEXT = 1024
+"""Tokens of context below which a launch is not called a fit where the user asked for none in particular."""
+COMFORTABLE_CONTEXT = 32768
+DEFAULT_UTILIZATION = 0.92
+"""vLLM's default for --gpu-memory-utilization since 0.26."""
+
+_LARGE_GPU = 70 * GIB
+_HUGE_GPU = 160 * GIB
+
+
+class Hardware(Fact):
+    """GPUs of one kind, the same number in every node."""
+
+    name: str
+    gpus_per_node: int = Field(ge=1)
+    nodes: int = Field(default=1, ge=1)
+    memory_bytes: int | None = Field(default=None, ge=0)
+    """Nominal memory of one GPU; None where it is not known."""
+    host_memory_bytes: int | None = None
+    """Memory of one node; None where it is not known."""
+
+
+class PlanOptions(Fact):
+    """What the launch asks for. None leaves a choice to the plan."""
+
+    parallel: Parallel
+    kv_cache_dtype: str = "auto"
+    attention_backend: str = "auto"
+    block_size: int = Field(default=64, ge=1)
+    gpu_memory_utilization: float = Field(default=DEFAULT_UTILIZATION, gt=0, le=1)
+    max_model_len: int | None = Field(default=None, ge=1)
+    max_num_seqs: int | None = Field(default=None, ge=1)
+    max_num_batched_tokens: int | None = Field(default=None, ge=1)
+    cpu_offload_gib: float = Field(default=0.0, ge=0)
+    enforce_eager: bool = False
+    mtp: bool = False
+
+
+class Line(Fact):
+    """One line of the plan."""
+
+    name: str
+    bytes: int
+    label: Label
+    note: str = ""
+
+
+class Plan(Fact):
+    """The memory plan of the fullest GPU."""
+
+    model: str
+    hardware: Hardware
+    parallel: Parallel
+    storage: str
+    lines: tuple[Line, ...]
+    """What the budget is spent on; they add up, with the KV cache, to the budget where the model fits."""
+    budget_bytes: int | None
+    """--gpu-memory-utilization times what torch can use; None where the memory is not known."""
+    kv_cache_bytes: int | None
+    """What is left for the KV cache; negative where even the weights do not fit."""
+    kv_token_bytes: int
+    indexer_token_bytes: int
+    """Part of kv_token_bytes."""
+    kv_tokens: int | None
+    """Tokens that the KV cache holds."""
+    max_model_len: int | None
+    """Context to launch with: what was asked for, else the largest that fits."""
+    native_context: int
+    largest_context: int | None
+    largest_batch: int | None
+    """Sequences of max_model_len that the KV cache holds at once."""
+    batched_tokens: int
+    sequences: int
+    sets_batch: bool = False
+    """Whether the plan chose batched_tokens and sequences below vLLM's defaults: they must then be given to it."""
+    fits: bool | None
+    """None where the memory of the GPU is not known."""
+    shortfall_bytes: int
+    """Missing per GPU; 0 where it fits."""
+    disk_bytes: int
+    parameters: int
+    mtp_parameters: int
+    """Parameters of the MTP layers, counted separately: on disk always, on the GPUs only with speculative decoding."""
+    host_bytes: int
+    """Pinned host memory per node that CPU offload takes."""
+    problems: tuple[str, ...] = ()
+    """Why vLLM would refuse these sizes whatever the memory."""
+
+
+def default_batch(memory_bytes: int | None, gpu_name: str) -> tuple[int, int]:
+    """Return vLLM's defaults for (--max-num-batched-tokens, --max-num-seqs) of a server on this GPU."""
+    memory = usable_bytes(memory_bytes or 0)
+    if memory >= _HUGE_GPU:
+        return 16384, 1024
+    if memory >= _LARGE_GPU and "a100" not in gpu_name.lower():
+        return 8192, 1024
+    return 2048, 256
+
+
+def plan(model: ModelGeometry, hardware: Hardware, options: PlanOptions, checkpoint: Checkpoint | None = None) -> Plan:
+    """Return the memory plan; weights are counted from the configuration, or from a local checkpoint where given.
+
+    Where the user left the batch open, vLLM's defaults are tried first and smaller ones after them, so that more memory
+    never turns a fit into a misfit.
+    """
+    default = default_batch(hardware.memory_bytes, hardware.name)
+    wanted = (options.max_num_batched_tokens, options.max_num_seqs)
+    tiers = [default, *(one for one in ((2048, 256), (2048, 16), (1024, 4)) if one[0] <= default[0] and one != default)]
+    batches = list(dict.fromkeys((wanted[0] or tokens, wanted[1] or sequences) for tokens, sequences in tiers))
+    plans = [_plan_with(model, hardware, options, checkpoint, batch) for batch in batches]
+    largest = max((one.largest_context or 0 for one in plans), default=0)
+    enough = options.max_model_len or min(COMFORTABLE_CONTEXT, largest, _native_context(model))
+    chosen = next((one for one in plans if one.fits and (one.max_model_len or 0) >= enough), None)
+    if chosen is None:
+        chosen = min(plans, key=lambda one: (not one.fits, one.shortfall_bytes))
+    left_alone = (chosen.batched_tokens, chosen.sequences) == batches[0]
+    return chosen.model_copy(
+        update={
+            "largest_context": largest if hardware.memory_bytes is not None else None,
+            "sets_batch": not left_alone,
+        }
+    )
+
+
+def _plan_with(
+    model: ModelGeometry,
+    hardware: Hardware,
+    options: PlanOptions,
+    checkpoint: Checkpoint | None,
+    batch: tuple[int, int],
+) -> Plan:
+    problems = problems_of(model, options.parallel)
+    stages = range(options.parallel.pipeline if options.parallel.pipeline <= model.num_hidden_layers else 1)
+    parallel = options.parallel if len(stages) > 1 else options.parallel.model_copy(update={"pipeline": 1})
+    spread = options.model_copy(update={"parallel": parallel})
+    plans = [_stage_plan(model, hardware, spread, checkpoint, stage, batch) for stage in stages]
+    # The stage with the least room decides: vLLM gives every stage the same number of KV blocks.
+    worst = min(plans, key=lambda one: (-one.shortfall_bytes, one.kv_tokens if one.kv_tokens is not None else 0))
+    fits = worst.fits if not problems else (None if worst.fits is None else False)
+    return worst.model_copy(update={"parallel": options.parallel, "problems": problems, "fits": fits})
+
+
+def _stage_plan(
+    model: ModelGeometry,
+    hardware: Hardware,
+    options: PlanOptions,
+    checkpoint: Checkpoint | None,
+    stage: int,
+    batch: tuple[int, int],
+) -> Plan:
+    parallel = options.parallel
+    rows, indexer = token_bytes(
+        model,
+        parallel,
+        stage,
+        kv_cache_dtype=options.kv_cache_dtype,
+        backend=options.attention_backend,
+        mtp=options.mtp,
+    )
+    static = _static_lines(model, options, checkpoint, stage)
+    budget = _budget(hardware, options)
+    native = _native_context(model)
+
+    def activations(context: int) -> int:
+        return activation_bytes(model, parallel, batched_tokens=batch[0], sequences=batch[1], max_model_len=context)
+
+    taken = sum(line.bytes for line in static)
+
+    def spare(context: int) -> int:
+        """Return what is left after one sequence of `context` tokens; negative where it does not fit."""
+        return (budget or 0) - taken - activations(context) - _blocks(context, options) * (rows + indexer)
+
+    largest = _largest(native, options, spare) if budget is not None else None
+    context = options.max_model_len or largest or min(MINIMUM_CONTEXT, native)
+    static.append(Line(name="activations", bytes=activations(context), label="estimated", note="vLLM's profile run"))
+    shortfall = max(0, -spare(context)) if budget is not None else 0
+    left = budget - taken - activations(context) if budget is not None else None
+    tokens = max(0, left) // (rows + indexer) // options.block_size * options.block_size if left is not None else None
+    on_disk = _disk(model)
+    return Plan(
+        model=model.name,
+        hardware=hardware,
+        parallel=parallel,
+        storage=storage_of(model).name,
+        lines=tuple(static),
+        budget_bytes=budget,
+        kv_cache_bytes=left,
+        kv_token_bytes=rows + indexer,
+        indexer_token_bytes=indexer,
+        kv_tokens=tokens,
+        max_model_len=context,
+        native_context=native,
+        largest_context=largest,
+        largest_batch=tokens // _blocks(context, options) if tokens is not None else None,
+        batched_tokens=batch[0],
+        sequences=batch[1],
+        fits=None if budget is None else shortfall == 0,
+        shortfall_bytes=shortfall,
+        disk_bytes=checkpoint.disk_bytes if checkpoint is not None else on_disk[0],
+        parameters=on_disk[1],
+        mtp_parameters=on_disk[2],
+        host_bytes=-min(0, *(line.bytes for line in static)) * hardware.gpus_per_node,
+    )
+
+
+def _static_lines(model: ModelGeometry, options: PlanOptions, checkpoint: Checkpoint | None, stage: int) -> list[Line]:
+    parallel = options.parallel
+    label: Label = "exact" if checkpoint is not None else storage_of(model).label
+    count = part_bytes if checkpoint is None else checkpoint.part_bytes
+    parts = count(model, parallel, stage, mtp=options.mtp)
+    lines = [Line(name=f"weights: {part}", bytes=parts[part], label=label) for part in get_args(Part) if part in parts]
+    absorbed = _absorbed_bytes(model, options, stage)
+    if absorbed:
+        note = "bf16 copies of kv_b_proj that vLLM makes for decode"
+        lines.append(Line(name="absorbed projections", bytes=absorbed, label="exact", note=note))
+    offloaded = _offloaded(model, options, stage)
+    if offloaded:
+        note = "--cpu-offload-gb keeps these weights in pinned host memory"
+        lines.append(Line(name="offloaded to the host", bytes=-offloaded, label=label, note=note))
+    note = "CUDA context" + (", collectives" if parallel.world_size > 1 else "")
+    lines.append(Line(name="reserve", bytes=fixed_bytes(parallel), label="estimated", note=note))
+    graphs = graph_bytes(eager=options.enforce_eager)
+    if graphs:
+        lines.append(Line(name="CUDA graphs", bytes=graphs, label="estimated"))
+    return lines
+
+
+@lru_cache(maxsize=256)
+def _absorbed_bytes(model: ModelGeometry, options: PlanOptions, stage: int) -> int:
+    """Return vLLM's W_UK_T and W_UV: bfloat16, heads of this rank, every layer of the stage."""
+    if not model.kv_lora_rank:
+        return 0
+    layers = sum(
+        1
+        for _, weight in stage_weights(model, options.parallel, stage, mtp=options.mtp)
+        if weight.name == "self_attn.kv_b_proj.weight"
+    )
+    heads = -(-model.num_attention_heads // options.parallel.tensor)
+    return layers * heads * model.kv_lora_rank * (model.qk_nope_head_dim + model.v_head_dim) * 2
+
+
+@lru_cache(maxsize=256)
+def _offloaded(model: ModelGeometry, options: PlanOptions, stage: int) -> int:
+    """Return the bytes that CPU offload takes off this GPU: decoder layers only, up to the given size."""
+    if not options.cpu_offload_gib:
+        return 0
+    layers = sum(
+        rank_bytes(weight, model, options.parallel, layer=layer)
+        for layer, weight in stage_weights(model, options.parallel, stage, mtp=False)
+        if layer is not None
+    )
+    return min(int(options.cpu_offload_gib * GIB), layers)
+
+
+def _budget(hardware: Hardware, options: PlanOptions) -> int | None:
+    if hardware.memory_bytes is None:
+        return None
+    return int(usable_bytes(hardware.memory_bytes) * options.gpu_memory_utilization)
+
+
+def _largest(native: int, options: PlanOptions, spare: Callable[[int], int]) -> int:
+    """Return the longest context that fits: a whole number of blocks, or the native one; 0 where none does."""
+    if spare(native) >= 0:
+        return native
+    low, high = 0, native // options.block_size
+    while low < high:
+        middle = (low + high + 1) // 2
+        if spare(middle * options.block_size) >= 0:
+            low = middle
+        else:
+            high = middle - 1
+    context = low * options.block_size
+    return context if context >= min(MINIMUM_CONTEXT, native) else 0
+
+
+def _blocks(context: int, options: PlanOptions) -> int:
+    """Return `context` rounded up to whole KV blocks."""
+    return -(-context // options.block_size) * options.block_size
+
+
+def _native_context(model: ModelGeometry) -> int:
+    return model.max_position_embeddings or COMFORTABLE_CONTEXT
+
+
+@lru_cache(maxsize=256)
+def _disk(model: ModelGeometry) -> tuple[int, int, int]:
+    """Return (bytes of the checkpoint, parameters, parameters of the MTP layers)."""
+    size = parameters = mtp = 0
+    for layer, weight in stage_weights(model, Parallel(), 0, mtp=True):
+        size += stored_bytes(weight, model, layer=layer)
+        if layer is not None and layer >= model.num_hidden_layers:
+            mtp += weight.count
+        else:
+            parameters += weight.count
+    return size, parameters, mtp

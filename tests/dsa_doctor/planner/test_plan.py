@@ -1,0 +1,152 @@
+"""Properties of the plan, and the shapes it proposes where a model does not fit."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsa_doctor.catalog.models import KNOWN_MODELS, find_model
+from dsa_doctor.catalog.targets import KNOWN_GPUS
+from dsa_doctor.planner import Hardware, Parallel, PlanOptions, nearest_shapes, plan
+
+GIB = 2**30
+MODELS = [known.geometry() for known in KNOWN_MODELS]
+
+
+@st.composite
+def launches(draw):
+    model = draw(st.sampled_from(MODELS))
+    tensor = draw(st.sampled_from([1, 2, 4, 8]))
+    parallel = Parallel(
+        tensor=tensor,
+        pipeline=draw(st.sampled_from([1, 2, 3, 4])),
+        data=draw(st.sampled_from([1, 1, 2])),
+        expert=draw(st.booleans()),
+    )
+    options = PlanOptions(
+        parallel=parallel,
+        kv_cache_dtype=draw(st.sampled_from(["auto", "bfloat16", "fp8", "fp8_ds_mla"])),
+        attention_backend=draw(st.sampled_from(["auto", "TRITON_MLA_SPARSE", "FLASHINFER_MLA_SPARSE"])),
+        gpu_memory_utilization=draw(st.floats(0.3, 1.0)),
+        max_model_len=draw(st.none() | st.integers(1, 1_100_000)),
+        max_num_seqs=draw(st.none() | st.integers(1, 2048)),
+        max_num_batched_tokens=draw(st.none() | st.integers(128, 32768)),
+        cpu_offload_gib=draw(st.sampled_from([0.0, 0.0, 20.0, 40.0, 400.0])),
+        enforce_eager=draw(st.booleans()),
+        mtp=draw(st.booleans()),
+    )
+    hardware = Hardware(
+        name=draw(st.sampled_from([gpu.name for gpu in KNOWN_GPUS])),
+        gpus_per_node=tensor,
+        nodes=parallel.pipeline * parallel.data,
+        memory_bytes=draw(st.integers(0, 400 * GIB)),
+    )
+    return model, hardware, options
+
+
+@settings(max_examples=60, deadline=None)
+@given(launches(), st.integers(1, 200 * GIB))
+def test_more_memory_never_turns_a_fit_into_a_misfit(launch, more):
+    model, hardware, options = launch
+    small = plan(model, hardware, options)
+    large = plan(model, hardware.model_copy(update={"memory_bytes": hardware.memory_bytes + more}), options)
+    assert not small.fits or large.fits
+    assert large.largest_context >= small.largest_context
+    if not large.fits:
+        assert not small.fits
+
+
+@settings(max_examples=60, deadline=None)
+@given(launches())
+def test_bytes_add_up(launch):
+    model, hardware, options = launch
+    found = plan(model, hardware, options)
+    spent = sum(line.bytes for line in found.lines)
+    assert spent + found.kv_cache_bytes == found.budget_bytes
+    assert found.host_bytes == -sum(min(0, line.bytes) for line in found.lines) * hardware.gpus_per_node
+    assert found.indexer_token_bytes <= found.kv_token_bytes
+    blocks = -(-found.max_model_len // options.block_size) if found.max_model_len else 0
+    needed = blocks * options.block_size * found.kv_token_bytes
+    if found.fits:
+        assert found.shortfall_bytes == 0
+        assert found.kv_cache_bytes >= needed
+        assert found.kv_tokens >= found.max_model_len
+        assert found.largest_batch >= 1
+        assert options.max_model_len is None or found.max_model_len == options.max_model_len
+    elif not found.problems:
+        assert found.shortfall_bytes == needed - found.kv_cache_bytes > 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(launches())
+def test_offload_and_fp8_never_make_it_worse(launch):
+    model, hardware, options = launch
+    before = plan(model, hardware, options)
+    more = options.model_copy(update={"cpu_offload_gib": options.cpu_offload_gib + 8})
+    assert plan(model, hardware, more).largest_context >= before.largest_context
+    fp8 = options.model_copy(update={"kv_cache_dtype": "fp8_ds_mla"})
+    assert (
+        plan(model, hardware, fp8).kv_token_bytes
+        <= plan(model, hardware, options.model_copy(update={"kv_cache_dtype": "bfloat16"})).kv_token_bytes
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "per_token"),
+    [("bfloat16", 78 * 576 * 2 + 78 * 132), ("fp8_ds_mla", 78 * 656 + 78 * 132)],
+)
+def test_kv_bytes_per_token(dtype, per_token):
+    hardware = Hardware(name="NVIDIA A100", gpus_per_node=8, memory_bytes=80 * GIB)
+    options = PlanOptions(parallel=Parallel(tensor=8), kv_cache_dtype=dtype, attention_backend="TRITON_MLA_SPARSE")
+    assert plan(find_model("GLM-5-FP8").geometry(), hardware, options).kv_token_bytes == per_token
+
+
+def test_unknown_memory_is_not_judged():
+    hardware = Hardware(name="NVIDIA GB10", gpus_per_node=1, memory_bytes=None)
+    found = plan(find_model("GLM-5-FP8").geometry(), hardware, PlanOptions(parallel=Parallel()))
+    assert found.fits is None
+    assert (found.budget_bytes, found.kv_cache_bytes, found.largest_context) == (None, None, None)
+    assert sum(line.bytes for line in found.lines) > 700e9
+
+
+def test_sizes_that_vllm_refuses_do_not_fit_whatever_the_memory():
+    hardware = Hardware(name="NVIDIA H200", gpus_per_node=32, memory_bytes=1000 * GIB)
+    found = plan(find_model("GLM-5-FP8").geometry(), hardware, PlanOptions(parallel=Parallel(tensor=32)))
+    assert found.fits is False
+    assert any("moe_intermediate_size 2048 over 32 ranks" in one for one in found.problems)
+
+
+def test_one_a100_node_is_rejected_with_the_shortfall_and_shapes_that_fit():
+    model = find_model("GLM-5-FP8").geometry()
+    hardware = Hardware(name="NVIDIA A100 80GB", gpus_per_node=8, memory_bytes=80 * GIB)
+    options = PlanOptions(parallel=Parallel(tensor=8))
+    found = plan(model, hardware, options)
+    assert found.fits is False
+    assert 15 * GIB < found.shortfall_bytes < 25 * GIB
+    shapes = nearest_shapes(model, hardware, options)
+    assert [shape.what.split(" ")[0] for shape in shapes] == ["--nodes", "--cpu-offload-gb"]
+    assert shapes[0].plan.parallel.pipeline == 2
+    assert "GiB of pinned host memory" in shapes[1].cost
+    assert all(shape.plan.fits for shape in shapes)
+
+
+def test_offload_is_not_proposed_where_the_host_has_not_the_memory():
+    model = find_model("GLM-5-FP8").geometry()
+    hardware = Hardware(name="NVIDIA A100", gpus_per_node=8, memory_bytes=80 * GIB, host_memory_bytes=64 * GIB)
+    shapes = nearest_shapes(model, hardware, PlanOptions(parallel=Parallel(tensor=8)))
+    assert not any("offload" in shape.what for shape in shapes)
+
+
+def test_a_context_too_long_is_answered_with_a_shorter_one_and_with_fp8():
+    model = find_model("GLM-5.2-FP8").geometry()
+    hardware = Hardware(name="NVIDIA H200", gpus_per_node=8, memory_bytes=141 * GIB)
+    options = PlanOptions(parallel=Parallel(tensor=8), max_model_len=420_000, kv_cache_dtype="bfloat16")
+    assert plan(model, hardware, options).fits is False
+    shapes = {shape.what.split(" ")[0]: shape for shape in nearest_shapes(model, hardware, options)}
+    assert {"--max-model-len", "--kv-cache-dtype"} <= shapes.keys()
+    assert shapes["--max-model-len"].plan.max_model_len < 420_000
+
+
+def test_another_quantisation_is_proposed_by_name():
+    hardware = Hardware(name="NVIDIA H200", gpus_per_node=8, memory_bytes=141 * GIB)
+    shapes = nearest_shapes(find_model("GLM-5").geometry(), hardware, PlanOptions(parallel=Parallel(tensor=8)))
+    assert "GLM-5-FP8" in {shape.what for shape in shapes}

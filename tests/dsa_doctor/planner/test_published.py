@@ -1,0 +1,112 @@
+"""Runs that other people published: the planner must agree with what fitted and what did not."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from dsa_doctor.catalog.geometry import geometry_from_config
+from dsa_doctor.catalog.models import find_model
+from dsa_doctor.planner import Hardware, Parallel, PlanOptions, plan
+from dsa_doctor.planner.cache import token_bytes
+from dsa_doctor.planner.parallel import part_bytes
+
+GIB = 2**30
+AWQ = {"quant_method": "compressed-tensors", "config_groups": {}}
+NVFP4 = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One published run."""
+
+    id: str
+    source: str
+    model: str
+    gpu: str
+    memory_gib: int
+    parallel: Parallel
+    fits: bool
+    options: dict = field(default_factory=dict)
+    quantization: dict | None = None
+    nodes: int = 1
+
+
+TP8 = Parallel(tensor=8)
+RUNS = (
+    Run("seed run", "vllm-project/vllm#38006", "GLM-5-FP8", "NVIDIA A800-SXM4-80GB", 80, TP8, True,
+        {"max_model_len": 1024, "cpu_offload_gib": 40, "max_num_seqs": 16, "enforce_eager": True}),
+    Run("seed run without offload", "vllm-project/vllm#38006", "GLM-5-FP8", "NVIDIA A800-SXM4-80GB", 80, TP8, False,
+        {"max_model_len": 1024, "max_num_seqs": 16, "enforce_eager": True}),
+    Run("GLM-5.2 in int4 on one A100 node", "vllm-project/vllm#38476", "GLM-5.2", "NVIDIA A100-SXM4-80GB", 80, TP8,
+        True, {"max_model_len": 32768}, AWQ),
+    Run("GLM-5.3 in nvfp4 on two A100 nodes", "wtdcode/vllm-backport#38", "GLM-5.2", "NVIDIA A100-SXM4-80GB", 80,
+        Parallel(tensor=8, pipeline=2, expert=True), True,
+        {"max_model_len": 524288, "max_num_seqs": 8, "kv_cache_dtype": "bfloat16", "block_size": 128,
+         "gpu_memory_utilization": 0.94}, NVFP4, nodes=2),
+    Run("GLM-5 FP8 on 8 H200", "recipe zai-org/GLM-5 of vllm-project/recipes", "GLM-5-FP8", "NVIDIA H200", 141, TP8,
+        True, {"max_model_len": 202752}),
+    Run("GLM-5 in bf16 on 8 H200", "the same recipe: needs several nodes", "GLM-5", "NVIDIA H200", 141, TP8, False),
+    Run("GLM-5.2 FP8 on 8 B200, whole context", "recipe zai-org/GLM-5.2 of vllm-project/recipes", "GLM-5.2-FP8",
+        "NVIDIA B200", 180, TP8, True,
+        {"max_model_len": 1048576, "max_num_seqs": 32, "kv_cache_dtype": "fp8_e4m3", "mtp": True,
+         "attention_backend": "FLASHMLA_SPARSE"}),
+    Run("GLM-5.3 FP8 on 8 H200, whole context", "vllm-project/recipes#893: --max-model-len is required",
+        "GLM-5.2-FP8", "NVIDIA H200", 141, TP8, False,
+        {"max_model_len": 1048576, "kv_cache_dtype": "fp8", "attention_backend": "FLASHMLA_SPARSE"}),
+    Run("GLM-5.3 FP8 on 8 H200, shorter", "vllm-project/recipes#893", "GLM-5.2-FP8", "NVIDIA H200", 141, TP8, True,
+        {"max_model_len": 147456, "kv_cache_dtype": "fp8", "attention_backend": "FLASHMLA_SPARSE"}),
+    Run("DeepSeek-V3.2 on 8 H200", "recipe deepseek-ai/DeepSeek-V3.2 of vllm-project/recipes", "DeepSeek-V3.2",
+        "NVIDIA H200", 141, TP8, True, {"max_model_len": 163840}),
+    Run("DeepSeek-V3.2 on 8 H200, TP2 DP4", "LMCache/LMCache#2521", "DeepSeek-V3.2", "NVIDIA H200", 141,
+        Parallel(tensor=2, data=4, expert=True), True, {"max_model_len": 163840}),
+    Run("DeepSeek-V3.2 on 8 A100", "vllm-project/vllm#38006, comments: does not fit one node", "DeepSeek-V3.2",
+        "NVIDIA A100-SXM4-80GB", 80, TP8, False, {"max_model_len": 4096}),
+)  # fmt: skip
+
+
+def _model(run):
+    known = find_model(run.model)
+    if run.quantization is None:
+        return known.geometry()
+    config = {**known.config, "quantization_config": run.quantization}
+    return geometry_from_config(config, name=run.model, source="test")
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.id)
+def test_the_plan_agrees_with_a_published_run(run):
+    hardware = Hardware(name=run.gpu, gpus_per_node=8, nodes=run.nodes, memory_bytes=run.memory_gib * GIB)
+    found = plan(_model(run), hardware, PlanOptions(parallel=run.parallel, **run.options))
+    assert found.fits is run.fits, f"{run.source}: shortfall {found.shortfall_bytes / GIB:.1f} GiB"
+
+
+def test_kv_bytes_are_those_that_vllm_moved():
+    """vllm-project/recipes#893 counted the bytes of a prompt's KV cache over 8 ranks, fp8, blocks of 64 tokens."""
+    model = find_model("GLM-5.2-FP8").geometry()
+    rows, indexer = token_bytes(model, TP8, 0, kv_cache_dtype="fp8", backend="FLASHMLA_SPARSE", mtp=False)
+    for prompt, moved in ((138_615, 59_763_793_920), (44_498, 19_111_157_760)):
+        tokens = moved // (8 * (rows + indexer))
+        assert tokens * 8 * (rows + indexer) == moved
+        assert tokens % 64 == 0
+        assert 0 <= prompt - tokens < 256
+
+
+@pytest.mark.parametrize(
+    ("model", "gigabytes", "source"),
+    [
+        ("GLM-5-FP8", 756, "recipe zai-org/GLM-5: about 756 GB on disk"),
+        ("GLM-5", 1507, "model card: 754 B parameters with the MTP layer, in bf16"),
+        ("DeepSeek-V3.2", 685, "model card: 685 B parameters with the MTP layer, in FP8"),
+    ],
+)
+def test_the_checkpoint_has_its_published_size(model, gigabytes, source):
+    hardware = Hardware(name="NVIDIA H200", gpus_per_node=8, memory_bytes=141 * GIB)
+    found = plan(find_model(model).geometry(), hardware, PlanOptions(parallel=TP8))
+    assert found.disk_bytes / 1e9 == pytest.approx(gigabytes, rel=0.005), source
+
+
+def test_weights_per_rank_of_deepseek_v3():
+    """HabanaAI/vllm-fork#809: DeepSeek-R1 at TP8 took 79.41 GiB per device (no indexer there)."""
+    config = {**find_model("DeepSeek-V3.2").config, "index_topk": 0}
+    model = geometry_from_config(config, name="R1", source="test")
+    parts = part_bytes(model, TP8, 0, mtp=False)
+    assert sum(parts.values()) / GIB == pytest.approx(79.41, rel=0.005)
