@@ -12,7 +12,7 @@ from dsa_kernels.aot.variants import KernelVariant
 from dsa_kernels.targets import shared_memory_limit
 
 #: Index and scale words may be loaded 4 bytes at a time; the rows themselves must dominate, 16 bytes at a time.
-MINIMAL_WIDE_SHARE = 0.6
+MINIMAL_WIDE_SHARE = 0.5
 
 #: Environment under which Triton would not compile for the target it is asked for.
 MISLEADING_ENVIRONMENT = ("TRITON_INTERPRET", "TRITON_OVERRIDE_ARCH")
@@ -54,7 +54,8 @@ def compile_variant(variant: KernelVariant, capability: int) -> CompiledReport:
     try:
         return _compile(variant, capability, limit)
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # Triton wraps what went wrong in an error that shows the source; the cause is the message.
+        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
         reason = f"does not compile: {type(error).__name__}: {lines[-1] if lines else ''}"
         return CompiledReport(variant, capability, 0, 0, 0, limit, False, False, reason)
 

@@ -1,0 +1,55 @@
+"""Tile configurations by target: what is compiled, for whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dsa_kernels.targets import has_small_shared_memory, has_warpgroup_mma
+
+#: Latent width of a row, which is also the width of a value.
+LATENT_DIM = 512
+
+#: Bytes of one token of the fp8_ds_mla cache: 512 e4m3 codes, 4 fp32 scales, 64 bf16 rope values.
+FP8_TOKEN_BYTES = 656
+
+#: Most parts that a selection is cut into.
+MAX_SPLITS = 64
+
+#: Columns and parts that one program of the merge holds at a time.
+MERGE_COLUMNS = 128
+MERGE_PARTS = 8
+
+
+@dataclass(frozen=True)
+class TileConfig:
+    """How one program of the attention kernel is built.
+
+    Attributes:
+        block_h: heads of a program (a multiple of 16, the smallest MMA).
+        block_n: gathered rows of a step.
+        num_warps: warps of a program.
+        num_stages: depth of the pipeline: steps whose rows are in flight or in use.
+        programs_per_sm: programs that one multiprocessor should be given before a selection is left whole.
+    """
+
+    block_h: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+    programs_per_sm: int
+
+
+def tile_config(capability: int, num_heads: int, fp8: bool) -> TileConfig:
+    """The default configuration for a target, a head count and a cache format.
+
+    Up to 16 heads the op is bound by gathering: small programs, several on a multiprocessor. From 17 heads it is bound
+    by the matrix units: more heads share each gathered row, as registers and shared memory allow.
+    """
+    small = has_small_shared_memory(capability)
+    if num_heads <= 16:
+        return TileConfig(16, 16, 4, 2, 2) if small else TileConfig(16, 32, 8, 2, 2)
+    if num_heads <= 32 or small or fp8:
+        return TileConfig(32, 32, 8, 2, 1)
+    if has_warpgroup_mma(capability):
+        return TileConfig(64, 32, 8, 3, 1)
+    return TileConfig(64, 32, 8, 2, 1)

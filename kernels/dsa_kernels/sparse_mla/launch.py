@@ -1,0 +1,148 @@
+"""From checked tensors to kernel launches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from dsa_kernels.sparse_mla.config import LATENT_DIM, MAX_SPLITS, MERGE_COLUMNS, MERGE_PARTS
+from dsa_kernels.sparse_mla.kernels import attend_kernel, merge_kernel
+from dsa_kernels.sparse_mla.plan import LaunchPlan
+
+_LOG2_E = 1.4426950408889634
+
+
+@dataclass(frozen=True)
+class CacheView:
+    """A cache as the kernel addresses it: three tensors over the same rows, and where a row starts.
+
+    Attributes:
+        latent: starts at the latent part (bf16, fp16, or int32 words of four fp8 codes).
+        scales: starts at the fp32 scales of an fp8 token; the latent tensor itself otherwise.
+        rope: starts at the rope part; the latent tensor itself where there is none.
+        rope_dim: 64 or 0.
+        fp8: whether rows are fp8_ds_mla tokens.
+        num_rows: rows that an index may name.
+        page_size: 0 when every row lies one row stride after the last, else rows of a page.
+        page_stride: bytes from page to page (0 when page_size is 0).
+        row_stride: bytes from row to row.
+    """
+
+    latent: torch.Tensor
+    scales: torch.Tensor
+    rope: torch.Tensor
+    rope_dim: int
+    fp8: bool
+    num_rows: int
+    page_size: int
+    page_stride: int
+    row_stride: int
+
+
+def _sixteenths(tensor: torch.Tensor, dimension: int) -> int:
+    return tensor.stride(dimension) * tensor.element_size() // 16
+
+
+def launch(
+    q: torch.Tensor,
+    cache: CacheView,
+    indices: torch.Tensor,
+    sm_scale: float,
+    attn_sink: torch.Tensor | None,
+    topk_length: torch.Tensor | None,
+    out: torch.Tensor,
+    plan: LaunchPlan,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run the plan; arguments are checked already.
+
+    Every allocation depends on shapes and the plan alone, nothing waits for the device.
+
+    Args:
+        q: [s_q, h_q, LATENT + rope].
+        cache: the rows.
+        indices: [s_q, 1, topk] int32.
+        sm_scale: scale of the logits.
+        attn_sink: [h_q] fp32 or None.
+        topk_length: [s_q] int32 or None.
+        out: [s_q, h_q, LATENT], written.
+        plan: from `plan_launch`.
+
+    Returns:
+        max_logits and lse, [s_q, h_q] fp32.
+    """
+    num_tokens, num_heads = q.shape[0], q.shape[1]
+    max_logits = torch.empty((num_tokens, num_heads), dtype=torch.float32, device=q.device)
+    lse = torch.empty_like(max_logits)
+    if num_tokens == 0:
+        return max_logits, lse
+    splits = plan.num_splits
+    if splits > 1:
+        partial = torch.empty((num_tokens, splits, num_heads, LATENT_DIM), dtype=torch.float32, device=q.device)
+        partial_max = torch.empty((num_tokens, splits, num_heads), dtype=torch.float32, device=q.device)
+        partial_sum = torch.empty_like(partial_max)
+    else:
+        # Never touched, but the compiled kernel is the same: same types, same alignment.
+        partial = partial_max = partial_sum = max_logits
+    sink = lse if attn_sink is None else attn_sink
+    config = plan.config
+    attend_kernel[(num_tokens * splits * plan.num_head_blocks,)](
+        q,
+        cache.latent,
+        cache.scales,
+        cache.rope,
+        indices,
+        indices if topk_length is None else topk_length,
+        sink,
+        out,
+        max_logits,
+        lse,
+        partial,
+        partial_max,
+        partial_sum,
+        sm_scale * _LOG2_E,
+        num_heads,
+        plan.num_head_blocks,
+        cache.num_rows,
+        indices.shape[2],
+        splits,
+        int(topk_length is not None),
+        int(attn_sink is not None),
+        _sixteenths(q, 0),
+        _sixteenths(q, 1),
+        cache.page_stride // 16,
+        cache.row_stride // 16,
+        indices.stride(0),
+        _sixteenths(out, 0),
+        _sixteenths(out, 1),
+        LATENT=LATENT_DIM,
+        ROPE=cache.rope_dim,
+        FP8=cache.fp8,
+        PAGE_SIZE=cache.page_size,
+        BLOCK_H=config.block_h,
+        BLOCK_N=config.block_n,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+    )
+    if splits > 1:
+        merge_kernel[(num_tokens * num_heads, LATENT_DIM // MERGE_COLUMNS)](
+            partial,
+            partial_max,
+            partial_sum,
+            sink,
+            out,
+            max_logits,
+            lse,
+            num_heads,
+            splits,
+            int(attn_sink is not None),
+            _sixteenths(out, 0),
+            _sixteenths(out, 1),
+            LATENT=LATENT_DIM,
+            BLOCK_D=MERGE_COLUMNS,
+            BLOCK_S=MERGE_PARTS,
+            MAX_SPLITS=MAX_SPLITS,
+            num_warps=2,
+            num_stages=2,
+        )
+    return max_logits, lse

@@ -1,0 +1,99 @@
+"""The specialisations that serving meets on a target, for ahead-of-time compilation."""
+
+from __future__ import annotations
+
+from dsa_kernels.aot.variants import KernelVariant
+from dsa_kernels.sparse_mla.config import LATENT_DIM, MAX_SPLITS, MERGE_COLUMNS, MERGE_PARTS, TileConfig, tile_config
+from dsa_kernels.sparse_mla.kernels import attend_kernel, merge_kernel
+
+#: Head counts that reach every configuration: one of each class of `tile_config`.
+HEAD_CLASSES = (16, 32, 128)
+
+_FP32_POINTERS = ("sink_ptr", "max_logits_ptr", "lse_ptr", "partial_ptr", "partial_max_ptr", "partial_sum_ptr")
+_ROW_POINTERS = ("q_ptr", "latent_ptr", "scale_ptr", "rope_ptr", "out_ptr")
+_ALIGNED = frozenset((*_ROW_POINTERS, "partial_ptr", "partial_max_ptr", "partial_sum_ptr"))
+
+
+def attend_variant(
+    config: TileConfig, dtype: str = "bf16", rope: int = 64, fp8: bool = False, page_size: int = 0
+) -> KernelVariant:
+    """The attention kernel for a configuration, as a launch would specialise it."""
+    row = "i32" if fp8 else dtype
+    constexprs: dict[str, object] = {
+        "LATENT": LATENT_DIM,
+        "ROPE": rope,
+        "FP8": fp8,
+        "PAGE_SIZE": page_size,
+        "BLOCK_H": config.block_h,
+        "BLOCK_N": config.block_n,
+    }
+    pointers = {
+        "q_ptr": f"*{dtype}",
+        "latent_ptr": f"*{row}",
+        "scale_ptr": "*fp32" if fp8 else f"*{row}",
+        "rope_ptr": "*bf16" if fp8 else f"*{row}",
+        "indices_ptr": "*i32",
+        "length_ptr": "*i32",
+        "out_ptr": f"*{dtype}",
+        **dict.fromkeys(_FP32_POINTERS, "*fp32"),
+        "scale_log2": "fp32",
+    }
+    signature = {
+        name: "constexpr" if name in constexprs else pointers.get(name, "i32") for name in attend_kernel.arg_names
+    }
+    layout = f"{'fp8_ds_mla' if fp8 else dtype} {LATENT_DIM}+{rope}"
+    pages = f", pages of {page_size}" if page_size else ""
+    return KernelVariant(
+        op="sparse_mla_with_kvcache" if fp8 or page_size else "sparse_mla_fwd",
+        name=f"{layout}, q {dtype}, {config.block_h} heads x {config.block_n} rows{pages}",
+        kernel=attend_kernel,
+        signature=signature,
+        constexprs=constexprs,
+        divisible_by_16=_ALIGNED,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+        wide_copies=True,
+    )
+
+
+def merge_variant(dtype: str = "bf16") -> KernelVariant:
+    """The kernel that merges the parts of a split selection."""
+    constexprs: dict[str, object] = {
+        "LATENT": LATENT_DIM,
+        "BLOCK_D": MERGE_COLUMNS,
+        "BLOCK_S": MERGE_PARTS,
+        "MAX_SPLITS": MAX_SPLITS,
+    }
+    pointers = {**dict.fromkeys(_FP32_POINTERS, "*fp32"), "out_ptr": f"*{dtype}"}
+    return KernelVariant(
+        op="sparse_mla_fwd",
+        name=f"merge of parts, {dtype}",
+        kernel=merge_kernel,
+        signature={
+            name: "constexpr" if name in constexprs else pointers.get(name, "i32") for name in merge_kernel.arg_names
+        },
+        constexprs=constexprs,
+        divisible_by_16=frozenset(("partial_ptr", "partial_max_ptr", "partial_sum_ptr", "out_ptr")),
+        num_warps=2,
+        num_stages=2,
+        wide_copies=False,
+    )
+
+
+def variants(capability: int) -> list[KernelVariant]:
+    """Every default variant on `capability` (80 means 8.0)."""
+    found = {}
+    for heads in HEAD_CLASSES:
+        plain = tile_config(capability, heads, fp8=False)
+        packed = tile_config(capability, heads, fp8=True)
+        for variant in (
+            *(attend_variant(plain, dtype, rope) for dtype in ("bf16", "fp16") for rope in (64, 0)),
+            attend_variant(plain, page_size=64),
+            *(attend_variant(packed, dtype, fp8=True) for dtype in ("bf16", "fp16")),
+            attend_variant(packed, fp8=True, page_size=64),
+        ):
+            found[variant.op, variant.name] = variant
+    for dtype in ("bf16", "fp16"):
+        merge = merge_variant(dtype)
+        found[merge.op, merge.name] = merge
+    return list(found.values())

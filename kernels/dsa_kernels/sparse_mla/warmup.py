@@ -1,0 +1,43 @@
+"""Compile, before serving, every kernel that a serving shape can reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from dsa_kernels.sparse_mla.config import FP8_TOKEN_BYTES
+from dsa_kernels.sparse_mla.interface import sparse_mla_with_kvcache
+
+
+def warmup_sparse_mla(
+    num_heads: int,
+    head_dim: int = 576,
+    dtype: torch.dtype = torch.bfloat16,
+    kv_formats: Sequence[str] = ("bf16",),
+    page_size: int = 64,
+    device: torch.device | str = "cuda",
+) -> None:
+    """Compile the kernels for one model on one device, so that nothing compiles during graph capture or serving.
+
+    What specialises: the dtype of q, the head dimension, the head count's class (up to 16, 17 to 32, above), the cache
+    format, and the page size where pages lie apart in memory. What does not: number of tokens, top-k, cache size,
+    strides, alignment of indices, presence of a sink or of lengths, whether the selection is split.
+
+    Args:
+        num_heads: query heads of this rank.
+        head_dim: 576 or 512.
+        dtype: dtype of q.
+        kv_formats: formats to be met: "bf16", "fp8_ds_mla".
+        page_size: rows of a page of the cache.
+        device: where to compile.
+    """
+    for kv_format in kv_formats:
+        fp8 = kv_format == "fp8_ds_mla"
+        width, row_dtype = (FP8_TOKEN_BYTES, torch.uint8) if fp8 else (head_dim, dtype)
+        pages = torch.zeros((4, page_size, 1, width), dtype=row_dtype, device=device)
+        for cache in (pages, pages[::2]):
+            q = torch.zeros((1, num_heads, head_dim), dtype=dtype, device=device)
+            # One token and a wide selection: split, so that the merge is compiled too.
+            indices = torch.full((1, 1, 256), -1, dtype=torch.int32, device=device)
+            sparse_mla_with_kvcache(q, cache, indices, 1.0, kv_format=kv_format)
