@@ -1,4 +1,4 @@
-"""The attention backend TRITON_MLA_SPARSE: sparse MLA on dsa_kernels, for vLLM releases with and without strided blocks.
+"""The attention backend TRITON_MLA_SPARSE: sparse MLA on dsa_kernels, in every vLLM release that has the base classes.
 
 Everything that differs between releases is told by what the base classes offer, never by a version number.
 """
@@ -163,8 +163,8 @@ class TritonMLASparseImpl(SparseMLACommonImpl):  # type: ignore[misc]
             raise NotImplementedError(f"{BACKEND_NAME}: --kv-cache-dtype {kv_cache_dtype}; accepted: {accepted}")
         if not patching.is_applied():
             raise RuntimeError(
-                f"{BACKEND_NAME} was selected, but this process's indexer was not patched: the model class did not come "
-                "from dsa-doctor's plugin. Leave model_class_overrides and other model plugins out, or set "
+                f"{BACKEND_NAME} was selected, but this process's indexer was not patched: the model class did not "
+                "come from dsa-doctor's plugin. Leave model_class_overrides and other model plugins out, or set "
                 "DSA_DOCTOR_PLUGIN=off."
             )
         super().__init__(
@@ -187,7 +187,7 @@ class TritonMLASparseImpl(SparseMLACommonImpl):  # type: ignore[misc]
         self.supports_quant_query_input = False
         self.kv_format = "fp8_ds_mla" if kv_cache_dtype == "fp8_ds_mla" else "bf16"
         if not hasattr(mla_attention, "_get_kv_b_proj_input_dtype"):
-            self.kv_b_proj = _ProjectionWithModelDtype(self.kv_b_proj)
+            self.kv_b_proj: Any = _ProjectionWithModelDtype(mla_arguments["kv_b_proj"])
 
     def forward_mqa(
         self,

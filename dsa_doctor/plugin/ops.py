@@ -1,7 +1,7 @@
 """Which implementation serves: the Triton kernels, or their PyTorch references where that was chosen openly.
 
-`DSA_DOCTOR_KERNELS=reference` chooses the references by name, `DSA_DOCTOR_KERNELS=triton` the kernels; unset, tensors on
-a CPU take the references, since nothing else exists there. A GPU never falls back by itself.
+`DSA_DOCTOR_KERNELS=reference` chooses the references by name, `DSA_DOCTOR_KERNELS=triton` the kernels; unset, tensors
+on a CPU take the references, since nothing else exists there. A GPU never falls back by itself.
 """
 
 import os
@@ -91,7 +91,10 @@ def fp8_paged_mqa_logits(
 def topk_indices(
     logits: torch.Tensor, row_starts: torch.Tensor | None, row_ends: torch.Tensor, k: int, out: torch.Tensor
 ) -> None:
-    """Write the positions of the k largest logits of each row, relative to its start (None: column 0) and padded with -1."""
+    """Write the positions of the k largest logits of each row to `out`, padded with -1.
+
+    Positions count from the row's start; None means column 0.
+    """
     import dsa_kernels.indexer as ops
 
     if uses_references(logits.device.type):

@@ -83,7 +83,7 @@ def _verify(module: Any, patch: Patch) -> None:
 
 
 def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
-    marks = {
+    marks: dict[object, str] = {
         inspect.Parameter.VAR_POSITIONAL: "*",
         inspect.Parameter.KEYWORD_ONLY: "*,",
         inspect.Parameter.VAR_KEYWORD: "**",

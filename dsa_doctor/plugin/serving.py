@@ -110,8 +110,9 @@ def model_geometry(model_config: Any) -> Any:
 def with_served_kv_cache_dtype(resolve: Callable[[str, Any], str]) -> Callable[[str, Any], str]:
     """Wrap vLLM's resolution of --kv-cache-dtype auto.
 
-    Where a DSA checkpoint's metadata alone would choose a quantised cache, bfloat16 is taken, with a warning: no backend
-    has the other on compute capability 8.x. A dtype that the user named is passed through, to work or to be refused.
+    Where a DSA checkpoint's metadata alone would choose a quantised cache, bfloat16 is taken, with a warning: no
+    backend has the other on compute capability 8.x. A dtype that the user named is passed
+    through, to work or to be refused.
     """
 
     @functools.wraps(resolve)

@@ -69,8 +69,8 @@ def _fp8_query(q: tuple[torch.Tensor, torch.Tensor | None]) -> torch.Tensor:
     values, scale = q
     if scale is not None:
         raise NotImplementedError(
-            "dsa-doctor's indexer takes an fp8 query whose scale is folded into the weights; a query with scales of its "
-            "own came (fp4 or MX cache). Serve with the default fp8 indexer cache."
+            "dsa-doctor's indexer takes an fp8 query whose scale is folded into the weights; a query with scales of "
+            "its own came (fp4 or MX cache). Serve with the default fp8 indexer cache."
         )
     return values
 

@@ -1,0 +1,202 @@
+"""Runs in a process of its own: one vLLM release, unpacked, with a compute capability in force and no GPU.
+
+Reads a JSON request on standard input: `root` (folder that holds vllm), `capability`, `steps`; writes one JSON line to
+standard output. vLLM's selector, configuration and model classes are its own. Stubbed are its compiled modules (their
+op schemas are defined, without code) and the subprocess that inspects a model class, which would see no emulation.
+"""
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+OUTPUT = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # vLLM's own output must not mix with the answer
+
+
+def define_all_ops(emulation: Any, schemas_file: Path) -> None:
+    """Define every op of a compiled module, and let the questions about kernel support answer for the capability."""
+    import torch
+
+    for schema in json.loads(schemas_file.read_text(encoding="utf-8")):
+        namespace, _, definition = schema.partition("::")
+        library = torch.library.Library(namespace, "FRAGMENT")
+        emulation._libraries.append(library)
+        with contextlib.suppress(RuntimeError):  # defined already
+            library.define(definition)
+        name = definition.partition("(")[0]
+        if "supports" in name and definition.rstrip().endswith("bool"):
+            minimum = 89 if name == "cutlass_scaled_mm_supports_fp8" else 90
+            with contextlib.suppress(RuntimeError):
+                library.impl(name, lambda capability, m=minimum: capability >= m, "CompositeExplicitAutograd")
+
+
+class Release:
+    """The release under test in this process."""
+
+    def __init__(self, root: str, capability: str) -> None:
+        sys.path.insert(0, root)
+        self.scratch = tempfile.mkdtemp()
+        os.environ.update(
+            XDG_CACHE_HOME=self.scratch,
+            VLLM_CACHE_ROOT=self.scratch,
+            HF_HUB_OFFLINE="1",
+            VLLM_PLUGINS="",
+            VLLM_LOGGING_LEVEL="INFO",
+            VLLM_ENABLE_V1_MULTIPROCESSING="0",
+        )
+        from dsa_doctor.compat import emulation
+
+        emulation.Emulation.define_ops = define_all_ops  # type: ignore[method-assign]
+        self.emulation = emulation.install(capability, unloadable="any")
+        import vllm  # noqa: F401
+
+        self.emulation.platform()
+        import logging
+
+        self.log = io.StringIO()
+        handler = logging.StreamHandler(self.log)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        logging.getLogger("vllm").addHandler(handler)
+        from vllm.model_executor.models import registry
+
+        registry._run_in_subprocess = lambda function: function()
+        self.distributed = False
+        self._stand_in_for_streams()
+
+    @staticmethod
+    def _stand_in_for_streams() -> None:
+        """Layers make auxiliary streams and events when they are constructed; nothing is ever run on them here."""
+        import torch
+
+        class Nothing:
+            def __init__(self, *arguments: Any, **keywords: Any) -> None:
+                pass
+
+        torch.cuda.Stream = torch.cuda.Event = Nothing  # type: ignore[assignment, misc]
+
+    def step_capability(self, value: str) -> None:
+        """Put another capability in force, as a fresh process on that GPU would have it."""
+        self.emulation.set_capability(value)
+
+    def step_register(self, mode: str = "auto", again: bool = True) -> str:
+        """Load the plugin as vLLM would, and return what was logged."""
+        from dsa_doctor.plugin import entry
+
+        os.environ["DSA_DOCTOR_PLUGIN"] = mode
+        if again:
+            entry._state.clear()
+        self.log.truncate(0)
+        self.log.seek(0)
+        entry.register()
+        return self.log.getvalue()
+
+    def step_select(self, backend: str | None = None, kv_cache_dtype: str | None = None) -> str:
+        """Ask vLLM's selector for a sparse-MLA backend."""
+        import inspect
+
+        import torch
+        from vllm.config import AttentionConfig, VllmConfig, set_current_vllm_config
+        from vllm.v1.attention.selector import get_attn_backend
+
+        arguments: dict[str, Any] = {"use_mla": True, "use_sparse": True}
+        if "block_size" in inspect.signature(get_attn_backend).parameters:
+            arguments["block_size"] = 64
+        config = VllmConfig(attention_config=AttentionConfig(backend=backend))
+        with set_current_vllm_config(config):
+            return str(get_attn_backend(576, torch.bfloat16, kv_cache_dtype, **arguments).get_name())
+
+    def engine_config(self, config: dict[str, Any], **arguments: Any) -> Any:
+        """Return vLLM's whole configuration of a server for a model of this config.json."""
+        from vllm.engine.arg_utils import EngineArgs
+
+        folder = Path(tempfile.mkdtemp(dir=self.scratch))
+        (folder / "config.json").write_text(json.dumps(config))
+        defaults = {"load_format": "dummy", "skip_tokenizer_init": True, "max_model_len": 4096, "max_num_seqs": 8}
+        return EngineArgs(model=str(folder), **{**defaults, **arguments}).create_engine_config()
+
+    def step_configure(self, config: dict[str, Any], **arguments: Any) -> dict[str, Any]:
+        """Make the server's configuration, and return what the plugin decides there."""
+        self.log.truncate(0)
+        self.log.seek(0)
+        made = self.engine_config(config, **arguments)
+        return {"kv_cache_dtype": str(made.cache_config.cache_dtype), "log": self.log.getvalue()}
+
+    def step_construct(self, config: dict[str, Any], draft: bool = False, **arguments: Any) -> dict[str, Any]:
+        """Construct the whole model without weights, and describe its attention layers."""
+        import torch
+        from vllm.config import set_current_vllm_config
+        from vllm.distributed import init_distributed_environment, initialize_model_parallel
+        from vllm.model_executor.model_loader.utils import initialize_model
+
+        if draft:
+            arguments["speculative_config"] = {"method": "mtp", "num_speculative_tokens": 1}
+        made = self.engine_config(config, **arguments)
+        torch.set_default_dtype(torch.bfloat16)
+        with set_current_vllm_config(made):
+            if not self.distributed:
+                init_distributed_environment(1, 0, f"file://{self.scratch}/rendezvous", 0, "gloo")
+                initialize_model_parallel(1, 1)
+                self.distributed = True
+            with self.emulation.tensors_on("meta"), torch.device("meta"):
+                model = initialize_model(made)
+                parts = [model]
+                if draft:
+                    speculative = made.speculative_config.draft_model_config
+                    parts.append(initialize_model(made, prefix="draft", model_config=speculative))
+        layers = [
+            layer for layer in made.compilation_config.static_forward_context.values() if hasattr(layer, "impl")
+        ]
+        indexers = [one for part in parts for one in part.modules() if type(one).__name__ == "Indexer"]
+        return {
+            "model": f"{type(model).__module__}:{type(model).__name__}",
+            "draft": [f"{type(part).__module__}:{type(part).__name__}" for part in parts[1:]],
+            "backends": sorted({layer.attn_backend.get_name() for layer in layers}),
+            "attention_layers": len(layers),
+            "indexers": len(indexers),
+            "fused_query": [bool(one.use_fused_indexer_q) for one in indexers],
+            "kv_formats": sorted({layer.impl.kv_format for layer in layers}),
+            "kv_cache_dtypes": sorted({str(layer.kv_cache_dtype) for layer in layers}),
+            "projections": sorted({type(layer.impl.kv_b_proj).__name__ for layer in layers}),
+            "block_sizes": layers[0].attn_backend.get_supported_kernel_block_sizes(),
+            "deep_gemm_imported": "deep_gemm" in sys.modules or "vllm.third_party.deep_gemm" in sys.modules,
+        }
+
+    def step_pickle(self, config: dict[str, Any]) -> str:
+        """Return a configuration that names the backend, pickled for a spawned process."""
+        made = self.engine_config(config, attention_backend="TRITON_MLA_SPARSE")
+        return pickle.dumps(made.attention_config).hex()
+
+    def step_unpickle(self, data: str) -> str:
+        """Unpickle a configuration before the plugin is loaded, as a spawned engine process does."""
+        return str(pickle.loads(bytes.fromhex(data)).backend)
+
+    def step_cuda_untouched(self) -> bool:
+        """Whether CUDA is still uninitialised."""
+        import torch
+
+        return not torch.cuda.is_initialized()
+
+
+def main() -> None:
+    request = json.load(sys.stdin)
+    release = Release(request["root"], request["capability"])
+    answers = []
+    for name, arguments in request["steps"]:
+        try:
+            answers.append({"value": getattr(release, f"step_{name}")(**arguments)})
+        except Exception as error:
+            print(traceback.format_exc(), file=sys.stderr)
+            answers.append({"error": f"{type(error).__name__}: {error}"})
+    OUTPUT.write(json.dumps(answers))
+    OUTPUT.flush()
+
+
+if __name__ == "__main__":
+    main()
