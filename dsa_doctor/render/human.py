@@ -154,7 +154,7 @@ def _backends(verdict: Verdict) -> Table:
     grid.add_column(width=28, no_wrap=True)
     grid.add_column(ratio=1)
     for backend in verdict.backends:
-        word = Text("  taken" if backend.accepted else "  rejected", style="green" if backend.accepted else "dim")
+        word = Text("  valid" if backend.accepted else "  rejected", style="green" if backend.accepted else "dim")
         grid.add_row(word, backend.name, Text("; ".join(backend.reasons)))
     return grid
 

@@ -25,13 +25,20 @@ def judge_attention(case: Judgement) -> Judged:
 
 
 def list_backends(case: Judgement) -> tuple[Backend, ...]:
-    """Return every candidate, vLLM's in its order of priority and the plugin's last, taken or rejected with reasons."""
-    candidates = case.answer.candidates if case.answer is not None else ()
-    stock = tuple(Backend(name=one.name, accepted=one.accepted, reasons=one.reasons) for one in candidates)
+    """Return every candidate, vLLM's in its order and the plugin's last: taken, valid or rejected, and why."""
+    candidates, chosen = (case.answer.candidates, case.answer.chosen) if case.answer is not None else ((), None)
+    stock = tuple(
+        Backend(name=one.name, accepted=one.accepted, reasons=one.reasons or _why_valid(one.name, chosen))
+        for one in candidates
+    )
     if any(one.name == TRITON_BACKEND for one in stock):
         return stock
-    reasons = () if case.gate.serves else (f"dsa-doctor's plugin: {case.gate.reason}",)
-    return (*stock, Backend(name=TRITON_BACKEND, accepted=case.gate.serves, reasons=reasons))
+    reason = f"dsa-doctor's plugin: {case.gate.reason}"
+    return (*stock, Backend(name=TRITON_BACKEND, accepted=case.gate.serves, reasons=(reason,)))
+
+
+def _why_valid(name: str, chosen: str | None) -> tuple[str, ...]:
+    return ("taken: the first valid one in vLLM's order",) if name == chosen else (f"valid; vLLM prefers {chosen}",)
 
 
 def _chosen(case: Judgement, name: str) -> Judged:
