@@ -1,8 +1,8 @@
 """Triton kernels of the indexer's logits: a tile of keys stays, query rows pass over it.
 
 Keys lie along the rows of the dot and heads along its columns: the sum over heads then stays inside a thread and its
-three neighbours. Scales: q and k are decoded times 2^-8 each (`decode_e4m3_small`), so a dot comes out times 2^-16, exactly; the factor
-2^16 joins the scale of the key.
+three neighbours. q and k are decoded times 2^-8 each (`decode_e4m3_small`), so a dot comes out times 2^-16, exactly;
+the factor 2^16 joins the scale of the key.
 """
 
 import triton
@@ -56,6 +56,9 @@ def head_sum(scores, weights, BLOCK_N: tl.constexpr, ROWS: tl.constexpr, PADDED:
     Args:
         scores: [BLOCK_N, ROWS * PADDED] fp32.
         weights: [ROWS * PADDED] fp32.
+        BLOCK_N: keys.
+        ROWS: query rows.
+        PADDED: heads of a row.
 
     Returns:
         [BLOCK_N, ROWS] fp32.

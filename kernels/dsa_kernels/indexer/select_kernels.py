@@ -74,7 +74,8 @@ def emit_positions(out_ptr, row_ptr, first, end, origin, threshold, quota, writt
     Args:
         out_ptr: start of the row's result.
         row_ptr: start of the row.
-        first, end: what to walk.
+        first: where to begin.
+        end: where to stop.
         origin: position that the results count from.
         threshold: key of the k-th largest.
         quota: how many keys equal to the threshold are selected in the whole row.

@@ -51,7 +51,7 @@ def topk_indices(
     Source: `top_k_per_row_prefill` and `top_k_per_row_decode` of vLLM, which leave ties and order open.
     """
     expect_tensor("logits", logits, ["M", "N"], [torch.float32])
-    num_rows, width = logits.shape
+    num_rows = logits.shape[0]
     expect_contiguous_last("logits", logits)
     if row_starts is not None:
         expect_tensor("row_starts", row_starts, [num_rows], _BOUNDS)

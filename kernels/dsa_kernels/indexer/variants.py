@@ -12,8 +12,8 @@ from dsa_kernels.indexer.config import (
     SELECT_WARPS,
     WIDEN_BLOCK,
     LogitsConfig,
-    paged_config,
     padded_heads,
+    paged_config,
     ragged_config,
     rows_per_step,
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from dsa_kernels.indexer.chunked import indexer_topk
@@ -14,7 +12,7 @@ from dsa_kernels.indexer.topk import topk_indices
 
 
 def warmup_indexer(
-    num_heads: int, next_n: Sequence[int] = (1,), page_size: int = 64, device: torch.device | str = "cuda"
+    num_heads: int, topk: int = 2048, page_size: int = 64, next_n: int = 1, device: torch.device | str = "cuda"
 ) -> None:
     """Compile the kernels for one model on one device, so that nothing compiles during graph capture or serving.
 
@@ -23,8 +21,9 @@ def warmup_indexer(
 
     Args:
         num_heads: heads of the indexer.
-        next_n: every number of query rows of a request that decoding will meet.
+        topk: results of a row; nothing specialises on it.
         page_size: tokens of a page of the indexer's cache.
+        next_n: most query rows of a request that decoding will meet; each number up to it is compiled.
         device: where to compile.
     """
     q = torch.zeros((1, num_heads, HEAD_DIM), dtype=torch.uint8, device=device)
@@ -35,15 +34,15 @@ def warmup_indexer(
     end = torch.full((1,), 4, dtype=torch.int32, device=device)
     for width in (0, 4):
         fp8_mqa_logits(q, (keys, scale), weights, start, end, max_seqlen_k=width)
-    indexer_topk(q, (keys, scale), weights, start, end, 2)
+    indexer_topk(q, (keys, scale), weights, start, end, topk)
     for columns in (4, 2 * SMALLEST_PART):
         # One program for a short row, several for a long one.
         logits = torch.zeros((1, columns), dtype=torch.float32, device=device)
         for starts in (None, start):
-            topk_indices(logits, starts, end, 2)
+            topk_indices(logits, starts, end, topk)
     cache = torch.zeros((1, page_size, 1, HEAD_DIM + 4), dtype=torch.uint8, device=device)
     table = torch.zeros((1, 1), dtype=torch.int32, device=device)
-    for rows in next_n:
+    for rows in range(1, next_n + 1):
         query = q.expand(rows, -1, -1).unsqueeze(0).contiguous()
         heads = weights.expand(rows, -1).contiguous()
         lengths = torch.ones((1, rows), dtype=torch.int32, device=device)
