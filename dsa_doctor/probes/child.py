@@ -83,20 +83,15 @@ def run_child(
         os.close(write_end)
         return ChildResult("not_started", {}, f"could not start {python.name}: {error.strerror}", (), 0.0)
     os.close(write_end)
-    assert process.stdin is not None
     assert process.stdout is not None
     output = _Collector(os.dup(process.stdout.fileno()), keep_last=_KEPT_OUTPUT)
     process.stdout.close()
+    process.stdout = None
     answer.start()
     output.start()
     timed_out = False
     try:
-        # A child that ends without reading its request breaks the pipe; its exit status says more than that.
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(request).encode())
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-        process.wait(timeout=timeout)
+        process.communicate(json.dumps(request).encode(), timeout=timeout)
     except subprocess.TimeoutExpired:
         timed_out = True
     finally:

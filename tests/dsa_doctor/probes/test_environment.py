@@ -1,0 +1,31 @@
+import sys
+from pathlib import Path
+
+from dsa_doctor.probes.environment import Environment
+
+
+def test_paths_are_shown_relative_to_the_search_path(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    environment = Environment(python=None, search_path=(tmp_path, inner))
+    assert environment.relative(tmp_path / "vllm" / "a.so") == "vllm/a.so"
+    assert environment.relative(Path("/home/someone/a.so")) == "a.so"
+    assert environment.shorten(f"in {inner}/x.py and {tmp_path}/y.py") == "in x.py and y.py"
+
+
+def test_packages_are_found_in_import_order(tmp_path: Path) -> None:
+    first, second = tmp_path / "1", tmp_path / "2"
+    (second / "a" / "b").mkdir(parents=True)
+    environment = Environment(python=None, search_path=(first, second))
+    assert environment.package_dir("a.b") == second / "a" / "b"
+    (first / "a" / "b").mkdir(parents=True)
+    assert environment.package_dir("a.b") == first / "a" / "b"
+    assert environment.package_dir("a.c") is None
+
+
+def test_children_see_the_search_path_but_their_own_standard_library(tmp_path: Path) -> None:
+    current = Environment.current()
+    assert current.python == Path(sys.executable)
+    variables = Environment(current.python, (tmp_path, *current.search_path)).child_variables()
+    folders = [Path(entry) for entry in variables["PYTHONPATH"].split(":")]
+    assert folders[0] == tmp_path
+    assert not any((folder / "os.py").exists() or folder.name == "lib-dynload" for folder in folders)
