@@ -127,7 +127,7 @@ class Emulation:
             library = torch.library.Library(namespace, "FRAGMENT")
             self._libraries.append(library)  # a library's definitions go away with it
             name = definition.partition("(")[0]
-            if not hasattr(getattr(torch.ops, namespace), name.partition(".")[0]):
+            with contextlib.suppress(RuntimeError):  # defined already, or a type that this torch does not know
                 library.define(definition)
 
 

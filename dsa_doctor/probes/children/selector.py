@@ -13,8 +13,10 @@ import importlib.util
 import json
 import os
 import sys
+import threading
 import traceback
-from types import ModuleType, SimpleNamespace
+from collections.abc import Callable
+from types import FrameType, ModuleType, SimpleNamespace
 from typing import Any
 
 _REFUSALS = ("No valid attention backend", "Selected backend")
@@ -35,7 +37,11 @@ def main() -> None:
     gc.disable()  # tens of thousands of modules' objects are made here, and none of them is garbage
     sys.path.pop(0)  # this folder: its scripts bear the names of packages
     request = json.load(sys.stdin)
-    faulthandler.dump_traceback_later(request["timeout"] * 0.9)
+    # A hang shows where: the fault handler even where the interpreter is held, the timer with the place last.
+    faulthandler.dump_traceback_later(request["timeout"] * 0.8)
+    timer = threading.Timer(request["timeout"] * 0.9, _show_place, [sys._current_frames, threading.get_ident()])
+    timer.daemon = True
+    timer.start()
     missing = [folder for folder in request["search_path"] if folder not in sys.path]
     sys.path[:0] = missing
     answer: dict[str, Any] = {"version": None, "failure": None, "flashinfer": None, "answers": []}
@@ -49,6 +55,10 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _show_place(frames: Callable[[], dict[int, FrameType]], thread: int) -> None:
+    print("".join(traceback.format_stack(frames()[thread])[-3:]), file=sys.stderr, flush=True)
 
 
 def _run(request: dict[str, Any], answer: dict[str, Any]) -> None:
