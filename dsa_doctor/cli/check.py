@@ -1,32 +1,47 @@
 """`dsa-doctor check`."""
 
 import os
+from collections.abc import Iterator
+from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dsa_doctor.cli.output import console, fail_usage, print_data
+from dsa_doctor.cli.output import fail_usage
+from dsa_doctor.cli.sinks import append_step_summary, parse_sinks, write_sinks, write_stdout
+from dsa_doctor.render.formats import ReportFormat
+
+if TYPE_CHECKING:
+    from dsa_doctor.policy import Policy
+    from dsa_doctor.probes.environment import Environment
 
 
 class Format(str, Enum):
-    """Output formats."""
+    """Output formats of the commands that list or gather."""
 
     HUMAN = "human"
     JSON = "json"
 
 
 def check(
-    model: Annotated[
-        str | None,
+    models: Annotated[
+        list[str] | None,
         typer.Argument(
-            help="A known model (see `dsa-doctor models`), a folder, a config.json, or a Hub id. [default: GLM-5-FP8]"
+            metavar="[MODEL]...",
+            help="Known models (see `dsa-doctor models`), folders, config.json files, or Hub ids. [default: the "
+            "policy's, or GLM-5-FP8]",
+            show_default=False,
         ),
     ] = None,
     target: Annotated[
-        str | None,
-        typer.Option("--target", "-t", help="A GPU (a100, 4090, ...), sm80 or 8.0. [default: this machine's GPUs]"),
+        list[str] | None,
+        typer.Option(
+            "--target",
+            "-t",
+            help="A GPU (a100, 4090, ...), sm80 or 8.0; repeatable. [default: the policy's, or this machine's GPUs]",
+        ),
     ] = None,
     tensor_parallel_size: Annotated[
         int | None,
@@ -41,38 +56,113 @@ def check(
         str | None, typer.Option("--attention-backend", help="A backend by name: it works, or the layer is unresolved.")
     ] = None,
     facts: Annotated[
-        Path | None, typer.Option("--facts", help="Judge a file made by `dsa-doctor facts`, instead of this machine.")
+        list[Path] | None,
+        typer.Option("--facts", help="Judge a file made by `dsa-doctor facts`, not this machine; repeatable."),
     ] = None,
-    output_format: Annotated[Format, typer.Option("--format", "-f", help="How to print the verdict.")] = Format.HUMAN,
+    wheel: Annotated[
+        list[Path] | None, typer.Option("--wheel", help="Judge a wheel of vLLM that is not installed; repeatable.")
+    ] = None,
+    python: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--python", help="Judge another interpreter's environment, or a site-packages folder; repeatable."
+        ),
+    ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            "--policy",
+            "--config",
+            help="TOML file with the policy. [default: dsa-doctor.toml or pyproject.toml of this folder]",
+        ),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail the run.")] = False,
+    manifest: Annotated[
+        Path | None,
+        typer.Option("--manifest", help="File that pins vLLM: requirements.txt, pyproject.toml or a Dockerfile."),
+    ] = None,
+    output_format: Annotated[
+        ReportFormat, typer.Option("--format", "-f", help="What to print on standard output.")
+    ] = ReportFormat.HUMAN,
+    output: Annotated[
+        list[str] | None, typer.Option("--output", "-o", metavar="FORMAT=PATH", help="Also write a file; repeatable.")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also the evidence of what passed.")] = False,
 ) -> None:
-    """Say whether a DSA model runs on a GPU, layer by layer, and why.
+    """Say whether DSA models run on GPUs, layer by layer, and why.
 
     Exit code: 0 all resolved; 4, 8, 16 added for unresolved layers 1 csrc, 2 attention, 3 indexer; 32 could not be
-    determined; 2 wrong usage.
+    determined; 2 wrong usage. Of several combinations the bits are joined.
     """
-    from dsa_doctor.preflight import (
-        Options,
-        UsageError,
-        plugin_mode_from,
-        preflight,
-    )  # pydantic and the probes: not for --help
-    from dsa_doctor.render.human import print_verdict
-    from dsa_doctor.render.json import render_json
+    # pydantic and the probes: not for --help
+    from dsa_doctor.fleet import judge_fleet
+    from dsa_doctor.policy import PolicyError, apply_policy
+    from dsa_doctor.policy.manifest import ManifestError, find_pin
+    from dsa_doctor.preflight import Options, UsageError, plugin_mode_from
+    from dsa_doctor.probes.elsewhere import UnusableEnvironmentError
 
+    sinks = parse_sinks(output or [])
     try:
+        rules = _policy(policy, strict=strict)
+        pin = find_pin(manifest) if manifest is not None else None
         options = Options(
-            target=target,
             tensor_parallel_size=tensor_parallel_size,
             kv_cache_dtype=kv_cache_dtype,
             backend=attention_backend,
             plugin_mode=plugin_mode_from(os.environ.get("DSA_DOCTOR_PLUGIN")),
         )
-        verdict = preflight(model, options, facts_file=facts)
-    except UsageError as error:
+        asked = _models(models) or rules.models, target or rules.targets
+        judged = [
+            (label, verdict)
+            for label, facts_file, environment in _environments(facts or [], wheel or [], python or [])
+            for verdict in judge_fleet(*asked, options, facts_file=facts_file, environment=environment)
+        ]
+    except (UsageError, PolicyError, ManifestError, UnusableEnvironmentError) as error:
         fail_usage(str(error))
-    if output_format is Format.JSON:
-        print_data(render_json(verdict))
-    else:
-        print_verdict(console(), verdict, verbose=verbose)
-    raise typer.Exit(verdict.exit_code)
+    report = apply_policy(judged, rules, today=datetime.now(timezone.utc).date(), manifest=pin)
+    write_sinks(report, sinks)
+    if output_format is ReportFormat.GITHUB or any(sink.form is ReportFormat.GITHUB for sink in sinks):
+        append_step_summary(report)
+    write_stdout(report, output_format, verbose=verbose)
+    raise typer.Exit(report.exit_code)
+
+
+def _policy(path: Path | None, *, strict: bool) -> "Policy":
+    from dsa_doctor.policy import find_policy, load_policy
+
+    found = load_policy(path) if path is not None else find_policy(Path.cwd())
+    return found.model_copy(update={"strict": True}) if strict else found
+
+
+def _models(texts: list[str] | None) -> list[str]:
+    """Return the models; a wheel among them is a pattern that the shell expanded to several."""
+    for text in texts or []:
+        if text.endswith(".whl"):
+            fail_usage(f"MODEL {text!r} is a wheel. Give each wheel a --wheel of its own, or quote the pattern.")
+    return texts or []
+
+
+def _environments(
+    facts: list[Path], wheels: list[Path], pythons: list[Path]
+) -> "Iterator[tuple[str | None, Path | None, Environment | None]]":
+    """Yield what to judge: its name, its facts file or its environment; a lone facts file needs no name."""
+    from dsa_doctor.probes.elsewhere import environment_of_python, environment_of_wheel
+    from dsa_doctor.probes.redact import redact
+
+    if not (facts or wheels or pythons):
+        yield None, None, None
+    for file in facts:
+        alone = len(facts) == 1 and not wheels and not pythons
+        yield None if alone else redact(str(file)), file, None
+    for path in [one for pattern in wheels for one in _matches(pattern)]:
+        with environment_of_wheel(path) as unpacked:
+            yield path.name, None, unpacked
+    for path in pythons:
+        yield redact(str(path)), None, environment_of_python(path)
+
+
+def _matches(pattern: Path) -> list[Path]:
+    """Return the files of a pattern that no shell expanded; anything else as it is."""
+    if pattern.exists() or not any(character in pattern.name for character in "*?["):
+        return [pattern]
+    return sorted(pattern.parent.glob(pattern.name)) or [pattern]

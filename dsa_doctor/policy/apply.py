@@ -172,16 +172,25 @@ class _Case:
         return Outcome.model_validate({"layer": layer.layer, "finding_id": None, "result": result, "message": message})
 
 
+_DECIDING = {
+    ("csrc", "native"): "DSA101",
+    ("csrc", "upstream"): "DSA104",
+    ("attention", "native"): "DSA202",
+    ("attention", "upstream"): "DSA206",
+    ("attention", "plugin"): "DSA203",
+    ("indexer", "native"): "DSA304",
+    ("indexer", "plugin"): "DSA305",
+}
+"""Layer and resolved state to the finding that reports it, which is what to suppress where the state is not allowed."""
+
+
 def _causes(layer: Layer, verdict: Verdict) -> list[Finding]:
-    """Return the findings that decide a layer's state: those of its own that do not pass, else those it names."""
+    """Return the findings behind a layer's state: those of its own that do not pass, else others that it names."""
+    if layer.state not in {"unresolved", "unknown"}:
+        return [one for one in verdict.findings if one.id == _DECIDING.get((layer.layer, layer.state))]
     named = [one for one in verdict.findings if one.id in layer.finding_ids]
-    for chosen in (
-        [one for one in named if one.layer == layer.layer and one.status in {"fail", "unknown"}],
-        [one for one in named if one.status in {"fail", "unknown"}],
-    ):
-        if chosen and layer.state in {"unresolved", "unknown"}:
-            return chosen
-    return [one for one in named if one.layer == layer.layer and one.status != "warn"] or named
+    wrong = [one for one in named if one.status in {"fail", "unknown"}]
+    return [one for one in wrong if one.layer == layer.layer] or wrong or named
 
 
 def _suppressed(by: Suppression, message: str) -> str:

@@ -75,8 +75,15 @@ class ManifestPin(Fact):
     line: int
     """1-based."""
     text: str
-    requirement: str | None = None
-    """The requirement or image on that line; None where the file does not name vLLM and the line is its first."""
+    requirement: str
+    """The requirement, wheel or image on that line."""
+
+
+class SingleReport(GatedVerdict):
+    """The document of a run with one verdict, where a policy, a manifest or another environment is in play."""
+
+    policy: PolicyReport
+    manifest: ManifestPin | None = None
 
 
 class Report(Fact):

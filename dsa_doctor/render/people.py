@@ -1,0 +1,109 @@
+"""The report for people, when a policy, several combinations or several environments are in play."""
+
+import re
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dsa_doctor.policy.report import GatedVerdict, Report
+from dsa_doctor.render.human import MAX_WIDTH, print_verdict
+from dsa_doctor.render.wording import case_title, clean, policy_lines, report_conclusion
+
+_TRAILING_BLANKS = re.compile(r" +((?:\x1b\[0m)?)$", re.MULTILINE)
+
+_STYLES = {
+    "native": "bold green",
+    "upstream": "bold green",
+    "plugin": "bold cyan",
+    "unresolved": "bold red",
+    "unknown": "bold yellow",
+}
+
+
+def print_report(console: Console, report: Report, *, verbose: bool = False) -> None:
+    """Print one verdict as it is; of several, a table first, then each that fails (verbose: every one)."""
+    several = len(report.verdicts) > 1
+    if several:
+        _show(console, _table(report))
+        if any(case.environment is not None for case in report.verdicts):
+            _show(console, Text("\nSoftware", style="bold"))
+            _show(console, _environments(report))
+    for case in report.verdicts:
+        if not several or case.exit_code != 0 or verbose:
+            if several:
+                _show(console, Text(f"\n== {case_title(case)}", style="bold"))
+            found = case.model_copy(update={"exit_code": case.gate.exit_code_without_policy})
+            print_verdict(console, found, verbose=verbose)
+    print_closing(console, report)
+
+
+def print_closing(console: Console, report: Report) -> None:
+    """Print what the policy did, the outcome of the run, and the exact lines that would let a failing run pass."""
+    lines = list(policy_lines(report))
+    if lines:
+        _show(console, Text(f"\nPolicy {report.policy.source or ''}".rstrip(), style="bold"))
+        for line in lines:
+            _show(console, Text(f"- {line}"))
+    if not report.plain:
+        style = "bold green" if report.exit_code == 0 else "bold red"
+        _show(console, Text(f"\n{report_conclusion(report)}", style=style))
+    if report.policy.downgrade_lines:
+        _show(console, Text(f"\nTo let this pass knowingly, put into {report.policy.downgrade_table}:", style="dim"))
+        for line in report.policy.downgrade_lines:
+            console.print(Text(line), soft_wrap=True)  # to be copied as it is
+
+
+def _show(console: Console, renderable: RenderableType) -> None:
+    """Print within the report's width, without the blanks that pad tables and wrapped lines."""
+    with console.capture() as capture:
+        console.print(renderable, width=min(console.width, MAX_WIDTH))
+    console.file.write(_TRAILING_BLANKS.sub(r"\1", capture.get()))
+
+
+def _table(report: Report) -> Table:
+    """Return one row per model and GPU; several environments stand side by side, layer by layer."""
+    environments = list(dict.fromkeys(case.environment for case in report.verdicts))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    if len(environments) == 1:
+        for heading in ("MODEL", "GPU", "1 csrc", "2 attention", "3 indexer", "EXIT"):
+            table.add_column(heading, overflow="fold")
+        for case in report.verdicts:
+            table.add_row(*_subject(case), *(_state(layer.state) for layer in case.layers), str(case.exit_code))
+        return table
+    for heading in ("MODEL", "GPU", "LAYER", *(clean(one or "this environment") for one in environments)):
+        table.add_column(heading, overflow="fold")
+    rows: dict[tuple[str, str], dict[str | None, GatedVerdict]] = {}
+    for case in report.verdicts:
+        rows.setdefault(_subject(case), {})[case.environment] = case
+    for subject, by_environment in rows.items():
+        cases = [by_environment.get(one) for one in environments]
+        names = [layer.layer for layer in next(iter(by_environment.values())).layers]
+        for index, name in enumerate(names):
+            states = [_state(case.layers[index].state) if case is not None else Text("") for case in cases]
+            table.add_row(*(subject if index == 0 else ("", "")), f"{index + 1} {name}", *states)
+        table.add_row("", "", "exit code", *(str(case.exit_code) if case is not None else "" for case in cases))
+    return table
+
+
+def _subject(case: GatedVerdict) -> tuple[str, str]:
+    model = case.model.name if case.model is not None else "none"
+    gpu = f"{case.target.name} ({case.target.sm})" if case.target is not None else "none"
+    return clean(model), clean(gpu)
+
+
+def _state(state: str) -> Text:
+    return Text(state.upper() if state in {"unresolved", "unknown"} else state, style=_STYLES[state])
+
+
+def _environments(report: Report) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    seen: dict[str, str] = {}
+    for case in report.verdicts:
+        software = case.software
+        versions = (("vLLM", software.vllm), ("torch", software.torch), ("Triton", software.triton))
+        judged = ", ".join(f"{name} {version or 'not installed'}" for name, version in versions)
+        seen.setdefault(case.environment or "this environment", judged)
+    for environment, judged in seen.items():
+        grid.add_row(clean(environment), clean(judged))
+    return grid
