@@ -8,6 +8,7 @@ import typer
 from dsa_doctor import __version__
 from dsa_doctor.cli.catalog import models, targets
 from dsa_doctor.cli.check import check
+from dsa_doctor.cli.explain import explain
 from dsa_doctor.cli.facts import facts
 from dsa_doctor.cli.output import EXIT_BUG
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     help="Says why DeepSeek Sparse Attention models do not run under vLLM on this GPU, and what makes them run.",
 )
 app.command()(check)
+app.command()(explain)
 app.command()(facts)
 app.command()(models)
 app.command()(targets)

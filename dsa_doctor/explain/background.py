@@ -1,0 +1,150 @@
+"""What a log tells of its circumstances: engine, model, GPU, chosen backend, whether the server came up."""
+
+import re
+from dataclasses import dataclass, field
+
+from dsa_doctor.catalog.capability import SHARED_MEMORY_PER_BLOCK, Capability
+from dsa_doctor.catalog.targets import KNOWN_GPUS
+from dsa_doctor.explain.reader import Passage
+
+NEEDLES = (
+    "ompute capability", "ompute Capability", "ompute_cap", "CUDA capability", "DeviceCapability(", "NVIDIA ",
+    "NVIDIA_", "Tesla", "GeForce", "RTX", "A100", "A800", "DGX Spark", "GB10", "H100", "H20", "H800", "B200", "L40",
+    "sm_8", "sm_1", "sm8", "sm12", "SM8", "SM12", "sm90", "sm_90", "sm100",
+    "API server version", "LLM engine (v", "LLM Version", "vllm==", "sglang==", "sglang.launch_server", "torch==",
+    "PyTorch version", "model='", "model_path='", "model_tag='", "--model", "vllm serve ",
+    "use_sparse=True", "use_sparse: True", "GlmMoeDsa", "glm_moe_dsa", "DeepseekV32", "deepseek_v32", "Glm5Next",
+    "glm5_next", "sparse_attn_indexer", "mqa_logits", "nsa_backend", "dsa_backend", "index_topk", "MLA_SPARSE",
+    "GLM-5", "glm-5", "GLM5", "DeepSeek-V3.2", "deepseek-v3.2", "DeepSeek-V4",
+    "Application startup complete", "The server is fired up", "Traceback (most recent",
+)  # fmt: skip
+
+_CAPABILITY = re.compile(
+    r"DeviceCapability\(major=(\d{1,2}),\s?minor=(\d)\)"
+    r"|[Cc]ompute[ _][Cc]ap(?:ability)?\s{0,3}(?:of|is|=|:)?\s{0,3}\(?(\d{1,2})[.,]\s?(\d)\b"
+    r"|with CUDA capability sm_(\d{1,2})(\d)\b"
+)
+_NAMED_GPU = re.compile(
+    r"(?:NVIDIA[ _]|Tesla |GeForce )(?:GeForce[ _]|Tesla[ _])?"
+    r"(?P<name>[A-Z]{0,3}[ _]?(?:PRO[ _])?[A-Z]{0,2}\d{1,4}[A-Za-z]{0,3}\b(?:[ _](?:Ada|Ti|SUPER))?)"
+)
+_BARE_GPU = re.compile(
+    r"(?<![\w./\-])(?P<name>A100|A800|A30|A40|A6000|H100|H200|H800|H20|GH200|B200|B300|GB200|GB300|GB10|L40S?|DGX Spark"
+    r"|RTX[ _]?\d{4}|RTX[ _]PRO[ _]6000|\d090(?= )|sm_?1[02][013]|sm_?8[0679])(?![\w.])",
+    re.IGNORECASE,
+)
+_SUPPORT_STATEMENT = re.compile(r"supported on|supports? |compiled for|arch_?list|requires|TORCH_CUDA", re.IGNORECASE)
+_DSA_SIGNS = re.compile(
+    r"use_sparse[=:] ?True|GlmMoeDsa|glm_moe_dsa|DeepseekV32|deepseek_v32|Glm5Next|glm5_next|sparse_attn_indexer"
+    r"|mqa_logits|nsa_backend|dsa_backend|index_topk|MLA_SPARSE"
+)
+_DSA_MODEL = re.compile(r"glm-?5(?!\d)|deepseek-?v3\.2|deepseek-?v4|glm_moe_dsa|deepseek_v32", re.IGNORECASE)
+_MODEL = re.compile(
+    r"(?:--model(?:-path|_path)?[ =]|vllm serve |model(?:_tag|_path)?=')\s{0,4}['\"]?"
+    r"(?P<name>[A-Za-z0-9/.~$][\w./:~\-]{1,200})"
+)
+_VERSIONS = (
+    (
+        "vllm",
+        re.compile(r"(?:API server version:? |LLM engine \(v|vLLM Version\s{0,40}:\s?|vllm==)v?(\d[\w.+\-]{1,60})"),
+    ),
+    ("sglang", re.compile(r"sglang==v?(\d[\w.+\-]{1,60})")),
+)
+_TORCH = re.compile(r"(?:\btorch==|PyTorch version\s{0,40}:\s?)(\d[\w.+]{1,40})")
+_CHOSEN = re.compile(r"Using (?:AttentionBackendEnum\.)?([A-Z][A-Z0-9_]{3,60}) (?:attention )?backend")
+
+
+@dataclass
+class Background:
+    """Collects the circumstances passage by passage."""
+
+    engine: str | None = None
+    engine_version: str | None = None
+    torch_version: str | None = None
+    models: list[str] = field(default_factory=list)
+    dsa_sign: bool = False
+    chosen_backend: str | None = None
+    came_up: int | None = None
+    failed: bool = False
+    _gpus: tuple[dict[Capability, tuple[str | None, int]], ...] = field(default_factory=lambda: ({}, {}, {}))
+
+    def note(self, passage: Passage) -> None:
+        """Take from one passage what it tells."""
+        line = passage.line
+        text = line.text
+        self._note_software(text)
+        self._note_gpu(text, line.number)
+        self.dsa_sign = self.dsa_sign or (_DSA_SIGNS.search(text) is not None)
+        for match in _MODEL.finditer(text):
+            if match.group("name") not in self.models and len(self.models) < 8:
+                self.models.append(match.group("name"))
+        if _DSA_MODEL.search(text) and not line.is_source:
+            self.dsa_sign = True
+        if "startup complete" in text or "server is fired up" in text:
+            self.came_up = line.number
+        if "Traceback" in text:
+            self.failed = True
+
+    @property
+    def uses_dsa(self) -> bool | None:
+        """Whether the log's model has sparse attention; None where the log names no model and shows no sign."""
+        if self.dsa_sign or any(_DSA_MODEL.search(model) for model in self.models):
+            return True
+        return False if self.models else None
+
+    @property
+    def gpu(self) -> tuple[Capability, str | None, int] | None:
+        """The one capability that the best kind of evidence names, with the GPU's name and the line; None in doubt."""
+        for found in self._gpus:
+            if len(found) == 1:
+                capability, (name, number) = next(iter(found.items()))
+                return capability, name, number
+            if found:
+                return None
+        return None
+
+    def _note_software(self, text: str) -> None:
+        for engine, pattern in _VERSIONS:
+            if self.engine_version is None and (match := pattern.search(text)):
+                self.engine, self.engine_version = engine, match.group(1).rstrip(").,")
+        if self.engine is None and "sglang.launch_server" in text:
+            self.engine = "sglang"
+        if self.torch_version is None and (match := _TORCH.search(text)):
+            self.torch_version = match.group(1)
+        if match := _CHOSEN.search(text):
+            self.chosen_backend = match.group(1)
+
+    def _note_gpu(self, text: str, number: int) -> None:
+        for match in _CAPABILITY.finditer(text):
+            major, minor = next((a, b) for a, b in zip(match.groups()[::2], match.groups()[1::2], strict=True) if a)
+            self._add(0, Capability(int(major), int(minor)), None, number)
+        if _SUPPORT_STATEMENT.search(text):
+            return
+        for match in _NAMED_GPU.finditer(text):
+            for known in KNOWN_GPUS:
+                if _same_gpu(match.group("name"), (known.alias, known.name, *known.others)):
+                    self._add(1, known.capability, known.name, number)
+                    break
+        for match in _BARE_GPU.finditer(text):
+            name = match.group("name")
+            if name.lower().startswith("sm"):
+                self._add(2, Capability.parse(name), None, number)
+            else:
+                for known in KNOWN_GPUS:
+                    if _same_gpu(name, (known.alias, *known.others)):
+                        self._add(2, known.capability, known.name, number)
+                        break
+
+    def _add(self, kind: int, capability: Capability, name: str | None, number: int) -> None:
+        if capability in SHARED_MEMORY_PER_BLOCK:
+            known = self._gpus[kind].get(capability)
+            self._gpus[kind][capability] = (known[0] or name, known[1]) if known else (name, number)
+
+
+def _same_gpu(text: str, spellings: tuple[str, ...]) -> bool:
+    wanted = _plain(text)
+    return any(wanted in {_plain(spelling), _plain(spelling.removeprefix("NVIDIA "))} for spelling in spellings)
+
+
+def _plain(text: str) -> str:
+    return "".join(character for character in text.lower() if character.isalnum()).removeprefix("rtx")

@@ -1,0 +1,172 @@
+"""Reads a log of any size as a stream and finds where it says something, in memory that does not grow.
+
+One automaton looks for every needle at once, in bytes; only the surroundings of a hit are decoded. Repeated hits are
+counted, not looked at again.
+"""
+
+import codecs
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from ahocorasick_rs import BytesAhoCorasick, Implementation
+
+from dsa_doctor.explain.text import Line, parse_line
+
+BLOCK = 1 << 20
+LOOK_BEHIND = 256 << 10
+LOOK_AHEAD = 16 << 10
+MAX_LINE = 16 << 10
+"""Bytes of one line that are ever decoded, around the hit."""
+
+# Per needle, so that one that is everywhere hides no other: how many hits of a block are compared with earlier ones,
+# how many passages are looked at in full, how many per block after that, and how many of the very same text.
+_VISITED_PER_BLOCK = 256
+_FULL_PASSAGES = 200
+_FULL_PER_BLOCK_LATER = 4
+_SAME_TEXT = 8
+
+
+@dataclass
+class Passage:
+    """One hit with its surroundings.
+
+    Attributes:
+        needle: index of the needle.
+        key: identifies the text around the hit.
+        line: the line of the hit.
+    """
+
+    needle: int
+    key: bytes
+    line: Line
+    _buffer: bytes = field(repr=False)
+    _start: int = field(repr=False)
+    _end: int = field(repr=False)
+    _behind: int = field(repr=False)
+
+    def before(self, count: int = 400) -> list[Line]:
+        """Return up to `count` lines before the hit that the same process wrote, oldest first."""
+        low = max(0, self._start - self._behind)
+        pieces = self._buffer[low : self._start].split(b"\n")[:-1]
+        lines: list[Line] = []
+        number = self.line.number
+        for raw in reversed(pieces[-8 * count :]):
+            number -= 1
+            line = parse_line(number, raw[:MAX_LINE].decode("utf-8", "replace"))
+            if line.rank == self.line.rank or not line.rank:
+                lines.append(line)
+                if len(lines) == count:
+                    break
+        return lines[::-1]
+
+    def after(self, count: int = 40) -> list[Line]:
+        """Return the line of the hit and up to `count` lines after it that the same process wrote."""
+        lines = [self.line]
+        pieces = self._buffer[self._end + 1 : self._end + 1 + LOOK_AHEAD].split(b"\n")
+        for number, raw in enumerate(pieces[: 8 * count], self.line.number + 1):
+            line = parse_line(number, raw[:MAX_LINE].decode("utf-8", "replace"))
+            if line.rank == self.line.rank or not line.rank:
+                lines.append(line)
+                if len(lines) > count:
+                    break
+        return lines
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Hits that were only counted; `key` is that of an earlier passage with the same text, if there was one."""
+
+    needle: int
+    key: bytes | None
+    count: int
+
+
+class LogReader:
+    """Finds needles in a stream.
+
+    Args:
+        needles: byte strings; none may contain another.
+    """
+
+    def __init__(self, needles: Sequence[bytes]) -> None:
+        self._automaton = BytesAhoCorasick(needles, implementation=Implementation.DFA)
+        self._seen: dict[bytes, int] = {}
+        self._full = Counter[int]()
+        self.lines = 0
+        self.bytes = 0
+
+    def scan(self, stream: BinaryIO) -> Iterator[Passage | Repeats]:
+        """Yield every hit in order; `lines` and `bytes` hold the log's size when it is exhausted."""
+        source = _utf8(stream)
+        buffer, fresh, number = b"", 0, 1
+        ended = False
+        while not ended:
+            block = next(source, b"")
+            ended = not block
+            self.bytes += len(block)
+            buffer += block
+            limit = len(buffer) if ended else max(fresh, len(buffer) - LOOK_AHEAD)
+            yield from self._search(buffer, fresh, limit, number)
+            number += buffer.count(b"\n", fresh, limit)
+            cut = max(0, limit - LOOK_BEHIND)
+            if cut > LOOK_BEHIND or ended:
+                buffer, limit = buffer[cut:], limit - cut
+            fresh = limit
+        self.lines = number - 1 + (0 if buffer.endswith(b"\n") or not self.bytes else 1)
+
+    def _search(self, buffer: bytes, low: int, high: int, number: int) -> Iterator[Passage | Repeats]:
+        """Yield the hits that start in [low, high); `number` is the line number at `low`."""
+        if low >= high:
+            return
+        matches = self._automaton.find_matches_as_indexes(buffer[low : high + 256])
+        counted_to = low
+        visited, budget, skipped = Counter[int](), Counter[int](), Counter[int]()
+        for needle, offset, _ in matches:
+            position = low + offset
+            if position >= high:
+                break
+            if visited[needle] >= _VISITED_PER_BLOCK:
+                skipped[needle] += 1
+                continue
+            visited[needle] += 1
+            key = needle.to_bytes(2, "big") + buffer[max(0, position - 12) : position + 96]
+            seen = self._seen.get(key, 0)
+            if seen >= _SAME_TEXT or (self._full[needle] >= _FULL_PASSAGES and budget[needle] >= _FULL_PER_BLOCK_LATER):
+                yield Repeats(needle, key if seen else None, 1)
+                continue
+            self._full[needle] += 1
+            budget[needle] += 1
+            if seen or self._full[needle] <= _FULL_PASSAGES:
+                self._seen[key] = seen + 1
+            number += buffer.count(b"\n", counted_to, position)
+            counted_to = position
+            yield self._passage(buffer, needle, key, position, number)
+        for needle, count in skipped.items():
+            yield Repeats(needle, None, count)
+
+    def _passage(self, buffer: bytes, needle: int, key: bytes, position: int, number: int) -> Passage:
+        start = buffer.rfind(b"\n", max(0, position - MAX_LINE // 4), position) + 1 or max(0, position - MAX_LINE // 4)
+        end = buffer.find(b"\n", position, position + MAX_LINE)
+        if end < 0:
+            end = min(len(buffer), position + MAX_LINE)
+        progress = buffer.rfind(b"\r", start, position)  # a progress line rewrites itself: its last state counts
+        if progress >= 0:
+            start = progress + 1
+        line = parse_line(number, buffer[start:end].decode("utf-8", "replace"))
+        behind = LOOK_BEHIND if self._full[needle] <= 2 * _SAME_TEXT else 8 << 10  # enough for one traceback
+        return Passage(needle, key, line, buffer, start, end, behind)
+
+
+def _utf8(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield blocks of UTF-8, or of whatever bytes there are; UTF-16 with a byte order mark is converted."""
+    block = stream.read(BLOCK)
+    encoding = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}.get(block[:2])
+    decoder = codecs.getincrementaldecoder(encoding)("replace") if encoding else None
+    while block:
+        if decoder is None:
+            yield block
+        elif text := decoder.decode(block):
+            yield text.encode("utf-8", "replace")
+        block = stream.read(BLOCK)
