@@ -126,7 +126,6 @@ class Emulation:
             namespace, _, definition = schema.partition("::")
             library = torch.library.Library(namespace, "FRAGMENT")
             self._libraries.append(library)  # a library's definitions go away with it
-            name = definition.partition("(")[0]
             with contextlib.suppress(RuntimeError):  # defined already, or a type that this torch does not know
                 library.define(definition)
 

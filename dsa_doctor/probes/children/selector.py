@@ -58,7 +58,8 @@ def main() -> None:
 
 
 def _show_place(frames: Callable[[], dict[int, FrameType]], thread: int) -> None:
-    print("".join(traceback.format_stack(frames()[thread])[-3:]), file=sys.stderr, flush=True)
+    sys.stderr.write("".join(traceback.format_stack(frames()[thread])[-3:]))
+    sys.stderr.flush()
 
 
 def _run(request: dict[str, Any], answer: dict[str, Any]) -> None:
