@@ -1,6 +1,7 @@
 """Names of the kernels in a fat binary entry, without disassembling it."""
 
 import re
+from collections.abc import Iterator
 
 from dsa_doctor.binaries.fatbin import Buffer, GpuImage
 from dsa_doctor.binaries.payload import PayloadError, payload_chunks
@@ -8,7 +9,8 @@ from dsa_doctor.binaries.payload import PayloadError, payload_chunks
 _ELF_HEADER_SIZE = 64
 _FIRST_NAME = b"\0.shstrtab\0"
 _TEXT_SECTION = re.compile(rb"\0\.text\.([^\0]+)(?=\0)")
-_PTX_ENTRY = re.compile(rb"\.entry\s+([\w$]+)")
+_PTX_ENTRY = b".entry"
+_PTX_NAME = re.compile(rb"\.entry\s+([\w$]+)")
 _LARGEST_NAME_TABLE = 1 << 24
 _LARGEST_PTX = 1 << 29
 _LONGEST_LINE = 1 << 20
@@ -60,12 +62,21 @@ def _ptx_names(data: Buffer, image: GpuImage) -> frozenset[str]:
     for chunk in payload_chunks(data, image, limit=_LARGEST_PTX, chunk_size=1 << 20):
         text = rest + chunk
         whole_lines = text.rfind(b"\n") + 1
-        names.update(_PTX_ENTRY.findall(text, 0, whole_lines))
+        names.update(_entries(text, whole_lines))
         rest = text[whole_lines:]
         if len(rest) > _LONGEST_LINE:
             raise PayloadError("not PTX: a line without end")
-    names.update(_PTX_ENTRY.findall(rest))
+    names.update(_entries(rest, len(rest)))
     return _decoded(names)
+
+
+def _entries(text: bytes, end: int) -> Iterator[bytes]:
+    """Yield the entry names in `text[:end]`; a plain search is faster than a pattern in hundreds of megabytes."""
+    position = text.find(_PTX_ENTRY, 0, end)
+    while position >= 0:
+        if match := _PTX_NAME.match(text, position, end):
+            yield match[1]
+        position = text.find(_PTX_ENTRY, position + 1, end)
 
 
 def _decoded(names: "set[bytes] | list[bytes]") -> frozenset[str]:

@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
+from dsa_doctor.binaries import ElfError, SharedObject
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import DeepGemm, DeepGemmCopy
 from dsa_doctor.probes.child import run_child
 from dsa_doctor.probes.environment import Environment
+from dsa_doctor.probes.libraries import LibraryIndex, link
 from dsa_doctor.probes.redact import redact
 
 _TIMEOUT = 120.0
@@ -50,11 +52,8 @@ def _examine(environment: Environment, source: Literal["external", "vendored"], 
 
 def _version(folder: Path) -> str | None:
     """Return the `__version__` that the package's source assigns, without running it."""
-    try:
-        tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
-    except (OSError, ValueError, SyntaxError):
-        return None
-    for node in tree.body:
+    tree = _syntax_tree(folder / "__init__.py")
+    for node in tree.body if tree else []:
         if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Constant):
             continue
         if any(isinstance(target, ast.Name) and target.id == "__version__" for target in node.targets):
@@ -74,6 +73,7 @@ def _try_import(
             "module": "vllm.third_party.deep_gemm",
             "parents": {"vllm": str(third_party.parent), "vllm.third_party": str(third_party)},
         }
+    request["probably_missing"] = _missing_libraries(environment, folder)
     result = run_child(
         "deep_gemm_import.py",
         request,
@@ -93,6 +93,33 @@ def _try_import(
     lines = [str(line) for line in raised]
     shown = tuple(redact(environment.shorten(line))[:300] for line in lines)
     return Observation[bool].ok(False, evidence=shown, seconds=result.seconds), classify_failure(lines)
+
+
+def _missing_libraries(environment: Environment, folder: Path) -> list[str]:
+    """Return the libraries that the compiled part needs and that were not found; the child asks the loader for them.
+
+    Importing torch first, as the package does, costs seconds that end in the loader's refusal anyway. Only for a
+    package that imports its compiled part at its top level, outside any try, does that refusal settle the matter.
+    """
+    tree = _syntax_tree(folder / "__init__.py")
+    unguarded = any(
+        isinstance(node, ast.ImportFrom) and node.level == 1 and (node.module == "_C" or node.names[0].name == "_C")
+        for node in (tree.body if tree else [])
+    )
+    extension = next(iter(sorted(folder.glob("_C*.so"))), None)
+    if not unguarded or extension is None:
+        return []
+    try:
+        return list(link(SharedObject(extension), LibraryIndex.of(environment)).missing_libraries)
+    except (ElfError, OSError):  # the import itself then says what ails the file
+        return []
+
+
+def _syntax_tree(file: Path) -> ast.Module | None:
+    try:
+        return ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError):
+        return None
 
 
 def classify_failure(raised: list[str]) -> Failure:

@@ -54,6 +54,8 @@ class LibraryIndex:
                 *sorted(site.glob("nvidia/*/lib64")),
             ]
         folders += [Path(entry) for entry in os.environ.get("LD_LIBRARY_PATH", "").split(":") if entry]
+        if environment.python is not None:
+            folders.append(environment.python.parent.parent / "lib")  # a conda environment
         return cls(tuple(folder for folder in dict.fromkeys([*folders, *_system_folders()]) if folder.is_dir()))
 
     def find(self, name: str, near: Path, run_path: Iterable[str] = ()) -> SharedObject | None:

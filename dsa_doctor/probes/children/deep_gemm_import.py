@@ -1,11 +1,13 @@
 """Child: tries to import one copy of DeepGEMM.
 
-Request: {"module": import name, "parents": {package: folder}}. The parents are put in place as empty packages, so that
-the copy inside vLLM is imported under its own name without running vllm/__init__.py, which takes far longer.
+Request: {"module": import name, "parents": {package: folder}, "probably_missing": [library name]}. The loader is asked
+for these libraries first; where it refuses, the package is not tried. The parents are put in place as empty packages,
+so that the copy inside vLLM is imported under its own name without running vllm/__init__.py, which takes far longer.
 Answer: {"importable": true} or {"importable": false, "raised": ["Type: message (in function)", ...]}, the exception
 first, then its causes.
 """
 
+import ctypes
 import importlib
 import json
 import os
@@ -17,6 +19,11 @@ from typing import Any
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Return the answer to one request."""
+    for library in request["probably_missing"]:
+        try:
+            ctypes.CDLL(library)
+        except OSError as error:
+            return {"importable": False, "raised": [f"OSError: {error} (needed by its compiled part)"]}
     for name, folder in request["parents"].items():
         package = types.ModuleType(name)
         package.__path__ = [folder]

@@ -35,6 +35,7 @@ def test_vendored_copy_of_the_installed_vllm_fares_as_it_does_in_vllm(vllm_dir: 
         assert f"version {copy.version}" in done.stdout
     else:
         assert copy.failure is not None
+        # The same exception, and where a library is missing one of those that vLLM's own import misses.
         last = done.stderr.strip().splitlines()[-1].split(": ")[0]
         assert any(line.startswith(last) for line in copy.importable.evidence)
         assert str(vllm_dir.parent) not in copy.model_dump_json()
@@ -98,6 +99,27 @@ def test_import_that_raises_is_told_with_its_class(site: MakeSite, source: str, 
     assert copy.importable.value is False
     assert copy.failure == failure
     assert any(told in line for line in copy.importable.evidence)
+
+
+@pytest.mark.parametrize(
+    ("source", "importable"),
+    [
+        ("raise SystemExit('not come to')\nfrom . import _C", False),
+        ("from ._C import a", False),
+        ("try:\n    from . import _C\nexcept ImportError:\n    pass", True),
+        ("def later():\n    from . import _C", True),
+    ],
+)
+def test_missing_library_settles_the_matter_only_where_the_package_needs_its_compiled_part(
+    site: MakeSite, extensions: list[Path], source: str, importable: bool
+) -> None:
+    small = next(path for path in extensions if b"PyBuffer_Release\0" in path.read_bytes()[:65536])
+    patched = small.read_bytes().replace(b"libnvrtc.so.", b"libnvrtc.so:", 1)
+    copy = only(site({VENDORED: source, "vllm/third_party/deep_gemm/_C_extension.abi3.so": patched}))
+    assert copy.importable.value is importable
+    if not importable:
+        assert copy.failure == "no_driver_or_cuda_torch"
+        assert "cannot open shared object file" in copy.importable.evidence[0]
 
 
 @pytest.mark.parametrize(
