@@ -184,9 +184,9 @@ def _gpu(
 
 def _summary(finding_id: str, details: dict[str, str], background: Background) -> str:
     """Fill the cause's sentence; what was not seen leaves no trace in it."""
-    values = dict(details)
+    values = {**details, "via_api": details.get("api", "").split(", ")[0]}
     for name, template in (
-        ("via", " through {api}"),
+        ("via", " through {via_api}"),
         ("kernel_text", " in the kernel {kernel}"),
         ("where_text", " ({where})"),
         ("limit_text", " and the limit is {limit}"),
