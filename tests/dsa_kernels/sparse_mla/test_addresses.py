@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from dsa_kernels.sparse_mla import sparse_mla_fwd, sparse_mla_with_kvcache
 
+from dsa_kernels.sparse_mla import sparse_mla_fwd, sparse_mla_with_kvcache
 from tests.dsa_kernels.sparse_mla.cases import assert_close, make_case
 from tests.dsa_kernels.sparse_mla.test_kvcache import fp8_tokens
 

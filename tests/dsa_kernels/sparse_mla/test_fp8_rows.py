@@ -1,6 +1,7 @@
 import torch
 import triton
 import triton.language as tl
+
 from dsa_kernels.sparse_mla.fp8_rows import decode_e4m3_words
 
 

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dsa_kernels.sparse_mla import interface, naive_sparse_mla_fwd, sparse_mla_fwd
 
+from dsa_kernels.sparse_mla import interface, naive_sparse_mla_fwd, sparse_mla_fwd
 from tests.dsa_kernels.sparse_mla.cases import LIMITS, Case, assert_close, assert_rows_close, make_case, poisoned_memory
 
 INF = float("inf")

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from dsa_kernels.sparse_mla import dequantize_fp8_ds_mla, naive_sparse_mla_with_kvcache, sparse_mla_with_kvcache
 
+from dsa_kernels.sparse_mla import dequantize_fp8_ds_mla, naive_sparse_mla_with_kvcache, sparse_mla_with_kvcache
 from tests.dsa_kernels.sparse_mla.cases import LIMITS, assert_close, assert_rows_close, make_case, poisoned_memory
 
 PAGE = 16
