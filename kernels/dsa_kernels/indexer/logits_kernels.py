@@ -11,11 +11,12 @@ import triton.language as tl
 from dsa_kernels.fp8.e4m3 import decode_e4m3_pairs, decode_e4m3_small
 
 
-@triton.jit(do_not_specialize=["num_rows", "row_stride", "head_stride"])
+@triton.jit(do_not_specialize=["num_rows", "wide_rows", "row_stride", "head_stride"])
 def widen_kernel(
     codes_ptr,
     wide_ptr,
     num_rows,
+    wide_rows,
     row_stride,
     head_stride,
     HEADS: tl.constexpr,
@@ -23,7 +24,7 @@ def widen_kernel(
     HEAD_DIM: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Decode q or k to fp16 (times 2^-8): [M, HEADS, HEAD_DIM] codes -> [M, PADDED, HEAD_DIM], padding heads 0."""
+    """Decode q or k to fp16 (times 2^-8): [M, HEADS, HEAD_DIM] codes -> [wide_rows, PADDED, HEAD_DIM], padding 0."""
     lines = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     row, head = lines // PADDED, lines % PADDED
     dims = tl.arange(0, HEAD_DIM)
@@ -32,7 +33,7 @@ def widen_kernel(
     source = codes_ptr + (row * row_stride + head * head_stride)[:, None] * 16 + dims[None, :]
     codes = tl.load(source, mask=real[:, None], other=0)
     target = wide_ptr + lines[:, None] * HEAD_DIM + dims[None, :]
-    tl.store(target, decode_e4m3_small(codes), mask=(row < num_rows)[:, None])
+    tl.store(target, decode_e4m3_small(codes), mask=(row < wide_rows)[:, None])
 
 
 @triton.jit(do_not_specialize=["width", "row_stride"])

@@ -124,12 +124,14 @@ def widen_keys(k: torch.Tensor) -> torch.Tensor:
 
 def _widen(codes: torch.Tensor, padded: int, spare_rows: int) -> torch.Tensor:
     num_rows, num_heads = codes.shape[0], codes.shape[1]
-    wide = torch.empty((num_rows + spare_rows, padded, HEAD_DIM), dtype=torch.float16, device=codes.device)
+    wide_rows = num_rows + spare_rows
+    wide = torch.empty((wide_rows, padded, HEAD_DIM), dtype=torch.float16, device=codes.device)
     block = WIDEN_BLOCK // HEAD_DIM
-    widen_kernel[(-(-num_rows * padded // block),)](
+    widen_kernel[(-(-wide_rows * padded // block),)](
         codes,
         wide,
         num_rows,
+        wide_rows,
         codes.stride(0) // 16,
         codes.stride(1) // 16,
         HEADS=num_heads,

@@ -1,0 +1,199 @@
+import pytest
+import torch
+
+from dsa_kernels.errors import ArgumentError
+from dsa_kernels.indexer import naive_topk_indices, topk_indices
+from dsa_kernels.indexer import topk as topk_module
+from dsa_kernels.indexer.topk import plan_parts
+
+INF = float("inf")
+
+
+@pytest.fixture(params=[1, 64], ids=["one program", "several programs"])
+def programs(request, monkeypatch):
+    """Both ways of selecting, whatever the device."""
+    monkeypatch.setattr(topk_module, "plan_parts", lambda rows, width, multiprocessors: min(request.param, 5))
+
+
+def from_bits(bits: torch.Tensor) -> torch.Tensor:
+    return bits.to(torch.int32).view(torch.float32)
+
+
+def rows_of(name: str, width: int) -> torch.Tensor:
+    """One row of `width` values that some selector has been seen to get wrong, or might."""
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn(width, generator=generator)
+    positions = torch.arange(width)
+    if name == "random":
+        return noise
+    if name == "all equal":
+        return torch.full((width,), 0.625)
+    if name == "one bit apart":
+        # One histogram bin at any coarse resolution; more of them than any fixed candidate buffer holds.
+        return from_bits(0x3F800000 + torch.randperm(width, generator=generator))
+    if name == "two values":
+        return torch.where(positions % 3 == 0, 1.5, torch.nextafter(torch.tensor(1.5), torch.tensor(2.0)))
+    if name == "between k and 2k candidates":
+        row = torch.full((width,), -5.0)
+        row[torch.randperm(width, generator=generator)[:150]] = noise[:150].abs() + 1
+        return row
+    if name == "denormals":
+        return from_bits(torch.randint(0, 5000, (width,), generator=generator)) * torch.where(noise > 0, 1.0, -1.0)
+    if name == "zeros of both signs":
+        return torch.where(noise > 0, 0.0, -0.0)
+    if name == "nan and infinities":
+        row = noise.clone()
+        row[positions % 5 == 0] = -INF
+        row[positions % 7 == 0] = float("nan")
+        row[positions % 501 == 3] = INF
+        row[positions % 11 == 0] = from_bits(torch.tensor([-1]))  # a NaN with the sign set
+        return row
+    if name == "nothing to select":
+        return torch.where(positions % 2 == 0, -INF, float("nan"))
+    if name == "all negative":
+        return -noise.abs() - 1e-30
+    if name == "every exponent":
+        bits = torch.randint(-(2**31), 2**31, (width,), generator=generator)
+        return from_bits(bits)
+    raise ValueError(name)
+
+
+NAMES = (
+    "random",
+    "all equal",
+    "one bit apart",
+    "two values",
+    "between k and 2k candidates",
+    "denormals",
+    "zeros of both signs",
+    "nan and infinities",
+    "nothing to select",
+    "all negative",
+    "every exponent",
+)
+
+
+def check(logits, starts, ends, k):
+    out = torch.full((logits.shape[0], k), -77, dtype=torch.int32, device=logits.device)
+    got = topk_indices(logits, starts, ends, k, out=out)
+    assert got is out
+    expected = naive_topk_indices(logits.cpu(), None if starts is None else starts.cpu(), ends.cpu(), k)
+    assert torch.equal(got.cpu(), expected)
+    return got
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("k", [1, 2048])
+@pytest.mark.usefixtures("programs")
+def test_traps(device, on_gpu, name, k):
+    width = 40_000 if on_gpu else 6_000
+    row = rows_of(name, width)
+    logits = torch.stack((row, row.flip(0))).to(device)
+    got = check(logits, None, torch.tensor([width, width - 5], device=device), k)
+    # Against another sort: the selected values are the largest ones.
+    values = logits[0].nan_to_num(nan=-INF, posinf=INF, neginf=-INF)
+    wanted = values.sort(descending=True).values[:k]
+    wanted = wanted[wanted > -INF]
+    assert torch.equal(values[got[0][got[0] >= 0].long()].sort(descending=True).values, wanted)
+
+
+@pytest.mark.usefixtures("programs")
+def test_bounds_short_rows_and_padding(device):
+    generator = torch.Generator().manual_seed(4)
+    starts = torch.tensor([0, 17, 4096, 5000, 5, 5200, -3, 100], dtype=torch.int32)
+    ends = torch.tensor([1, 5200, 4500, 5003, 5, 9999, 50, 20], dtype=torch.int32)
+    logits = torch.randn(8, 5200, generator=generator)
+    check(logits.to(device), starts.to(device), ends.to(device), 333)
+
+
+@pytest.mark.usefixtures("programs")
+def test_values_outside_the_bounds_are_never_selected(device):
+    logits = torch.full((2, 9000), INF)
+    logits[:, 100:5000] = torch.arange(4900) * 1.0
+    starts, ends = torch.tensor([100, 100]), torch.tensor([5000, 4999])
+    got = check(logits.to(device), starts.to(device), ends.to(device), 10)
+    assert got[0].tolist() == list(range(4890, 4900))
+
+
+@pytest.mark.usefixtures("programs")
+def test_k_larger_than_the_row(device):
+    got = check(torch.randn(1, 700).to(device), None, torch.tensor([700], device=device), 5001)
+    assert got[0, :700].tolist() == list(range(700))
+
+
+def test_two_dimensional_ends_and_strided_rows(device):
+    wide = torch.randn(6, 5000).to(device)
+    ends = torch.tensor([[100, 3000], [0, 50], [2999, 1]], dtype=torch.int32, device=device)
+    check(wide[:, 1000:4000], None, ends, 64)
+    rows = torch.randn(4, 100).to(device)
+    out = torch.zeros(4, 20, dtype=torch.int32, device=device)
+    topk_indices(rows, None, torch.full((4,), 100, device=device), 7, out=out[:, 3:10])
+    assert torch.equal(out[:, 3:10].cpu(), naive_topk_indices(rows.cpu(), None, torch.full((4,), 100), 7))
+    assert not out[:, :3].any()
+    assert not out[:, 10:].any()
+
+
+def test_rows_are_addressed_in_64_bits(device):
+    far = torch.empty(2**31 + 4096, dtype=torch.float32, device=device)
+    logits = far.as_strided((5, 1000), (2**29, 1))
+    logits.copy_(torch.randn(5, 1000))
+    check(logits, None, torch.full((5,), 1000, device=device), 40)
+
+
+def test_no_rows(device):
+    empty = torch.empty(0, 10, device=device)
+    assert topk_indices(empty, None, torch.empty(0, dtype=torch.int32, device=device), 4).shape == (0, 4)
+
+
+def test_parts_depend_on_shapes_alone():
+    assert plan_parts(1, 2**20, 108) == 108
+    assert plan_parts(108, 2**20, 108) == 1
+    assert plan_parts(1, 4000, 108) == 1
+    assert plan_parts(4, 65_536, 108) == 16
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_of_a_million(device, name):
+    width = 2**20
+    logits = rows_of(name, width).unsqueeze(0).to(device)
+    check(logits, None, torch.tensor([width], device=device), 2048)
+
+
+@pytest.mark.gpu
+def test_graph_capture_replays_on_new_values(device):
+    logits = torch.randn(3, 70_000, device=device)
+    ends = torch.tensor([70_000, 50_000, 10], device=device)
+    out = topk_indices(logits, None, ends, 2048)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        topk_indices(logits, None, ends, 2048, out=out)
+    for _ in range(3):
+        logits.copy_(torch.randn(3, 70_000))
+        graph.replay()
+        assert torch.equal(out.cpu(), naive_topk_indices(logits.cpu(), None, ends.cpu(), 2048))
+
+
+@pytest.mark.parametrize(
+    ("change", "argument"),
+    [
+        ({"logits": torch.zeros(2, 10, dtype=torch.bfloat16)}, "logits"),
+        ({"logits": torch.zeros(10, 2).T}, "logits"),
+        ({"row_starts": torch.zeros(3, dtype=torch.int32)}, "row_starts"),
+        ({"row_ends": torch.zeros(3, dtype=torch.int32)}, "row_ends"),
+        ({"row_ends": torch.zeros(2)}, "row_ends"),
+        ({"k": 0}, "k"),
+        ({"out": torch.zeros(2, 4, dtype=torch.int64)}, "out"),
+        ({"out": torch.zeros(2, 5, dtype=torch.int32)}, "out"),
+    ],
+)
+def test_wrong_input_names_the_argument(change, argument):
+    arguments = {
+        "logits": torch.zeros(2, 10),
+        "row_starts": None,
+        "row_ends": torch.zeros(2, dtype=torch.int32),
+        "k": 4,
+    }
+    with pytest.raises(ArgumentError, match="accepted") as caught:
+        topk_indices(**(arguments | change))
+    assert caught.value.name == argument
