@@ -15,7 +15,11 @@ _LOADER_CONFIGURATION = Path("/etc/ld.so.conf.d")
 
 _OWN_SYMBOLS: tuple[tuple[str, str], ...] = (
     # A library of torch or CUDA, and how the names that it alone may define start.
-    (r"lib(torch|c10)", r"_Z(GV|TI|TS|TV|Th?n?[0-9_]*)?N[KVRO]*(2at|3c10|5torch|6caffe2)|aoti_torch_|torch_"),
+    # torch's libraries also carry the parts of the C++ standard library that older systems lack.
+    (
+        r"lib(torch|c10)",
+        r"_Z(GV|TI|TS|TV|Th?n?[0-9_]*)?N[KVRO]*(2at|3c10|5torch|6caffe2|St)|_ZSt|aoti_torch_|torch_",
+    ),
     (r"libcudart", r"cuda[A-Z]|__cuda"),
     (r"libcuda\.", r"cu[A-Z]"),
     (r"libcublasLt", r"cublas"),
