@@ -1,7 +1,7 @@
 """`dsa-doctor check`."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
@@ -111,7 +111,7 @@ def check(
             backend=attention_backend,
             plugin_mode=plugin_mode_from(os.environ.get("DSA_DOCTOR_PLUGIN")),
         )
-        asked = _models(models) or rules.models, target or rules.targets
+        asked = _once(_models(models) or rules.models), _once(target or rules.targets)
         judged = [
             (label, verdict)
             for label, facts_file, environment in _environments(facts or [], wheel or [], python or [])
@@ -132,6 +132,10 @@ def _policy(path: Path | None, *, strict: bool) -> "Policy":
 
     found = load_policy(path) if path is not None else find_policy(Path.cwd())
     return found.model_copy(update={"strict": True}) if strict else found
+
+
+def _once(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
 
 
 def _models(texts: list[str] | None) -> list[str]:

@@ -16,6 +16,7 @@ def render_html(report: Report) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
         finalize=lambda value: wording.clean(value) if type(value) is str else value,
     )
     return environment.get_template("report.html").render(

@@ -36,7 +36,7 @@ def print_verdict(console: Console, verdict: Verdict, *, verbose: bool = False) 
     with console.capture() as capture:
         _print_parts(console, verdict, width=width, verbose=verbose)
     # Tables are padded to the full width; pasted into a ticket, the blanks would only be in the way.
-    console.file.write(_TRAILING_BLANKS.sub(r"\1", capture.get()))
+    console.print(Text.from_ansi(_TRAILING_BLANKS.sub(r"\1", capture.get())), soft_wrap=True)
 
 
 def _print_parts(console: Console, verdict: Verdict, *, width: int, verbose: bool) -> None:
