@@ -35,3 +35,9 @@ def test_every_finding_that_the_resolver_gives_is_known():
     given = set(re.findall(r'"(DSA\d{3})"', sources))
     assert given <= set(FINDINGS_BY_ID)
     assert {"DSA101", "DSA201", "DSA301"} <= given
+
+
+def test_the_index_lists_every_finding():
+    index = (PAGES / "index.md").read_text(encoding="utf-8")
+    rows = [f"| [{known.id}]({known.id}.md) | {known.layer} | {known.title} |" for known in KNOWN_FINDINGS]
+    assert [line for line in index.splitlines() if line.startswith("| [DSA")] == rows
