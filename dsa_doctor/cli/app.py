@@ -11,6 +11,7 @@ from dsa_doctor.cli.check import check
 from dsa_doctor.cli.explain import explain
 from dsa_doctor.cli.facts import facts
 from dsa_doctor.cli.output import EXIT_BUG
+from dsa_doctor.cli.run_model import run_model
 
 app = typer.Typer(
     name="dsa-doctor",
@@ -24,6 +25,7 @@ app.command()(explain)
 app.command()(facts)
 app.command()(models)
 app.command()(targets)
+app.command("run-model")(run_model)
 
 
 def _print_version(wanted: bool) -> None:

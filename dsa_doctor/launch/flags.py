@@ -1,0 +1,207 @@
+"""The flags of a launch: value, reason and origin of each, checked against what the installed vLLM knows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from dsa_doctor.catalog.capability import Capability
+from dsa_doctor.catalog.geometry import ModelGeometry
+from dsa_doctor.facts.observation import Fact
+from dsa_doctor.launch.options import KnownOptions
+from dsa_doctor.launch.recipes import recipe_for
+from dsa_doctor.planner.plan import DEFAULT_UTILIZATION, Plan
+from dsa_doctor.verdict.schema import Verdict
+
+READY_TIMEOUT = 3600
+"""Seconds for VLLM_ENGINE_READY_TIMEOUT_S: loading and warm-up of these models exceed vLLM's 600."""
+_LARGE_CHECKPOINT = 100 * 10**9
+
+_RESOLVER, _PLAN, _USER = "resolver", "memory plan", "command line"
+
+
+class Flag(Fact):
+    """One flag: `value` None is a switch."""
+
+    option: str
+    value: str | None = None
+    why: str
+    source: str
+
+    @property
+    def arguments(self) -> list[str]:
+        """Return the flag as arguments."""
+        return [self.option] if self.value is None else [self.option, self.value]
+
+
+class Variable(Fact):
+    """One environment variable of the server."""
+
+    name: str
+    value: str
+    why: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked of run-model itself, as opposed to what follows `--`; None leaves it open."""
+
+    host: str | None = None
+    port: int = 8000
+    kv_cache_dtype: str | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    gpu_memory_utilization: float | None = None
+    cpu_offload_gib: float = 0.0
+    enforce_eager: bool = False
+    expert_parallel: bool = False
+
+
+class Checked(NamedTuple):
+    """Flags that vLLM knows, and a warning for each that it does not."""
+
+    flags: tuple[Flag, ...]
+    warnings: tuple[str, ...]
+
+
+def launch_flags(verdict: Verdict, model: ModelGeometry, plan: Plan, wishes: Wishes) -> tuple[Flag, ...]:
+    """Return the flags that the verdict, the plan, the recipe and the user imply, in this order."""
+    flags = [*_selection(verdict), *_sizes(plan, wishes)]
+    recipe = recipe_for(model)
+    if recipe is not None:
+        flags += [Flag(option=one.option, value=one.value, why=one.why, source=recipe.source) for one in recipe.flags]
+    flags += _address(wishes)
+    return tuple(flags)
+
+
+def launch_variables(verdict: Verdict, plan: Plan) -> tuple[Variable, ...]:
+    """Return the environment variables of the server."""
+    variables = []
+    configuration, target = verdict.configuration, verdict.target
+    if configuration is not None and configuration.uses_plugin:
+        why = "the plugin serves what this GPU lacks; the layers it takes are in the verdict"
+        variables.append(Variable(name="DSA_DOCTOR_PLUGIN", value=_plugin_mode(target), why=why, source=_RESOLVER))
+    if target is not None and configuration is not None and configuration.uses_plugin:
+        why = f"DeepGEMM has no kernels for {target.sm}: nothing must try it"
+        variables.append(Variable(name="VLLM_USE_DEEP_GEMM", value="0", why=why, source=_RESOLVER))
+    if plan.disk_bytes > _LARGE_CHECKPOINT:
+        why = "loading and warm-up of a checkpoint of this size take longer than vLLM's 600 s"
+        variables.append(Variable(name="VLLM_ENGINE_READY_TIMEOUT_S", value=str(READY_TIMEOUT), why=why, source=_PLAN))
+    return tuple(variables)
+
+
+def verified(flags: Sequence[Flag], known: KnownOptions, extra: Sequence[str]) -> Checked:
+    """Leave out what vLLM does not know, with a warning, and what the user gives after `--`, silently."""
+    given = {one.partition("=")[0] for one in extra if one.startswith("-")}
+    kept, warnings = [], []
+    for flag in flags:
+        if flag.option in given or _short_form_given(flag.option, given):
+            continue
+        if known.problem is not None:
+            kept.append(flag)
+        elif not known.knows(flag.option):
+            warnings.append(f"{flag.option} is left out: this vLLM does not know it ({flag.source})")
+        elif flag.value is not None and known.accepts(flag.option, flag.value) is False:
+            warnings.append(
+                f"{flag.option} {flag.value} is left out: this vLLM does not accept that value ({flag.source})"
+            )
+        else:
+            kept.append(flag)
+    dropped = {flag.option for flag in flags} - {flag.option for flag in kept} - given
+    if "--tool-call-parser" in dropped:
+        # vLLM refuses automatic tool choice without a parser.
+        kept = [flag for flag in kept if flag.option != "--enable-auto-tool-choice"]
+    if known.problem is not None:
+        warnings.append(f"the flags could not be checked against this vLLM: {known.problem}")
+    return Checked(tuple(kept), tuple(warnings))
+
+
+def server_command(executable: Sequence[str], model: str, flags: Sequence[Flag], extra: Sequence[str]) -> list[str]:
+    """Return the argument vector; what the user gave after `--` comes last, so that it wins."""
+    arguments = [argument for flag in flags for argument in flag.arguments]
+    return [*executable, "serve", model, *arguments, *extra]
+
+
+def _selection(verdict: Verdict) -> list[Flag]:
+    configuration = verdict.configuration
+    if configuration is None:
+        return []
+    layer = next((one for one in verdict.layers if one.layer == "attention"), None)
+    why = layer.reason if layer is not None else "chosen for this GPU"
+    flags = []
+    if configuration.attention_backend != "auto":
+        flags.append(
+            Flag(option="--attention-backend", value=configuration.attention_backend, why=why, source=_RESOLVER)
+        )
+    why = "what that backend serves" if configuration.kv_cache_dtype != "auto" else "the model's own type"
+    flags.append(Flag(option="--kv-cache-dtype", value=configuration.kv_cache_dtype, why=why, source=_RESOLVER))
+    if configuration.block_size is not None:
+        why = "tokens per KV page that the paged indexer cache is laid out for"
+        flags.append(Flag(option="--block-size", value=str(configuration.block_size), why=why, source=_RESOLVER))
+    return flags
+
+
+def _sizes(plan: Plan, wishes: Wishes) -> list[Flag]:
+    parallel = plan.parallel
+    flags = []
+    for option, size, why in (
+        ("--tensor-parallel-size", parallel.tensor, "GPUs that share the heads and the experts of a layer"),
+        ("--pipeline-parallel-size", parallel.pipeline, "nodes that share the layers"),
+        ("--data-parallel-size", parallel.data, "copies of the attention"),
+    ):
+        if size > 1:
+            flags.append(Flag(option=option, value=str(size), why=why, source=_PLAN))
+    if parallel.expert:
+        flags.append(Flag(option="--enable-expert-parallel", why="whole experts per GPU", source=_USER))
+    if wishes.max_model_len is not None:
+        flags.append(_user("--max-model-len", str(wishes.max_model_len)))
+    elif plan.fits and plan.max_model_len is not None and plan.max_model_len < plan.native_context:
+        why = f"the largest context that fits (estimated); the model's own is {plan.native_context:,}"
+        flags.append(Flag(option="--max-model-len", value=str(plan.max_model_len), why=why, source=_PLAN))
+    if wishes.max_num_seqs is not None:
+        flags.append(_user("--max-num-seqs", str(wishes.max_num_seqs)))
+    if plan.sets_batch and plan.fits:
+        why = "smaller than vLLM's default, so that its profile run leaves room for the KV cache"
+        flags.append(Flag(option="--max-num-batched-tokens", value=str(plan.batched_tokens), why=why, source=_PLAN))
+        if wishes.max_num_seqs is None:
+            flags.append(Flag(option="--max-num-seqs", value=str(plan.sequences), why=why, source=_PLAN))
+    utilization = wishes.gpu_memory_utilization
+    if utilization is not None:
+        flags.append(_user("--gpu-memory-utilization", f"{utilization:g}"))
+    elif plan.budget_bytes is not None:
+        why = "the share of the GPU that the plan reckons with"
+        flags.append(Flag(option="--gpu-memory-utilization", value=f"{DEFAULT_UTILIZATION:g}", why=why, source=_PLAN))
+    if wishes.cpu_offload_gib:
+        flags.append(_user("--cpu-offload-gb", f"{wishes.cpu_offload_gib:g}"))
+    if wishes.enforce_eager:
+        flags.append(Flag(option="--enforce-eager", why="no CUDA graphs: asked for", source=_USER))
+    return flags
+
+
+def _address(wishes: Wishes) -> list[Flag]:
+    flags = [_user("--port", str(wishes.port))]
+    return [_user("--host", wishes.host), *flags] if wishes.host is not None else flags
+
+
+def _user(option: str, value: str) -> Flag:
+    return Flag(option=option, value=value, why="asked for", source=_USER)
+
+
+def _plugin_mode(target: object) -> str:
+    capability = getattr(target, "capability", None)
+    return "force" if capability is not None and Capability.parse(capability).major == 12 else "auto"
+
+
+_SHORT_FORMS = {
+    "--tensor-parallel-size": {"-tp"},
+    "--pipeline-parallel-size": {"-pp"},
+    "--data-parallel-size": {"-dp"},
+    "--enable-expert-parallel": {"-ep", "--no-enable-expert-parallel"},
+    "--enforce-eager": {"--no-enforce-eager"},
+    "--enable-auto-tool-choice": {"--no-enable-auto-tool-choice"},
+}
+
+
+def _short_form_given(option: str, given: set[str]) -> bool:
+    underscored = {one.replace("_", "-") for one in given}
+    return option in underscored or bool(_SHORT_FORMS.get(option, set()) & given)

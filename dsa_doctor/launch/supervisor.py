@@ -1,0 +1,191 @@
+"""Parent of the server: starts it, waits for it, and ends it with everything that it started.
+
+A stand-alone script (standard library only) that dsa-doctor runs by path, in a session of its own, so that it outlives
+dsa-doctor just long enough to clean up. It adopts every orphaned descendant (PR_SET_CHILD_SUBREAPER), which is how
+engine processes that outlive a killed API server are still found.
+
+Standard input carries commands, one a line: `stop`, `kill`, `detach`. Its end without `detach` means that dsa-doctor
+is gone, and stops the server. Standard output carries events, one JSON object a line: `started` {pid}, `cannot_start`
+{error}, `exited` {status}, `stage` {name}, `stopped` {left}. The one argument is a JSON object: command, environment
+(set on top of the inherited one), log (path, appended to), grace (seconds per stage).
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_POLL = 0.1
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def _die_with_parent() -> None:
+    """Runs in the server before it starts: should even this supervisor be killed, the server is told to end."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def descendants(root: int) -> list[int]:
+    """Return the living descendants of a process, zombies left out."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+        except (OSError, ValueError):  # gone meanwhile
+            continue
+        if state not in "ZX":
+            children.setdefault(int(parent), []).append(int(entry.name))
+    found, queue = [], [root]
+    while queue:
+        queue += (below := children.get(queue.pop(), []))
+        found += below
+    return found
+
+
+class Supervisor:
+    """One server and its descendants."""
+
+    def __init__(self, request: dict[str, object]) -> None:
+        self.request = request
+        self.grace = float(str(request["grace"]))
+        self.server: subprocess.Popen[bytes] | None = None
+        self.wanted = ""
+        self.detached = False
+
+    def run(self) -> None:
+        """Start the server and stay until it and its descendants are gone."""
+        try:
+            with Path(str(self.request["log"])).open("ab") as log:
+                self.server = subprocess.Popen(
+                    list(self.request["command"]),  # type: ignore[call-overload]
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent,  # safe: this process has a single thread
+                    env={**os.environ, **self.request["environment"]},  # type: ignore[dict-item]
+                )
+        except OSError as error:
+            self.tell("cannot_start", error=f"{error.strerror or error}")
+            return
+        self.tell("started", pid=self.server.pid)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self.on_signal)
+        status = self.wait()
+        if status is not None:
+            self.tell("exited", status=status)
+        self.end(impatient=self.wanted == "kill")
+
+    def on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        """Ask for a stop; the loop sees it at its next round."""
+        self.wanted = self.wanted or "stop"
+
+    def wait(self) -> int | None:
+        """Return the server's exit status once it ends by itself, or None once a stop is asked for."""
+        selector = selectors.DefaultSelector()
+        selector.register(0, selectors.EVENT_READ)
+        pending = b""
+        while not self.wanted:
+            if selector.get_map() and selector.select(_POLL):
+                chunk = os.read(0, 4096)
+                pending += chunk
+                *lines, pending = pending.split(b"\n")
+                for line in lines:
+                    self.obey(line.strip().decode("ascii", "replace"))
+                if not chunk:
+                    selector.unregister(0)
+                    if not self.detached:
+                        self.wanted = "stop"
+            elif not selector.get_map():
+                time.sleep(_POLL)
+            status = self.poll()
+            if status is not None:
+                return status
+        return None
+
+    def obey(self, command: str) -> None:
+        """Follow one command line."""
+        if command == "detach":
+            self.detached = True
+        elif command in {"stop", "kill"}:
+            self.wanted = command
+
+    def poll(self) -> int | None:
+        """Reap adopted descendants, and return the server's exit status if it has ended."""
+        server = self.server
+        if server is None:
+            return 0
+        status = server.poll()
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if info is None or info.si_pid == server.pid:
+                    break
+                os.waitpid(info.si_pid, 0)
+        return status
+
+    def end(self, *, impatient: bool) -> None:
+        """End what is left in stages: SIGTERM to the server, SIGTERM to all, SIGKILL to all; then verify."""
+        server = self.server
+        alive = server is not None and server.poll() is None
+        if alive and server is not None and not impatient:
+            self.tell("stage", name="SIGTERM to the server")
+            with contextlib.suppress(ProcessLookupError):
+                server.send_signal(signal.SIGTERM)
+            self.wait_for_end(self.grace, server_only=True)
+        self.wait_for_end(min(self.grace, 2.0))  # a server that has ended gives its engines a moment
+        if self.left() and not impatient:
+            self.tell("stage", name="SIGTERM to every process")
+            self.signal_all(signal.SIGTERM)
+            self.wait_for_end(self.grace)
+        for _ in range(10):
+            if not self.left():
+                break
+            self.tell("stage", name="SIGKILL to every process")
+            self.signal_all(signal.SIGKILL)
+            self.wait_for_end(2.0)
+        self.tell("stopped", left=self.left(), status=server.poll() if server is not None else None)
+
+    def left(self) -> list[int]:
+        """Return the processes of this run that live, and reap those that do not."""
+        self.poll()
+        return descendants(os.getpid())
+
+    def signal_all(self, number: int) -> None:
+        """Send a signal to every process of this run."""
+        for pid in self.left():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+
+    def wait_for_end(self, seconds: float, *, server_only: bool = False) -> None:
+        """Wait until nothing is left (or the server alone is gone), at most `seconds`."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            over = self.poll() is not None if server_only else not self.left()
+            if over:
+                return
+            time.sleep(_POLL)
+
+    def tell(self, event: str, **details: object) -> None:
+        """Write one event; nobody may be listening any more."""
+        with contextlib.suppress(OSError):
+            os.write(1, json.dumps({"event": event, **details}).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    Supervisor(json.loads(sys.argv[1])).run()
