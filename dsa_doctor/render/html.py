@@ -1,6 +1,8 @@
 """One HTML file that needs nothing else: to mail, to archive, to open without a network. Light and dark."""
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from dsa_doctor.policy.report import Report
 from dsa_doctor.render import wording
@@ -10,16 +12,7 @@ _STATE_MARKS = {"native": "good", "upstream": "good", "plugin": "plugin", "unres
 
 def render_html(report: Report) -> str:
     """Return the report as one self-contained HTML document; everything shown is escaped."""
-    environment = Environment(
-        loader=PackageLoader("dsa_doctor.render"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=lambda value: wording.clean(value) if type(value) is str else value,
-    )
-    return environment.get_template("report.html").render(
+    return _template().render(
         report=report,
         marks=_STATE_MARKS,
         policy_lines=list(wording.policy_lines(report)),
@@ -34,3 +27,17 @@ def render_html(report: Report) -> str:
         documentation_of=wording.documentation_of,
         finding_title=wording.finding_title,
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("dsa_doctor.render"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: wording.clean(value) if type(value) is str else value,
+    )
+    return environment.get_template("report.html")

@@ -58,7 +58,8 @@ def _show(console: Console, renderable: RenderableType) -> None:
     """Print within the report's width, without the blanks that pad tables and wrapped lines."""
     with console.capture() as capture:
         console.print(renderable, width=min(console.width, MAX_WIDTH))
-    console.file.write(_TRAILING_BLANKS.sub(r"\1", capture.get()))
+    shown = _TRAILING_BLANKS.sub(r"\1", capture.get()).removesuffix("\n")
+    console.print(Text.from_ansi(shown), soft_wrap=True)
 
 
 def _table(report: Report) -> Table:

@@ -81,7 +81,10 @@ def _result(report: Report, case: GatedVerdict, outcome: Outcome, rules: list[st
         result["locations"] = [
             {
                 "physicalLocation": {
-                    "artifactLocation": {"uri": quote(report.manifest.file), "uriBaseId": "%SRCROOT%"},
+                    "artifactLocation": {
+                        "uri": quote(report.manifest.file.encode("utf-8", "replace")),
+                        "uriBaseId": "%SRCROOT%",
+                    },
                     "region": {"startLine": report.manifest.line, "snippet": {"text": clean(report.manifest.text)}},
                 }
             }
