@@ -13,7 +13,7 @@ _SELECTED = re.compile(
     r"configuration.{0,40}Reasons?:\s?\[(?P<reasons>[^\]]{0,1000})"
 )
 _REFUSED = re.compile(
-    r"(?P<what>[\w\s/.\-]{3,120}?)\s(?:is|are) (?:(?P<only>only supported)|not supported) on "
+    r"\b(?:is|are) (?:(?P<only>only supported)|not supported) on "
     r"(?P<where>SM[\w ,/&+]{1,60}|Hopper[\w ,/&+]{0,60})"
 )
 _SPARSE = re.compile(r"sparse", re.IGNORECASE)
@@ -63,17 +63,18 @@ def refused(passage: Passage) -> list[Sighting]:
     match = _REFUSED.search(line.text)
     if match is None or line.is_source or line.is_remark or _within_reasons(passage):
         return []
+    subject = re.split(r"[:`|]", line.text[max(0, match.start() - 120) : match.start()])[-1].strip()
     frames = traceback_of(passage)
     flash_mla = re.compile(r"flash_?mla", re.IGNORECASE)
     if not (
-        _SPARSE.search(match.group("what"))
+        _SPARSE.search(subject)
         or flash_mla.search(line.text)
         or mentions(frames, flash_mla)
-        or re.search(r"\bMLA\b", match.group("what"))
+        or re.search(r"\bMLA\b", subject)
     ):
         return []
-    what = match.group().strip()[-160:]
-    dense = not _SPARSE.search(match.group("what")) and not mentions(frames, _SPARSE)
+    what = f"{subject} {match.group()}".strip()[:200]
+    dense = not _SPARSE.search(subject) and not mentions(frames, _SPARSE)
     return [Sighting("DSA928" if dense else "DSA208", [line], {"what": what})]
 
 
@@ -128,8 +129,7 @@ def _within_reasons(passage: Passage) -> bool:
     text = passage.line.text
     if "Reasons" in text or re.search(r"[A-Z0-9_]{4,}['\"]?:\s?\[", text):
         return True
-    above = [line.text for line in passage.before(14)]
-    for position, earlier in enumerate(reversed(above)):
+    for position, earlier in enumerate(line.text for line in passage.backwards(14)):
         if re.match(r"\s*(?:Traceback|File )", earlier):
             return False
         if "Reasons" in earlier or ("AttentionSelectorConfig" in earlier and position < 12):

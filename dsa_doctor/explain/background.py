@@ -54,6 +54,10 @@ _TORCH = re.compile(r"(?:\btorch==|PyTorch version\s{0,40}:\s?)(\d[\w.+]{1,40})"
 _CHOSEN = re.compile(r"Using (?:AttentionBackendEnum\.)?([A-Z][A-Z0-9_]{3,60}) (?:attention )?backend")
 
 
+_WHOLE = 2000
+"""Characters up to which a line is looked at as a whole; of a longer one, only the surroundings of the hit."""
+
+
 @dataclass
 class Background:
     """Collects the circumstances passage by passage."""
@@ -71,7 +75,7 @@ class Background:
     def note(self, passage: Passage) -> None:
         """Take from one passage what it tells."""
         line = passage.line
-        text = line.text
+        text = line.text if len(line.text) < _WHOLE else passage.near()
         self._note_software(text)
         self._note_gpu(text, line.number)
         self.dsa_sign = self.dsa_sign or (_DSA_SIGNS.search(text) is not None)

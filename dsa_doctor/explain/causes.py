@@ -82,6 +82,11 @@ CAUSES: dict[str, Cause] = {
         "The sparse-MLA kernel has no variant for this shape: {what}",
         ("change --tensor-parallel-size, so that another number of heads falls to each rank", _CHECK),
     ),
+    "DSA213": Cause(
+        "The sparse-MLA backend fails with an error that has no page of its own: {what}.",
+        ("pip install -U vllm   # or another --attention-backend", _CHECK),
+        None,
+    ),
     "DSA301": Cause(
         "The indexer calls DeepGEMM{via}, and DeepGEMM does not support this GPU, although it is installed.",
         (_PLUGIN, _CHECK),
@@ -107,6 +112,11 @@ CAUSES: dict[str, Cause] = {
         "DeepGEMM rejects what the indexer gave it{via}: {what}.",
         ("match the versions of DeepGEMM and vLLM (or sglang): a stock wheel vendors its own",),
         True,
+    ),
+    "DSA308": Cause(
+        "The sparse-attention indexer fails with an error that has no page of its own: {what}.",
+        ("pip install -U vllm", _CHECK),
+        None,
     ),
     "DSA901": Cause(
         "Triton refuses the type fp8e4nv{kernel_text}: it exists from compute capability 8.9 on.",

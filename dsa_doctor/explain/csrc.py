@@ -7,7 +7,6 @@ from dsa_doctor.explain.reader import Passage
 from dsa_doctor.explain.sighting import Sighting, mentions, traceback_of
 
 _SYMBOL = re.compile(
-    r"(?:(?P<file>[\w./\\@+~\-]{1,400}\.(?:so|pyd|dylib)[\w.]{0,40})['\"]?:\s?)?"
     r"(?:undefined symbol:?|[Ss]ymbol not found(?: in flat namespace)?:?)\s{1,3}['\"`(]?(?P<symbol>[\w@.$]{1,600})"
 )
 _TORCH_NAMESPACE = re.compile(
@@ -34,6 +33,7 @@ _OP_WITHOUT_KERNEL = re.compile(
     r"['\"]CUDA['\"]"
 )
 _DEEP_GEMM = re.compile(r"deep_?gemm", re.IGNORECASE)
+_PACKAGE = re.compile(r"/(?:site|dist)-packages/(?P<package>\w{1,60})/")
 _ENGINE_FRAME = re.compile(r"/vllm/|/sglang/|/sgl_kernel/")
 
 
@@ -45,7 +45,8 @@ def undefined_symbol(passage: Passage) -> list[Sighting]:
     match = _SYMBOL.search(line.text)
     if match is None:
         return []
-    file, symbol = match.group("file") or "", match.group("symbol").rstrip(".,'\"`)")
+    before = re.split(r"[\s'\"(`]", line.text[max(0, match.start() - 400) : match.start()].rstrip(" :'\""))[-1]
+    file, symbol = before if re.search(r"\.(?:so|pyd|dylib)\b", before) else "", match.group("symbol").rstrip(".,'\"`)")
     if not re.match(r"_|[A-Za-z]\w*_\w|c[uU]|nv|nccl", symbol):
         return []
     if _DEEP_GEMM.search(file):
@@ -89,8 +90,9 @@ def missing_library(passage: Passage) -> list[Sighting]:
     frames = traceback_of(passage)
     if mentions(frames, _DEEP_GEMM):
         return import_failure(passage)
-    if frames and not mentions(frames, _ENGINE_FRAME):
-        return [Sighting("DSA929", [line], {"extension": library, "symbol": library})]
+    other = _PACKAGE.search(frames[-1].path) if frames and not mentions(frames, _ENGINE_FRAME) else None
+    if other is not None:
+        return [Sighting("DSA929", [line], {"extension": other.group("package"), "symbol": library})]
     torch_own = library.startswith(("libtorch", "libc10"))
     return [Sighting("DSA107" if torch_own else "DSA108", [line], {"extension": "", "symbol": library})]
 

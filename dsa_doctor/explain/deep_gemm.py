@@ -1,14 +1,15 @@
 """Layer 3 in logs: DeepGEMM missing, not importable, or refusing the GPU; its use in matrix products is told apart."""
 
 import re
+from pathlib import PurePosixPath
 
 from dsa_doctor.explain.reader import Passage
 from dsa_doctor.explain.sighting import Frame, Sighting, mentions, traceback_of
-from dsa_doctor.explain.text import Line
+from dsa_doctor.explain.text import Line, joined
 
 _ASSERTION = re.compile(
-    r"ssertion error:?\s{0,2}\(?(?P<file>[^\s():']{0,300}?(?P<name>[\w\-]{1,80})\.(?:hpp|cuh|cu|cpp|h))"
-    r":(?P<line>\d{1,6})\)?[:\s]{0,3}(?P<what>.{0,300})"
+    r"ssertion error:?\s{0,2}\(?(?P<file>[^\s():']{1,380}\.(?:hpp|cuh|cu|cpp|h)):(?P<line>\d{1,6})\)?"
+    r"[:\s]{0,3}(?P<what>.{0,300})"
 )
 _INDEXER_FILE = re.compile(r"^attention$|mqa_logits|indexer")
 _PRODUCT_FILE = re.compile(r"gemm|layout|einsum|hyperconnection|hc_|bmm|transform|moe|mega")
@@ -81,11 +82,12 @@ def import_failure(passage: Passage) -> list[Sighting]:
 def assertion(passage: Passage) -> list[Sighting]:
     """A DeepGEMM assertion: in the logits API it is the indexer, in products it is not; otherwise the trace decides."""
     line = passage.line
-    match = _ASSERTION.search(line.text)
+    match = _ASSERTION.search(line.text) or _ASSERTION.search(joined(passage.after(2)))
     if match is None or line.is_source:
         return []
     frames = traceback_of(passage)
-    file, name, what = match.group("file"), match.group("name").lower(), match.group("what").strip().strip("'\"")
+    file = match.group("file")
+    name, what = PurePosixPath(file).stem.lower(), match.group("what").strip().strip("'\"")
     api, called_by_indexer = _api(frames)
     known = "gemm" in file.lower() or bool(mentions(frames, _DEEP_GEMM_PATH)) or name.startswith(("sm", "runtime"))
     if not known and not _INDEXER_FILE.search(name) and not _PRODUCT_FILE.search(name):

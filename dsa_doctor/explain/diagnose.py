@@ -158,6 +158,9 @@ def _keep(collected: dict[str, _Collected], background: Background) -> list[_Col
         del collected["DSA302"]
     elif imported is not None and imported.weak:
         del collected["DSA303"]
+    if any(not one.first.generic for one in collected.values()):
+        for one in [one for one in collected.values() if one.first.generic]:
+            del collected[one.first.id]
     strong = [one for one in collected.values() if not one.weak]
     failed = bool(strong) or (background.failed and background.came_up is None)
     kept = [one for one in collected.values() if not one.weak or failed]

@@ -12,19 +12,20 @@ from typing import BinaryIO
 
 from ahocorasick_rs import BytesAhoCorasick, Implementation
 
-from dsa_doctor.explain.text import Line, parse_line
+from dsa_doctor.explain.text import Line, clean, parse_line
 
 BLOCK = 1 << 20
 LOOK_BEHIND = 256 << 10
 LOOK_AHEAD = 16 << 10
-MAX_LINE = 16 << 10
-"""Bytes of one line that are ever decoded, around the hit."""
+MAX_BEFORE = 1 << 10
+MAX_AFTER = 6 << 10
+"""Bytes of one line that are ever decoded, before and after the hit: the longest message is the selector's."""
 
 # Per needle, so that one that is everywhere hides no other: how many hits of a block are compared with earlier ones,
 # how many passages are looked at in full, how many per block after that, and how many of the very same text.
 _VISITED_PER_BLOCK = 256
-_FULL_PASSAGES = 200
-_FULL_PER_BLOCK_LATER = 4
+_FULL_PASSAGES = 100
+_FULL_PER_BLOCK_LATER = 2
 _SAME_TEXT = 8
 
 
@@ -42,31 +43,42 @@ class Passage:
     key: bytes
     line: Line
     _buffer: bytes = field(repr=False)
+    _position: int = field(repr=False)
     _start: int = field(repr=False)
     _end: int = field(repr=False)
     _behind: int = field(repr=False)
 
-    def before(self, count: int = 400) -> list[Line]:
-        """Return up to `count` lines before the hit that the same process wrote, oldest first."""
+    def near(self) -> str:
+        """Return the text right around the hit, of a line that may be endless."""
+        low, high = max(self._start, self._position - 200), min(self._end, self._position + 600)
+        return clean(self._buffer[low:high].decode("utf-8", "replace"))
+
+    def backwards(self, count: int = 400) -> Iterator[Line]:
+        """Yield up to `count` lines before the hit that the same process wrote, the nearest first."""
         low = max(0, self._start - self._behind)
         pieces = self._buffer[low : self._start].split(b"\n")[:-1]
-        lines: list[Line] = []
-        number = self.line.number
-        for raw in reversed(pieces[-8 * count :]):
-            number -= 1
-            line = parse_line(number, raw[:MAX_LINE].decode("utf-8", "replace"))
+        rank = self.line.rank.encode()
+        yielded = 0
+        for distance, raw in enumerate(reversed(pieces[-8 * count :]), 1):
+            if rank and b"pid=" in raw[:300] and rank not in raw:
+                continue  # another process, without the cost of parsing
+            line = parse_line(self.line.number - distance, raw[:MAX_AFTER].decode("utf-8", "replace"))
             if line.rank == self.line.rank or not line.rank:
-                lines.append(line)
-                if len(lines) == count:
-                    break
-        return lines[::-1]
+                yield line
+                yielded += 1
+                if yielded == count:
+                    return
+
+    def before(self, count: int) -> list[Line]:
+        """Return up to `count` lines before the hit that the same process wrote, oldest first."""
+        return list(self.backwards(count))[::-1]
 
     def after(self, count: int = 40) -> list[Line]:
         """Return the line of the hit and up to `count` lines after it that the same process wrote."""
         lines = [self.line]
         pieces = self._buffer[self._end + 1 : self._end + 1 + LOOK_AHEAD].split(b"\n")
         for number, raw in enumerate(pieces[: 8 * count], self.line.number + 1):
-            line = parse_line(number, raw[:MAX_LINE].decode("utf-8", "replace"))
+            line = parse_line(number, raw[:MAX_AFTER].decode("utf-8", "replace"))
             if line.rank == self.line.rank or not line.rank:
                 lines.append(line)
                 if len(lines) > count:
@@ -87,7 +99,7 @@ class LogReader:
     """Finds needles in a stream.
 
     Args:
-        needles: byte strings; none may contain another.
+        needles: byte strings without newlines.
     """
 
     def __init__(self, needles: Sequence[bytes]) -> None:
@@ -120,13 +132,13 @@ class LogReader:
         """Yield the hits that start in [low, high); `number` is the line number at `low`."""
         if low >= high:
             return
-        matches = self._automaton.find_matches_as_indexes(buffer[low : high + 256])
+        matches = self._automaton.find_matches_as_indexes(buffer[low : high + 256], overlapping=True)
         counted_to = low
         visited, budget, skipped = Counter[int](), Counter[int](), Counter[int]()
         for needle, offset, _ in matches:
             position = low + offset
             if position >= high:
-                break
+                continue
             if visited[needle] >= _VISITED_PER_BLOCK:
                 skipped[needle] += 1
                 continue
@@ -141,22 +153,23 @@ class LogReader:
             if seen or self._full[needle] <= _FULL_PASSAGES:
                 self._seen[key] = seen + 1
             number += buffer.count(b"\n", counted_to, position)
-            counted_to = position
+            counted_to = max(counted_to, position)
             yield self._passage(buffer, needle, key, position, number)
         for needle, count in skipped.items():
             yield Repeats(needle, None, count)
 
     def _passage(self, buffer: bytes, needle: int, key: bytes, position: int, number: int) -> Passage:
-        start = buffer.rfind(b"\n", max(0, position - MAX_LINE // 4), position) + 1 or max(0, position - MAX_LINE // 4)
-        end = buffer.find(b"\n", position, position + MAX_LINE)
+        low = max(0, position - MAX_BEFORE)
+        start = buffer.rfind(b"\n", low, position) + 1 or low
+        end = buffer.find(b"\n", position, position + MAX_AFTER)
         if end < 0:
-            end = min(len(buffer), position + MAX_LINE)
+            end = min(len(buffer), position + MAX_AFTER)
         progress = buffer.rfind(b"\r", start, position)  # a progress line rewrites itself: its last state counts
         if progress >= 0:
             start = progress + 1
         line = parse_line(number, buffer[start:end].decode("utf-8", "replace"))
         behind = LOOK_BEHIND if self._full[needle] <= 2 * _SAME_TEXT else 8 << 10  # enough for one traceback
-        return Passage(needle, key, line, buffer, start, end, behind)
+        return Passage(needle, key, line, buffer, position, start, end, behind)
 
 
 def _utf8(stream: BinaryIO) -> Iterator[bytes]:

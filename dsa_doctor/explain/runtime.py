@@ -29,7 +29,7 @@ def fp8_type(passage: Passage) -> list[Sighting]:
         return []
     details = {}
     lines = [line]
-    for earlier in reversed(passage.before(40)):
+    for earlier in passage.backwards(40):
         if match := _KERNEL.search(earlier.text):
             details["kernel"] = match.group(1)
             lines.append(earlier)
@@ -112,7 +112,8 @@ def indexer_weights(passage: Passage) -> list[Sighting]:
     line = passage.line
     text = " ".join(one.text.strip() for one in [*passage.before(3), line])
     if line.is_source or not re.search(
-        r"not initialized|KeyError|[Mm]issing key|[Uu]nexpected key|no module or parameter", text
+        r"not initialized|KeyError|[Mm]issing key|[Mm]issing \d{1,6} param|[Uu]nexpected key|no module or parameter",
+        text,
     ):
         return []
     weight = _WEIGHT.search(line.text)

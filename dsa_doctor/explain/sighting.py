@@ -31,6 +31,7 @@ class Sighting:
         weak: dropped unless the log shows an error and no server that came up.
         without_dsa: the finding it is instead where the log's model has no sparse attention; "" for none at all.
         unless_earlier: dropped where another finding comes first, of which it is a usual consequence.
+        generic: dropped where anything more exact was found.
         backends: what the selector said of each backend.
         remedy: replaces the usual remedy.
     """
@@ -41,6 +42,7 @@ class Sighting:
     weak: bool = False
     without_dsa: str | None = None
     unless_earlier: bool = False
+    generic: bool = False
     backends: tuple[Backend, ...] = ()
     remedy: tuple[str, ...] = ()
 
@@ -55,7 +57,7 @@ def traceback_of(passage: Passage) -> list[Frame]:
     Of chained exceptions it is the last one's traceback. An excerpt that lost its head is taken as far as it goes.
     """
     frames: list[Frame] = []
-    for line in reversed(passage.before()):
+    for line in passage.backwards():
         if line.text.lstrip(" |+").startswith("Traceback (most recent call last)"):
             break
         found = _FRAME.search(line.text)
