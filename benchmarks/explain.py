@@ -20,7 +20,7 @@ CORPUS = Path(__file__).resolve().parent.parent / "tests" / "dsa_doctor" / "expl
 
 SERVING = (
     "(APIServer pid=1) INFO 07-13 09:49:{second:02d} [loggers.py:273] Engine 000: Avg prompt throughput: "
-    "{number}.3 tokens/s, Avg generation throughput: 14.7 tokens/s, Running: 3 reqs, Waiting: 0 reqs, GPU KV cache usage: 1.2%\n"
+    "{number}.3 tokens/s, Avg generation throughput: 14.7 tokens/s, Running: 3 reqs, GPU KV cache usage: 1.2%\n"
     '(APIServer pid=1) INFO:     10.0.0.{second}:{number} - "POST /v1/chat/completions HTTP/1.1" 200 OK\n'
 )
 TRACEBACK = (

@@ -125,19 +125,14 @@ class Background:
         if _SUPPORT_STATEMENT.search(text):
             return
         for match in _NAMED_GPU.finditer(text):
-            for known in KNOWN_GPUS:
-                if _same_gpu(match.group("name"), (known.alias, known.name, *known.others)):
-                    self._add(1, known.capability, known.name, number)
-                    break
+            if known := _GPUS.get(_plain(match.group("name"))):
+                self._add(1, known.capability, known.name, number)
         for match in _BARE_GPU.finditer(text):
             name = match.group("name")
             if name.lower().startswith("sm"):
                 self._add(2, Capability.parse(name), None, number)
-            else:
-                for known in KNOWN_GPUS:
-                    if _same_gpu(name, (known.alias, *known.others)):
-                        self._add(2, known.capability, known.name, number)
-                        break
+            elif known := _GPUS.get(_plain(name)):
+                self._add(2, known.capability, known.name, number)
 
     def _add(self, kind: int, capability: Capability, name: str | None, number: int) -> None:
         if capability in SHARED_MEMORY_PER_BLOCK:
@@ -145,10 +140,12 @@ class Background:
             self._gpus[kind][capability] = (known[0] or name, known[1]) if known else (name, number)
 
 
-def _same_gpu(text: str, spellings: tuple[str, ...]) -> bool:
-    wanted = _plain(text)
-    return any(wanted in {_plain(spelling), _plain(spelling.removeprefix("NVIDIA "))} for spelling in spellings)
-
-
 def _plain(text: str) -> str:
-    return "".join(character for character in text.lower() if character.isalnum()).removeprefix("rtx")
+    return (
+        "".join(character for character in text.lower() if character.isalnum())
+        .removeprefix("nvidia")
+        .removeprefix("rtx")
+    )
+
+
+_GPUS = {_plain(spelling): gpu for gpu in KNOWN_GPUS for spelling in (gpu.alias, gpu.name, *gpu.others)}

@@ -21,11 +21,14 @@ MAX_BEFORE = 1 << 10
 MAX_AFTER = 6 << 10
 """Bytes of one line that are ever decoded, before and after the hit: the longest message is the selector's."""
 
-# Per needle, so that one that is everywhere hides no other: how many hits of a block are compared with earlier ones,
-# how many passages are looked at in full, how many per block after that, and how many of the very same text.
-_VISITED_PER_BLOCK = 256
+# Bounds on the work, per needle wherever that matters, so that one that is everywhere hides no other: hits of a block
+# that are compared with earlier ones; passages that are always looked at in full, and those while the total allows it;
+# then passages per block.
+_VISITED_PER_BLOCK = 64
+_ALWAYS_FULL = 8
 _FULL_PASSAGES = 100
-_FULL_PER_BLOCK_LATER = 2
+_FULL_TOTAL = 2000
+_FULL_PER_BLOCK = 24
 _SAME_TEXT = 8
 
 
@@ -106,6 +109,7 @@ class LogReader:
         self._automaton = BytesAhoCorasick(needles, implementation=Implementation.DFA)
         self._seen: dict[bytes, int] = {}
         self._full = Counter[int]()
+        self._total = 0
         self.lines = 0
         self.bytes = 0
 
@@ -134,7 +138,7 @@ class LogReader:
             return
         matches = self._automaton.find_matches_as_indexes(buffer[low : high + 256], overlapping=True)
         counted_to = low
-        visited, budget, skipped = Counter[int](), Counter[int](), Counter[int]()
+        visited, skipped, budget = Counter[int](), Counter[int](), set[int]()
         for needle, offset, _ in matches:
             position = low + offset
             if position >= high:
@@ -145,11 +149,11 @@ class LogReader:
             visited[needle] += 1
             key = needle.to_bytes(2, "big") + buffer[max(0, position - 12) : position + 96]
             seen = self._seen.get(key, 0)
-            if seen >= _SAME_TEXT or (self._full[needle] >= _FULL_PASSAGES and budget[needle] >= _FULL_PER_BLOCK_LATER):
+            if seen >= _SAME_TEXT or not self._afford(needle, budget):
                 yield Repeats(needle, key if seen else None, 1)
                 continue
             self._full[needle] += 1
-            budget[needle] += 1
+            self._total += 1
             if seen or self._full[needle] <= _FULL_PASSAGES:
                 self._seen[key] = seen + 1
             number += buffer.count(b"\n", counted_to, position)
@@ -157,6 +161,16 @@ class LogReader:
             yield self._passage(buffer, needle, key, position, number)
         for needle, count in skipped.items():
             yield Repeats(needle, None, count)
+
+    def _afford(self, needle: int, budget: set[int]) -> bool:
+        """Whether one more passage may be looked at in full; `budget` holds those of this block beyond the total."""
+        full = self._full[needle]
+        if full < _ALWAYS_FULL or (full < _FULL_PASSAGES and self._total < _FULL_TOTAL):
+            return True
+        if needle in budget or len(budget) >= _FULL_PER_BLOCK:
+            return False
+        budget.add(needle)
+        return True
 
     def _passage(self, buffer: bytes, needle: int, key: bytes, position: int, number: int) -> Passage:
         low = max(0, position - MAX_BEFORE)
