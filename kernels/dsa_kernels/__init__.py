@@ -1,6 +1,29 @@
 """Triton kernels for DeepSeek Sparse Attention on compute capability 8.0 and up, each beside a naive reference."""
 
 from dsa_kernels.errors import ArgumentError
+from dsa_kernels.fp8 import (
+    decode_e4m3_tensor,
+    encode_e4m3_tensor,
+    fused_indexer_q_rope_quant,
+    indexer_k_quant_and_cache,
+    naive_encode_e4m3,
+    naive_fused_indexer_q,
+    naive_indexer_k_quant_and_cache,
+    naive_quantize_fp8,
+    naive_read_indexer_cache,
+    quantize_fp8_ue8m0,
+)
+from dsa_kernels.indexer import (
+    fp8_mqa_logits,
+    fp8_paged_mqa_logits,
+    indexer_topk,
+    naive_fp8_mqa_logits,
+    naive_fp8_paged_mqa_logits,
+    naive_topk_indices,
+    row_lengths,
+    topk_indices,
+    warmup_indexer,
+)
 from dsa_kernels.sparse_mla import (
     dequantize_fp8_ds_mla,
     naive_sparse_mla_fwd,
@@ -12,10 +35,29 @@ from dsa_kernels.sparse_mla import (
 
 __all__ = [
     "ArgumentError",
+    "decode_e4m3_tensor",
     "dequantize_fp8_ds_mla",
+    "encode_e4m3_tensor",
+    "fp8_mqa_logits",
+    "fp8_paged_mqa_logits",
+    "fused_indexer_q_rope_quant",
+    "indexer_k_quant_and_cache",
+    "indexer_topk",
+    "naive_encode_e4m3",
+    "naive_fp8_mqa_logits",
+    "naive_fp8_paged_mqa_logits",
+    "naive_fused_indexer_q",
+    "naive_indexer_k_quant_and_cache",
+    "naive_quantize_fp8",
+    "naive_read_indexer_cache",
     "naive_sparse_mla_fwd",
     "naive_sparse_mla_with_kvcache",
+    "naive_topk_indices",
+    "quantize_fp8_ue8m0",
+    "row_lengths",
     "sparse_mla_fwd",
     "sparse_mla_with_kvcache",
+    "topk_indices",
+    "warmup_indexer",
     "warmup_sparse_mla",
 ]

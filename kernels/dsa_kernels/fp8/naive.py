@@ -12,9 +12,14 @@ def naive_encode_e4m3(values: torch.Tensor) -> torch.Tensor:
     return values.float().clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
 
 
+def _over_max(amax: torch.Tensor) -> torch.Tensor:
+    """Divide by 448, correctly rounded: torch multiplies by the rounded reciprocal of a scalar on a GPU."""
+    return amax / torch.full_like(amax, E4M3_MAX)
+
+
 def naive_power_of_two_scale(amax: torch.Tensor, floor: float) -> torch.Tensor:
     """The smallest power of two that is at least max(amax, floor) / 448, elementwise in fp32."""
-    mantissa, exponent = torch.frexp(amax.float().clamp_min(floor) / E4M3_MAX)
+    mantissa, exponent = torch.frexp(_over_max(amax.float().clamp_min(floor)))
     # frexp gives [0.5, 1): exactly a power of two when the mantissa is 0.5.
     return torch.ldexp(torch.ones_like(mantissa), exponent - (mantissa == 0.5).int())
 
@@ -35,7 +40,7 @@ def naive_quantize_fp8(
     """
     groups = x.float().unflatten(-1, (-1, group_size))
     amax = groups.abs().amax(-1)
-    scale = naive_power_of_two_scale(amax, floor) if ue8m0 else amax.clamp_min(floor) / E4M3_MAX
+    scale = naive_power_of_two_scale(amax, floor) if ue8m0 else _over_max(amax.clamp_min(floor))
     return naive_encode_e4m3(groups / scale.unsqueeze(-1)).flatten(-2), scale
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsa_kernels.targets import has_small_shared_memory, has_warpgroup_mma
-
 #: Width of the indexer's q and k rows.
 HEAD_DIM = 128
 
@@ -68,8 +66,7 @@ def ragged_config(capability: int, heads: int) -> LogitsConfig:
 
 def paged_config(capability: int, heads: int) -> LogitsConfig:
     """The configuration of `fp8_paged_mqa_logits` for a target and a padded head count."""
+    del capability
     if heads > 64:
         return LogitsConfig(128, 128, 8, 2, 1)
-    if has_warpgroup_mma(capability) or not has_small_shared_memory(capability):
-        return LogitsConfig(128, 64, 4, 2, 1)
     return LogitsConfig(128, 64, 4, 2, 1)

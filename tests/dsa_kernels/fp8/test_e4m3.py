@@ -2,6 +2,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+
 from dsa_kernels.fp8 import decode_e4m3_tensor, encode_e4m3_tensor, naive_encode_e4m3
 from dsa_kernels.fp8.e4m3 import decode_e4m3_pairs, decode_e4m3_small, power_of_two_scale
 

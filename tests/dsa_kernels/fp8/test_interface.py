@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from dsa_kernels.errors import ArgumentError
 from dsa_kernels.fp8 import (
     decode_e4m3_tensor,
