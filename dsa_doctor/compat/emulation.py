@@ -18,7 +18,7 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -28,6 +28,14 @@ _UNDEFINED_SYMBOL = re.compile(r"undefined symbol: (\S+)")
 _DRIVER_LIBRARIES = ("libcuda.so", "libnvidia-")
 _CUDA_LIBRARIES = ("libc10_cuda", "libtorch_cuda", "libcu", "libnccl", "libnv")
 _SIDE_PACKAGES = ("torchvision", "torchaudio", "torchcodec")
+_OPS_SUPPORT_FROM = {
+    "cutlass_scaled_mm_supports_fp8": 89,
+    "cutlass_scaled_mm_supports_block_fp8": 90,
+    "cutlass_group_gemm_supported": 90,
+    "cutlass_scaled_mm_supports_fp4": 100,
+}
+"""The least capability for which these ops of vLLM's csrc answer yes; others of their kind answer no."""
+
 _MEMORY_BYTES = 80 << 30
 _MULTIPROCESSORS = 108
 
@@ -80,6 +88,22 @@ class Emulation:
             raise UnknownShape(f"vllm.platforms.current_platform is {type(current).__name__}, not the emulated one")
         return current
 
+    def inspect_models_here(self) -> None:
+        """Let vLLM inspect model classes in this process: the one it would spawn knows nothing of the emulation."""
+        registry = importlib.import_module("vllm.model_executor.models.registry")
+        registry._run_in_subprocess = lambda function: function()  # type: ignore[attr-defined]
+
+    def assume_deep_gemm(self) -> None:
+        """Let DeepGEMM count as installed: its import asserts a CUDA toolkit, which this host may lack.
+
+        Its functions are not there, so vLLM finds it present and every call of it unavailable.
+        """
+        if importlib.util.find_spec("deep_gemm") is None:
+            module = ModuleType("deep_gemm")
+            module.__spec__ = importlib.machinery.ModuleSpec("deep_gemm", None)
+            sys.modules["deep_gemm"] = module
+            self.assume("deep_gemm")
+
     def take_over(self, platforms: ModuleType) -> None:
         """Let vllm.platforms, just loaded, resolve to the emulated platform whenever it is first asked."""
         if not callable(getattr(platforms, "resolve_current_platform_cls_qualname", None)):
@@ -128,6 +152,9 @@ class Emulation:
             self._libraries.append(library)  # a library's definitions go away with it
             with contextlib.suppress(RuntimeError):  # defined already, or a type that this torch does not know
                 library.define(definition)
+                if definition.endswith("-> bool"):
+                    name = definition.partition("(")[0]
+                    library.impl(name, _answer_for_op(name), "CompositeExplicitAutograd")
 
 
 def install(capability: str, *, unloadable: Literal["host", "any"] = "host") -> Emulation:
@@ -155,6 +182,12 @@ def install(capability: str, *, unloadable: Literal["host", "any"] = "host") -> 
         _hide_side_packages()
     _answer_for_torch(torch, emulation)
     return emulation
+
+
+def _answer_for_op(name: str) -> Callable[..., bool]:
+    """Answer an op that tells whether kernels of a kind exist for a capability (an int, e.g. 90)."""
+    least = _OPS_SUPPORT_FROM.get(name)
+    return lambda capability, *_: least is not None and capability >= least
 
 
 def is_host_reason(message: str, *, torch_has_cuda: bool) -> bool:
@@ -215,7 +248,15 @@ def _answer_for_torch(torch: ModuleType, emulation: Emulation) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA must not be initialised while a capability is emulated")
 
+    class Inert:
+        """A stream or an event on a device that is not there."""
+
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
     cuda = torch.cuda
+    cuda.Stream = cuda.Event = Inert
+    cuda.current_stream = cuda.default_stream = lambda *_, **__: Inert()
     cuda._lazy_init = refuse
     cuda.get_device_properties = lambda *_, **__: Properties()
     cuda.get_device_capability = lambda *_, **__: emulation.numbers

@@ -182,7 +182,7 @@ CHANGES: dict[str, tuple[str, str, str, Callable[[Fingerprint], object], object]
     "an in-tree backend": (
         "vllm.v1.attention.backends.registry",
         "    FLASHMLA_SPARSE = (",
-        '    TRITON_MLA_SPARSE = (\n        "vllm.v1.attention.backends.mla.triton_mla_sparse.X"\n    )\n    FLASHMLA_SPARSE = (',
+        '    TRITON_MLA_SPARSE = "vllm.v1.attention.backends.mla.triton_mla_sparse.X"\n    FLASHMLA_SPARSE = (',
         lambda found: found.in_tree_triton_mla_sparse,
         True,
     ),
