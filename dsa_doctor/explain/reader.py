@@ -8,6 +8,7 @@ import codecs
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import BinaryIO
 
 from ahocorasick_rs import BytesAhoCorasick, Implementation
@@ -24,6 +25,7 @@ MAX_AFTER = 6 << 10
 # Bounds on the work, per needle wherever that matters, so that one that is everywhere hides no other: hits of a block
 # that are compared with earlier ones; passages that are always looked at in full, and those while the total allows it;
 # then passages per block.
+_VISITED_FIRST = 12288
 _VISITED_PER_BLOCK = 64
 _ALWAYS_FULL = 8
 _FULL_PASSAGES = 100
@@ -137,8 +139,16 @@ class LogReader:
         if low >= high:
             return
         matches = self._automaton.find_matches_as_indexes(buffer[low : high + 256], overlapping=True)
+        while matches and low + matches[-1][1] >= high:
+            matches.pop()
         counted_to = low
         visited, skipped, budget = Counter[int](), Counter[int](), set[int]()
+        rest = matches[_VISITED_FIRST:]
+        if rest:  # hits are everywhere: of needles that were seen often enough, the rest is only counted
+            often = Counter(map(itemgetter(0), matches[:_VISITED_FIRST]))
+            saturated = {needle for needle, count in often.items() if count >= _VISITED_PER_BLOCK}
+            skipped = Counter(filter(saturated.__contains__, map(itemgetter(0), rest)))
+            matches = matches[:_VISITED_FIRST] + [match for match in rest if match[0] not in saturated]
         for needle, offset, _ in matches:
             position = low + offset
             if position >= high:
