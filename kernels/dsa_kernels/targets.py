@@ -41,6 +41,11 @@ def has_small_shared_memory(capability: int) -> bool:
     return shared_memory_limit(capability) < 128 * 1024
 
 
+def has_roomy_shared_memory(capability: int) -> bool:
+    """Whether two blocks of more than 80 KiB fit beside each other (9.0 and 10.x)."""
+    return shared_memory_limit(capability) >= 200 * 1024
+
+
 def has_warpgroup_mma(capability: int) -> bool:
     """Whether Triton lowers a 64-row dot to wgmma (Hopper alone)."""
     return capability // 10 == 9

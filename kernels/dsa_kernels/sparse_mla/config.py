@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsa_kernels.targets import has_small_shared_memory, has_warpgroup_mma
+from dsa_kernels.targets import has_roomy_shared_memory, has_small_shared_memory
 
 #: Latent width of a row, which is also the width of a value.
 LATENT_DIM = 512
@@ -46,10 +46,12 @@ def tile_config(capability: int, num_heads: int, fp8: bool) -> TileConfig:
     by the matrix units: more heads share each gathered row, as registers and shared memory allow.
     """
     small = has_small_shared_memory(capability)
-    if num_heads <= 16:
-        return TileConfig(16, 16, 4, 2, 2) if small else TileConfig(16, 32, 8, 2, 2)
-    if num_heads <= 32 or small or fp8:
-        return TileConfig(32, 32, 8, 2, 1)
-    if has_warpgroup_mma(capability):
-        return TileConfig(64, 32, 8, 3, 1)
-    return TileConfig(64, 32, 8, 2, 1)
+    if num_heads > 16:
+        if fp8:
+            return TileConfig(32, 32, 8, 1, 1)
+        return TileConfig(32, 32, 8, 2, 1) if small else TileConfig(32, 64, 8, 2, 1)
+    if fp8:
+        return TileConfig(16, 32, 8, 2, 1) if small else TileConfig(16, 64, 8, 2, 1)
+    if small:
+        return TileConfig(16, 16, 4, 2, 2)
+    return TileConfig(16, 64, 4, 2, 2) if has_roomy_shared_memory(capability) else TileConfig(16, 32, 4, 2, 2)

@@ -1,7 +1,11 @@
 """fp8_ds_mla rows, gathered as 32-bit words and decoded two codes at a time."""
 
+import os
+
 import triton
 import triton.language as tl
+
+_INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
 
 
 @triton.jit
@@ -41,6 +45,21 @@ def decode_e4m3_words(words):
 
 
 @triton.jit
+def _decode_once(values):
+    """`values`, past an instruction that Triton must not repeat.
+
+    Without it, Triton 3.6 decodes the tile once for each of the two dots, in two layouts.
+    """
+    if _INTERPRETED:
+        once = values
+    else:
+        once = tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=r,r", [values], dtype=values.dtype, is_pure=False, pack=2
+        )
+    return once
+
+
+@triton.jit
 def load_fp8_latent(words_ptr, scale_ptr, units, valid, dtype: tl.constexpr, LATENT: tl.constexpr):
     """Latent part of fp8_ds_mla rows: code times scale in fp32, rounded once to `dtype`.
 
@@ -62,4 +81,4 @@ def load_fp8_latent(words_ptr, scale_ptr, units, valid, dtype: tl.constexpr, LAT
     groups = tl.arange(0, GROUPS)
     scales = tl.load(scale_ptr + (units * 4)[:, None] + groups[None, :], mask=valid[:, None], other=0.0)
     values = tl.reshape(decode_e4m3_words(words).to(tl.float32), (N, GROUPS, 128))
-    return tl.reshape(values * scales[:, :, None], (N, LATENT)).to(dtype)
+    return _decode_once(tl.reshape(values * scales[:, :, None], (N, LATENT)).to(dtype))

@@ -7,7 +7,7 @@ from dsa_kernels.sparse_mla.config import LATENT_DIM, MAX_SPLITS, MERGE_COLUMNS,
 from dsa_kernels.sparse_mla.kernels import attend_kernel, merge_kernel
 
 #: Head counts that reach every configuration: one of each class of `tile_config`.
-HEAD_CLASSES = (16, 32, 128)
+HEAD_CLASSES = (16, 128)
 
 _FP32_POINTERS = ("sink_ptr", "max_logits_ptr", "lse_ptr", "partial_ptr", "partial_max_ptr", "partial_sum_ptr")
 _ROW_POINTERS = ("q_ptr", "latent_ptr", "scale_ptr", "rope_ptr", "out_ptr")

@@ -20,7 +20,7 @@ def warmup_sparse_mla(
 ) -> None:
     """Compile the kernels for one model on one device, so that nothing compiles during graph capture or serving.
 
-    What specialises: the dtype of q, the head dimension, the head count's class (up to 16, 17 to 32, above), the cache
+    What specialises: the dtype of q, the head dimension, the head count's class (up to 16, or more), the cache
     format, and the page size where pages lie apart in memory. What does not: number of tokens, top-k, cache size,
     strides, alignment of indices, presence of a sink or of lengths, whether the selection is split.
 
