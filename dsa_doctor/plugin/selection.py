@@ -34,24 +34,38 @@ def install(*, forced: bool) -> None:
     Args:
         forced: whether the backend outranks native ones.
     """
-    from vllm.model_executor.models.registry import ModelRegistry
     from vllm.platforms import cuda
-    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
     from dsa_doctor.plugin import serving
 
     _forced[:] = [forced]
-    register_backend(AttentionBackendEnum.CUSTOM, CUSTOM_PATH)
-    # An alias, not a member: configurations pickle as CUSTOM, which a spawned process knows before it loads plugins.
-    AttentionBackendEnum._member_map_[BACKEND_NAME] = AttentionBackendEnum.CUSTOM
+    name_backend()
     cuda._get_backend_priorities = with_custom_backend(cuda._get_backend_priorities)
     cuda.CudaPlatformBase.check_and_update_config = serving.reviewed(cuda.CudaPlatformBase.check_and_update_config)
     replace_function("vllm.utils.torch_utils", "resolve_kv_cache_dtype_string", serving.with_served_kv_cache_dtype)
-    known = ModelRegistry.models
-    for architecture, path in MODEL_CLASSES.items():
-        if architecture in known:
-            ModelRegistry.register_model(architecture, path)
+    offer_model_classes()
     say("dsa-doctor's plugin is active: %s is available to DSA models.", BACKEND_NAME, level=logging.DEBUG)
+
+
+def name_backend() -> None:
+    """Make the backend selectable by its name.
+
+    The name is an alias of the member CUSTOM, not a member: configurations then pickle as CUSTOM, which a spawned
+    process knows before it loads plugins.
+    """
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
+
+    register_backend(AttentionBackendEnum.CUSTOM, CUSTOM_PATH)
+    AttentionBackendEnum._member_map_[BACKEND_NAME] = AttentionBackendEnum.CUSTOM
+
+
+def offer_model_classes() -> None:
+    """Let the architectures of DSA models resolve to the classes that the plugin serves."""
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    for architecture, path in MODEL_CLASSES.items():
+        if architecture in ModelRegistry.models:
+            ModelRegistry.register_model(architecture, path)
 
 
 def with_custom_backend(priorities: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
