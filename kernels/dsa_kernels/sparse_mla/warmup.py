@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
+from dsa_kernels.sparse_mla.arguments import view_paged
 from dsa_kernels.sparse_mla.config import FP8_TOKEN_BYTES
-from dsa_kernels.sparse_mla.interface import sparse_mla_with_kvcache
+from dsa_kernels.sparse_mla.launch import launch
+from dsa_kernels.sparse_mla.plan import device_facts, plan_launch
 
 
 def warmup_sparse_mla(
@@ -38,6 +41,8 @@ def warmup_sparse_mla(
         pages = torch.zeros((4, page_size, 1, width), dtype=row_dtype, device=device)
         for cache in (pages, pages[::2]):
             q = torch.zeros((1, num_heads, head_dim), dtype=dtype, device=device)
-            # One token and a wide selection: split, so that the merge is compiled too.
             indices = torch.full((1, 1, 256), -1, dtype=torch.int32, device=device)
-            sparse_mla_with_kvcache(q, cache, indices, 1.0, kv_format=kv_format)
+            out = torch.empty((1, num_heads, 512), dtype=dtype, device=device)
+            plan = plan_launch(1, num_heads, 256, fp8, *device_facts(q.device))
+            # Split whatever this GPU would do with one token: the merge is to be compiled too.
+            launch(q, view_paged(q, cache, kv_format), indices, 1.0, None, None, out, replace(plan, num_splits=2))

@@ -19,7 +19,7 @@ WRONG = {
     "q: got 129 heads": lambda c: {"q": c.q[:, :1].expand(2, 129, 576).contiguous()},
     "q: got head dimension 640": lambda c: {"q": torch.zeros(2, 8, 640, dtype=torch.bfloat16, device=c.q.device)},
     "q: got strides": lambda c: {"q": c.q.transpose(1, 2).contiguous().transpose(1, 2)},
-    "q: got data 2 bytes past": lambda c: {"q": odd(c.q)},
+    "q: got data at an address 2 bytes off": lambda c: {"q": odd(c.q)},
     "q: got NoneType": lambda c: {"q": None},
     "kv: got shape [200, 576]": lambda c: {"kv": c.kv[:, 0]},
     "kv: got shape [200, 1, 512]": lambda c: {"kv": c.kv[..., :512]},
