@@ -2,7 +2,7 @@
 
 from shlex import quote
 
-from dsa_doctor.emit.ranks import Launch, joined
+from dsa_doctor.emit.ranks import Launch, joined, shebang
 
 _IMAGE_NOTE = "# {image} must have dsa-doctor in it: FROM vllm/vllm-openai, then RUN pip install dsa-doctor"
 
@@ -10,7 +10,7 @@ _IMAGE_NOTE = "# {image} must have dsa-doctor in it: FROM vllm/vllm-openai, then
 def docker(launch: Launch) -> str:
     """Return a bash script that runs the container; with several nodes it takes rank and address as shell() does."""
     lines = [
-        "#!/usr/bin/env bash",
+        *shebang(launch),
         f"# {launch.name}, made by dsa-doctor run-model --emit docker.",
         _IMAGE_NOTE.format(image=launch.image),
     ]

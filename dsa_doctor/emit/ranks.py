@@ -72,6 +72,12 @@ class Launch(Fact):
         return {one.name: one.value for one in self.variables}
 
 
+def shebang(launch: Launch) -> list[str]:
+    """Return the first lines of a bash script; a literal `$` in what the user gave must not worry shellcheck."""
+    literal = any("$" in one for one in (launch.model, *launch.extra))
+    return ["#!/usr/bin/env bash", *(["# shellcheck disable=SC2016"] if literal else [])]
+
+
 def joined(arguments: Sequence[str]) -> str:
     """Return arguments, quoted already, as one shell command of several lines, an option with its value on each."""
     lines: list[list[str]] = [[]]

@@ -2,7 +2,7 @@
 
 from shlex import quote
 
-from dsa_doctor.emit.ranks import Launch, joined
+from dsa_doctor.emit.ranks import Launch, joined, shebang
 
 _RAY_PORT = 6379
 
@@ -15,7 +15,7 @@ def ray(launch: Launch) -> str:
     exports = [f"export {name}={quote(value)}" for name, value in launch.environment().items()]
     return "\n".join(
         [
-            "#!/usr/bin/env bash",
+            *shebang(launch),
             f"# {launch.name} on {launch.nodes} nodes of {launch.gpus_per_node} GPUs through Ray,",
             "# made by dsa-doctor run-model --emit ray. Official vLLM images carry no Ray: pip install 'ray[cgraph]'.",
             "# Start it once on every node: ./serve.sh RANK ADDRESS_OF_NODE_0",

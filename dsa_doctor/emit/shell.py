@@ -2,12 +2,12 @@
 
 from shlex import quote
 
-from dsa_doctor.emit.ranks import Launch, joined
+from dsa_doctor.emit.ranks import Launch, joined, shebang
 
 
 def shell(launch: Launch) -> str:
     """Return a bash script; with several nodes it takes the rank and the address of rank 0 as arguments."""
-    lines = ["#!/usr/bin/env bash", f"# {launch.name} on {_where(launch)}, made by dsa-doctor run-model --emit shell."]
+    lines = [*shebang(launch), f"# {launch.name} on {_where(launch)}, made by dsa-doctor run-model --emit shell."]
     if launch.nodes > 1:
         lines += [
             "# Start it once on every node, rank 0 first; rank 0 serves, the others only work:",

@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -234,10 +235,17 @@ def _listener(port: int) -> str | None:
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
-        try:
-            links = {os.fspath(link.readlink()) for link in (entry / "fd").iterdir()}
-            if links & inodes:
+        if inodes & _open_files(entry):
+            with suppress(OSError):
                 return f"pid {entry.name} ({(entry / 'comm').read_text().strip()})"
-        except OSError:
-            continue
     return None
+
+
+def _open_files(process: Path) -> set[str]:
+    """Return what a process's file descriptors point to, as far as it may be read."""
+    found = set()
+    with suppress(OSError):
+        for link in (process / "fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                found.add(os.fspath(link.readlink()))
+    return found

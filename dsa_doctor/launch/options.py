@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dsa_doctor.probes.redact import last_lines
 
-_OPTION = re.compile(r"(?<![\w-])(--[a-z][\w.-]*|-[a-z]+\b)")
+_OPTION = re.compile(r"(?:^|, )(--[a-z][\w.-]*|-[a-z]+\b)")
 _LISTED = re.compile(r"^ {1,6}-")
 _DOTTED = re.compile(r"^(--[a-z][\w-]*)\.")
 

@@ -40,6 +40,8 @@ _KV_TOKENS = re.compile(r"KV cache size: ([\d,]+) tokens")
 _KV_MEMORY = re.compile(r"Available KV cache memory: (-?[\d.]+) GiB")
 _WEIGHTS = re.compile(r"Model loading took ([\d.]+) GiB")
 _SHARDS = re.compile(r"Loading safetensors checkpoint shards:\s+(\d+)% Completed")
+_PLUGIN = re.compile(r"(?<![\w/.-])dsa-doctor(?::|'s )")
+_MOST_PLUGIN_LINES = 16
 
 MAX_LINE = 16384
 """Characters of one line that are looked at."""
@@ -96,5 +98,7 @@ class LogFacts:
             self.weights_gib = max(self.weights_gib or 0.0, float(match.group(1)))
         if match := _SHARDS.search(text):
             self.shards_percent = int(match.group(1))
-        if "dsa-doctor" in text and len(self.layers) < 16:
-            self.layers.append(text.strip()[:300])
+        if (match := _PLUGIN.search(text)) and len(self.layers) < _MOST_PLUGIN_LINES:
+            said = text[match.start() :].strip()[:300]
+            if said not in self.layers:
+                self.layers.append(said)

@@ -14,7 +14,7 @@ import contextlib
 import ctypes
 import json
 import os
-import selectors
+import select
 import signal
 import subprocess
 import sys
@@ -64,6 +64,8 @@ class Supervisor:
         self.server: subprocess.Popen[bytes] | None = None
         self.wanted = ""
         self.detached = False
+        self.deaf = False
+        self.pending = b""
 
     def run(self) -> None:
         """Start the server and stay until it and its descendants are gone."""
@@ -87,7 +89,7 @@ class Supervisor:
         status = self.wait()
         if status is not None:
             self.tell("exited", status=status)
-        self.end(impatient=self.wanted == "kill")
+        self.end()
 
     def on_signal(self, _number: int, _frame: FrameType | None) -> None:
         """Ask for a stop; the loop sees it at its next round."""
@@ -95,33 +97,31 @@ class Supervisor:
 
     def wait(self) -> int | None:
         """Return the server's exit status once it ends by itself, or None once a stop is asked for."""
-        selector = selectors.DefaultSelector()
-        selector.register(0, selectors.EVENT_READ)
-        pending = b""
         while not self.wanted:
-            if selector.get_map() and selector.select(_POLL):
-                chunk = os.read(0, 4096)
-                pending += chunk
-                *lines, pending = pending.split(b"\n")
-                for line in lines:
-                    self.obey(line.strip().decode("ascii", "replace"))
-                if not chunk:
-                    selector.unregister(0)
-                    if not self.detached:
-                        self.wanted = "stop"
-            elif not selector.get_map():
-                time.sleep(_POLL)
+            self.listen()
             status = self.poll()
             if status is not None:
                 return status
         return None
 
-    def obey(self, command: str) -> None:
-        """Follow one command line."""
-        if command == "detach":
-            self.detached = True
-        elif command in {"stop", "kill"}:
-            self.wanted = command
+    def listen(self) -> None:
+        """Follow what commands come within a moment; their end without `detach` asks for a stop."""
+        if self.deaf or not select.select([0], [], [], _POLL)[0]:
+            if self.deaf:
+                time.sleep(_POLL)
+            return
+        chunk = os.read(0, 4096)
+        self.pending += chunk
+        *lines, self.pending = self.pending.split(b"\n")
+        for command in (line.strip().decode("ascii", "replace") for line in lines):
+            if command == "detach":
+                self.detached = True
+            elif command in {"stop", "kill"}:
+                self.wanted = command
+        if not chunk:
+            self.deaf = True
+            if not self.detached:
+                self.wanted = self.wanted or "stop"
 
     def poll(self) -> int | None:
         """Reap adopted descendants, and return the server's exit status if it has ended."""
@@ -137,17 +137,19 @@ class Supervisor:
                 os.waitpid(info.si_pid, 0)
         return status
 
-    def end(self, *, impatient: bool) -> None:
-        """End what is left in stages: SIGTERM to the server, SIGTERM to all, SIGKILL to all; then verify."""
+    def end(self) -> None:
+        """End what is left in stages: SIGTERM to the server, SIGTERM to all, SIGKILL to all; then verify.
+
+        The command `kill` cuts the waiting short at any point.
+        """
         server = self.server
-        alive = server is not None and server.poll() is None
-        if alive and server is not None and not impatient:
+        if server is not None and server.poll() is None and self.wanted != "kill":
             self.tell("stage", name="SIGTERM to the server")
             with contextlib.suppress(ProcessLookupError):
                 server.send_signal(signal.SIGTERM)
             self.wait_for_end(self.grace, server_only=True)
         self.wait_for_end(min(self.grace, 2.0))  # a server that has ended gives its engines a moment
-        if self.left() and not impatient:
+        if self.left() and self.wanted != "kill":
             self.tell("stage", name="SIGTERM to every process")
             self.signal_all(signal.SIGTERM)
             self.wait_for_end(self.grace)
@@ -156,7 +158,7 @@ class Supervisor:
                 break
             self.tell("stage", name="SIGKILL to every process")
             self.signal_all(signal.SIGKILL)
-            self.wait_for_end(2.0)
+            self.wait_for_end(2.0, patient=True)
         self.tell("stopped", left=self.left(), status=server.poll() if server is not None else None)
 
     def left(self) -> list[int]:
@@ -170,14 +172,14 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
 
-    def wait_for_end(self, seconds: float, *, server_only: bool = False) -> None:
-        """Wait until nothing is left (or the server alone is gone), at most `seconds`."""
+    def wait_for_end(self, seconds: float, *, server_only: bool = False, patient: bool = False) -> None:
+        """Wait until nothing is left (or the server alone is gone), at most `seconds`, or until `kill` comes."""
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and (patient or self.wanted != "kill"):
             over = self.poll() is not None if server_only else not self.left()
             if over:
                 return
-            time.sleep(_POLL)
+            self.listen()
 
     def tell(self, event: str, **details: object) -> None:
         """Write one event; nobody may be listening any more."""

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# shellcheck disable=SC2016
+# GLM-5-FP8, made by dsa-doctor run-model --emit docker.
+# vllm/vllm-openai:v0.32.0 must have dsa-doctor in it: FROM vllm/vllm-openai, then RUN pip install dsa-doctor
+# Start it once on every node, rank 0 first: ./serve.sh RANK ADDRESS_OF_NODE_0
+set -euo pipefail
+
+rank="${1:?node rank}"
+master="${2:?address of node 0}"
+
+container=(
+  docker run --rm
+  --gpus all
+  --ipc=host
+  --network host
+  --ulimit memlock=-1
+  --ulimit nofile=65536
+  -v "${HF_HOME:-$HOME/.cache/huggingface}:/root/.cache/huggingface"
+  -e DSA_DOCTOR_PLUGIN=auto
+  -e VLLM_ENGINE_READY_TIMEOUT_S=3600
+)
+
+# Every layer must be resolved on this node's GPUs.
+"${container[@]}" \
+  --entrypoint dsa-doctor vllm/vllm-openai:v0.32.0 check zai-org/GLM-5-FP8 \
+  --tensor-parallel-size 8 \
+  --kv-cache-dtype auto
+
+headless=()
+if [ "$rank" != 0 ]; then headless=(--headless); fi
+exec "${container[@]}" \
+  --entrypoint vllm vllm/vllm-openai:v0.32.0 serve zai-org/GLM-5-FP8 \
+  --attention-backend TRITON_MLA_SPARSE \
+  --kv-cache-dtype auto \
+  --tensor-parallel-size 8 \
+  --pipeline-parallel-size 2 \
+  --enable-auto-tool-choice \
+  --port 8000 \
+  --nnodes 2 \
+  --node-rank "$rank" \
+  --master-addr "$master" \
+  --master-port 29501 \
+  --speculative-config '{"method": "mtp", "num_speculative_tokens": 1}' \
+  --odd 'it'"'"'s $HOME' "${headless[@]}"

@@ -1,0 +1,196 @@
+"""Flags with their origin, checked against what a vLLM says that it knows."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dsa_doctor.catalog.models import KNOWN_MODELS, find_model
+from dsa_doctor.launch import Wishes, ask_options, launch_flags, launch_variables, read_extra, server_command, verified
+from dsa_doctor.launch.extra import ExtraArgumentError
+from dsa_doctor.launch.options import KnownOptions, parse_help
+from dsa_doctor.launch.recipes import recipe_for
+from dsa_doctor.planner import Hardware, Parallel, PlanOptions, plan
+from dsa_doctor.verdict.schema import Configuration, Layer, Software, TargetInfo, Verdict
+from tests.dsa_doctor.launch.stand_in import HELP
+
+GIB = 2**30
+KNOWN = parse_help(HELP)
+
+
+def _verdict(*, plugin=True, capability="8.0"):
+    configuration = Configuration(
+        attention_backend="TRITON_MLA_SPARSE" if plugin else "FLASHMLA_SPARSE",
+        kv_cache_dtype="auto",
+        block_size=64,
+        uses_plugin=plugin,
+        fallbacks={},
+    )
+    return Verdict(
+        dsa_doctor_version="0",
+        target=TargetInfo(name="NVIDIA A100 80GB", capability=capability, sm="sm80", source="--target"),
+        model=None,
+        software=Software(dsa_doctor="0"),
+        layers=(Layer(number=2, layer="attention", state="plugin", reason="the plugin serves it"),),
+        findings=(),
+        backends=(),
+        configuration=configuration,
+        exit_code=0,
+    )
+
+
+def _plan(model="GLM-5-FP8", nodes=2, **options):
+    hardware = Hardware(name="NVIDIA A100 80GB", gpus_per_node=8, nodes=nodes, memory_bytes=80 * GIB)
+    parallel = Parallel(tensor=8, pipeline=nodes)
+    return plan(find_model(model).geometry(), hardware, PlanOptions(parallel=parallel, **options))
+
+
+def _flags(model="GLM-5-FP8", wishes=None, **options):
+    return launch_flags(_verdict(), find_model(model).geometry(), _plan(model, **options), wishes or Wishes())
+
+
+def test_every_flag_has_a_reason_and_an_origin():
+    flags = {flag.option: flag for flag in _flags()}
+    assert flags["--attention-backend"].value == "TRITON_MLA_SPARSE"
+    assert flags["--attention-backend"].source == "resolver"
+    assert flags["--tensor-parallel-size"].value == "8"
+    assert flags["--pipeline-parallel-size"].value == "2"
+    assert flags["--tool-call-parser"].value == "glm47"
+    assert flags["--reasoning-parser"].value == "glm45"
+    assert flags["--tool-call-parser"].source == "recipe zai-org/GLM-5 @ 03927c9"
+    assert all(flag.why and flag.source for flag in flags.values())
+    assert "--max-model-len" not in flags, "the whole context fits"
+
+
+def test_what_the_plan_shortens_is_said():
+    flags = {flag.option: flag for flag in _flags("GLM-5.2-FP8")}
+    assert 32768 <= int(flags["--max-model-len"].value) < 1048576
+    assert flags["--max-model-len"].source == "memory plan"
+
+
+def test_nothing_trusts_remote_code_or_uses_the_dead_variable():
+    for known in KNOWN_MODELS:
+        model = known.geometry()
+        found = plan(
+            model,
+            Hardware(name="x", gpus_per_node=8, memory_bytes=180 * GIB),
+            PlanOptions(parallel=Parallel(tensor=8)),
+        )
+        flags = launch_flags(_verdict(), model, found, Wishes())
+        assert not any("trust" in flag.option for flag in flags)
+        assert not any("ATTENTION_BACKEND" in one.name for one in launch_variables(_verdict(), found))
+
+
+def test_the_environment_of_the_plugin():
+    variables = {one.name: one.value for one in launch_variables(_verdict(), _plan())}
+    assert variables == {
+        "DSA_DOCTOR_PLUGIN": "auto",
+        "VLLM_USE_DEEP_GEMM": "0",
+        "VLLM_ENGINE_READY_TIMEOUT_S": "3600",
+    }
+    assert "DSA_DOCTOR_PLUGIN" not in {one.name for one in launch_variables(_verdict(plugin=False), _plan())}
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("GLM-5", "GLM-5.yaml"), ("GLM-5-FP8", "GLM-5.yaml"), ("GLM-5.1-NVFP4", "GLM-5.1.yaml"),
+        ("GLM-5.2-FP8", "GLM-5.2.yaml"), ("DeepSeek-V3.2", "DeepSeek-V3.2.yaml"), ("GLM-5.3-Flash", None),
+    ],
+)  # fmt: skip
+def test_the_recipe_of_a_model(name, path):
+    recipe = recipe_for(find_model(name).geometry())
+    assert (recipe.path.rpartition("/")[2] if recipe else None) == path
+
+
+def test_what_vllm_does_not_know_is_left_out_with_a_warning():
+    checked = verified(_flags(), KNOWN, ())
+    options = {flag.option for flag in checked.flags}
+    assert "--reasoning-parser" not in options
+    assert any("--reasoning-parser is left out: this vLLM does not know it" in one for one in checked.warnings)
+    assert options <= KNOWN.names
+
+
+def test_a_value_that_vllm_does_not_list_is_left_out():
+    old = parse_help(HELP.replace("glm47", "glm40"))
+    checked = verified(_flags(), old, ())
+    assert any("--tool-call-parser glm47 is left out" in one for one in checked.warnings)
+    assert not {"--tool-call-parser", "--enable-auto-tool-choice"} & {flag.option for flag in checked.flags}
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [("--tensor-parallel-size", "4"), ("--tensor-parallel-size=4",), ("-tp", "4"), ("--tensor_parallel_size", "4")],
+)
+def test_what_the_user_gives_after_the_dashes_replaces_ours(extra):
+    checked = verified(_flags(), KNOWN, extra)
+    assert "--tensor-parallel-size" not in {flag.option for flag in checked.flags}
+    command = server_command(["vllm"], "m", checked.flags, extra)
+    assert tuple(command[-len(extra) :]) == extra
+
+
+def test_where_vllm_cannot_be_asked_the_flags_stay_with_a_warning():
+    checked = verified(_flags(), KnownOptions(frozenset(), {}, "it is broken"), ())
+    assert checked.flags == _flags()
+    assert checked.warnings == ("the flags could not be checked against this vLLM: it is broken",)
+
+
+def test_the_help_is_read():
+    assert {"--port", "--no-enable-auto-tool-choice", "-tp"} <= KNOWN.names
+    assert "--tool-parser-plugin" not in KNOWN.names, "mentioned, not listed"
+    assert KNOWN.accepts("--tool-call-parser", "glm47") is True
+    assert KNOWN.accepts("--tool-call-parser", "other") is False
+    assert KNOWN.accepts("--attention-backend", "anything") is None
+    assert KNOWN.knows("--kv-cache-dtype.x")
+    assert not KNOWN.knows("--kernel-config.x")
+
+
+@pytest.mark.parametrize(
+    ("script", "problem"),
+    [
+        ("sys.exit(3)", "exit status 3"),
+        ("print('no options here')", "lists no option"),
+        ("import time; time.sleep(60)", "no answer within"),
+    ],
+)
+def test_a_vllm_that_gives_no_help(tmp_path, script, problem):
+    executable = tmp_path / "vllm"
+    executable.write_text(f"#!{sys.executable}\nimport sys\n{script}\n")
+    executable.chmod(0o755)
+    assert problem in (ask_options([os.fspath(executable)], timeout=2).problem or "")
+
+
+def test_a_vllm_that_is_not_there():
+    assert "cannot be started" in (ask_options(["/nowhere/vllm"]).problem or "")
+
+
+def test_extra_arguments_are_understood_as_vllm_does():
+    given = read_extra(
+        ["--max-model-len", "128k", "-tp=4", "--gpu_memory_utilization=0.5", "--no-enforce-eager", "--unknown", "x",
+         "--speculative-config.method", "mtp", "--port", "1"]
+    )  # fmt: skip
+    assert (given.max_model_len, given.tensor, given.gpu_memory_utilization) == (128000, 4, 0.5)
+    assert (given.enforce_eager, given.speculative, given.port, given.pipeline) == (False, True, 1, None)
+    assert read_extra(["--max-model-len", "auto"]).max_model_len is None
+
+
+def test_extra_arguments_without_a_number_are_refused():
+    with pytest.raises(ExtraArgumentError, match="--port"):
+        read_extra(["--port", "many"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--nodes", "2"], "Add --emit"),
+        (["--", "--port", "x"], "after --"),
+        (["--target", "zx81"], "is not known"),
+    ],
+)
+def test_wrong_usage(arguments, expected):
+    command = [sys.executable, "-m", "dsa_doctor", "run-model", "GLM-5-FP8", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert expected in result.stderr
