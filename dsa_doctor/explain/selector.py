@@ -26,7 +26,7 @@ class SelectorError:
     def use_sparse(self) -> bool | None:
         """Whether sparse attention was asked for; None where the text does not tell."""
         if "use_sparse" in self.settings:
-            return self.settings["use_sparse"] == "True"
+            return self.settings["use_sparse"].startswith("True")
         reasons = {reason for backend in self.backends for reason in backend.reasons}
         if "sparse not supported" in reasons:
             return True

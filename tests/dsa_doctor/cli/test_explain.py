@@ -1,0 +1,61 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from dsa_doctor.explain import Explanation
+
+CORPUS = Path(__file__).parent.parent / "explain" / "corpus"
+
+
+def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    code = "import sys; from dsa_doctor.cli.app import main; sys.argv = ['dsa-doctor', *sys.argv[1:]]; main()"
+    command = [sys.executable, "-c", code, "explain", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("log", "code"),
+    [
+        ("healthy-serving.log", 0),
+        ("abi-torch-jit.log", 4),
+        ("selector-ada-nope.log", 8),
+        ("deepgemm-metadata-vllm.log", 16),
+        ("deepgemm-several-files.log", 24),
+        ("dense-oom.log", 32),
+    ],
+)
+def test_exit_codes(log, code):
+    assert run(str(CORPUS / log)).returncode == code
+
+
+def test_json_of_the_input_has_the_promised_shape():
+    done = run("-", "--format", "json", "--target", "a100", stdin=(CORPUS / "selector-a800-fp8-cache.log").read_bytes())
+    data = json.loads(done.stdout)
+    jsonschema.validate(data, Explanation.model_json_schema(mode="serialization"))
+    for finding in data["findings"]:
+        assert {"id", "layer", "line", "evidence", "summary", "remedy"} <= set(finding)
+        assert finding["layer"] in {"csrc", "attention", "indexer", "runtime"}
+        assert finding["plugin"]["resolves"] is True
+    assert data["context"]["capability"] == "8.0"
+    assert done.stderr == b""
+
+
+def test_human_report_names_line_remedy_and_next():
+    text = run(str(CORPUS / "selector-ada-nope.log"), "--verbose").stdout.decode()
+    assert "DSA201" in text
+    assert "line 6" in text
+    assert "rejected FLASHMLA_SPARSE: compute capability not supported" in text
+    assert "next: DSA301" in text
+
+
+@pytest.mark.parametrize(
+    "arguments", [("no-such-file.log",), ("/",), ("-", "--target", "nonsense"), ("-", "--facts", "no")]
+)
+def test_what_cannot_be_read_is_wrong_usage(arguments):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr

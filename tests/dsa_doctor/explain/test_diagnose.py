@@ -1,0 +1,166 @@
+import io
+
+import pytest
+
+from dsa_doctor.catalog.findings import FINDINGS_BY_ID
+from dsa_doctor.catalog.targets import target_from_text
+from dsa_doctor.explain import explain
+from dsa_doctor.explain.causes import CAUSES
+from dsa_doctor.facts.observation import Observation
+from dsa_doctor.facts.schema import Facts
+from dsa_doctor.resolver import Target
+
+SELECTOR = (
+    "ValueError: No valid attention backend found for cuda with AttentionSelectorConfig(head_size=576, "
+    "dtype=torch.bfloat16, kv_cache_dtype=auto, use_mla=True, use_sparse={sparse}). Reasons: {{TRITON_MLA: "
+    "[sparse not supported], FLASHMLA_SPARSE: [compute capability not supported]}}.\n"
+)
+
+
+def explained(text: str | bytes, **options):
+    return explain(io.BytesIO(text.encode() if isinstance(text, str) else text), **options)
+
+
+def ids(text: str) -> list[str]:
+    return [one.id for one in explained(text).findings]
+
+
+def target(text: str) -> Target:
+    gpu = target_from_text(text)
+    return Target(name=gpu.name, capability=str(gpu.capability), source="--target")
+
+
+def test_every_cause_is_a_known_finding():
+    assert set(CAUSES) <= set(FINDINGS_BY_ID)
+
+
+def test_who_passes_the_selector_meets_the_indexer():
+    found = explained("GPU 0: NVIDIA A100-SXM4-80GB\n" + SELECTOR.format(sparse=True)).findings
+    assert [one.id for one in found] == ["DSA201"]
+    assert [one.id for one in found[0].next] == ["DSA301", "DSA901", "DSA902"]
+    assert [backend.name for backend in found[0].backends] == ["TRITON_MLA", "FLASHMLA_SPARSE"]
+
+
+def test_the_guard_hides_the_selector():
+    text = "compute capability 8.9\nRuntimeError: Sparse Attention Indexer CUDA op requires DeepGEMM support in vLLM.\n"
+    (found,) = explained(text).findings
+    assert [one.id for one in found.next] == ["DSA201", "DSA902"]
+
+
+@pytest.mark.parametrize("text", ["", "NVIDIA A100 and NVIDIA H100\n", "NVIDIA H200\n", "sm_90a sm_100f only\n"])
+def test_without_a_known_capability_nothing_is_foretold(text):
+    (found,) = explained(text + SELECTOR.format(sparse=True)).findings
+    assert found.next == ()
+
+
+def test_a_target_counts_more_than_the_log():
+    explanation = explained("NVIDIA H100\n" + SELECTOR.format(sparse=True), target=target("a100"))
+    assert explanation.context.capability == "8.0"
+    assert explanation.context.capability_source == "--target"
+    assert explanation.findings[0].plugin is not None
+    assert explanation.findings[0].plugin.resolves is True
+
+
+@pytest.mark.parametrize(("name", "resolves"), [("a100", True), ("h100", False), ("7.5", False), ("5090", False)])
+def test_the_plugin_acts_where_its_gate_says(name, resolves):
+    (found,) = explained(SELECTOR.format(sparse=True), target=target(name)).findings
+    assert found.plugin.resolves is resolves
+
+
+def test_the_plugin_does_not_mend_what_it_does_not_serve():
+    text = "ImportError: /v/vllm/_C.abi3.so: undefined symbol: _ZN3c104cuda9SetDeviceEa\n"
+    (found,) = explained(text, target=target("a100")).findings
+    assert found.plugin.resolves is False
+
+
+def test_the_plugin_refuses_a_model_it_does_not_serve():
+    text = "vllm serve zai-org/GLM-5.3-Flash\n" + SELECTOR.format(sparse=True)
+    (found,) = explained(text, target=target("a100")).findings
+    assert found.plugin.resolves is False
+    assert "GLM-5.3" in found.plugin.reason
+
+
+def test_facts_without_the_plugin_say_so():
+    unknown = Observation.unknown("not gathered")
+    fields = {
+        name: unknown for name in Facts.model_fields if name not in {"schema_version", "dsa_doctor_version", "created"}
+    }
+    facts = Facts.model_construct(dsa_doctor_version="0", **fields)
+    (found,) = explained(SELECTOR.format(sparse=True), target=target("a100"), facts=facts).findings
+    assert found.plugin.resolves is False
+    assert "entry point" in found.plugin.reason
+
+
+def test_a_dense_model_is_no_dsa_failure():
+    explanation = explained(SELECTOR.format(sparse=False))
+    assert [one.id for one in explanation.findings] == ["DSA928"]
+    assert explanation.exit_code == 32
+
+
+def test_ranks_collapse_into_one_finding():
+    line = (
+        "(Worker_TP{} pid=4{}) ERROR 11-23 10:11:12 [x.py:1] RuntimeError: CUDA error: no kernel image is available\n"
+    )
+    text = "INFO start\n" + "".join(line.format(rank, rank) for rank in range(64))
+    (found,) = explained(text).findings
+    assert (found.id, found.line, found.count) == ("DSA101", 2, 64)
+
+
+def test_chained_exceptions_start_with_the_root_cause():
+    text = (
+        "RuntimeError: Assertion error (/d/csrc/apis/attention.hpp:219): Unsupported architecture\n\n"
+        "The above exception was the direct cause of the following exception:\n\n"
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n"
+    )
+    assert ids(text) == ["DSA301", "DSA923"]
+
+
+def test_a_watchdog_after_an_error_is_a_consequence():
+    watchdog = "[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=1)\n"
+    assert ids("RuntimeError: CUDA error: an illegal memory access was encountered\n" + watchdog) == ["DSA921"]
+    assert ids(watchdog) == ["DSA925"]
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        ('vllm/utils/deep_gemm.py", line 500, in fp8_mqa_logits', "DSA301"),
+        ('vllm/utils/deep_gemm.py", line 200, in fp8_gemm_nt', "DSA927"),
+    ],
+)
+def test_the_traceback_decides_where_the_file_does_not(frame, expected):
+    text = (
+        f'Traceback (most recent call last):\n  File "/v/{frame}\n'
+        "RuntimeError: Assertion error (csrc/jit/device_runtime.hpp:33): Unsupported architecture\n"
+    )
+    assert ids(text) == [expected]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The model was trained with sparse attention; see the indexer's documentation.\n",
+        "INFO 11-23 10:00:00 [x.py:1] FlashMLA Sparse is only supported on Hopper and Blackwell DC devices.\n",
+        "DEBUG 11-23 10:00:00 [x.py:1] DeepGEMM backend is not available, using Triton for FP8 products.\n",
+        'raise RuntimeError("Sparse Attention Indexer CUDA op requires DeepGEMM to be installed.")\n',
+        "INFO 11-23 10:00:00 [x.py:1] No valid attention backend found for cuda: asking again. use_sparse=True\n",
+        "WARNING 11-23 10:00:00 _custom_ops.py:18] Failed to import from vllm._C with ModuleNotFoundError("
+        "\"No module named 'vllm._C'\")\nINFO:     Application startup complete.\n",
+        "INFO If out of memory occurs during cudagraph capture, lower gpu_memory_utilization\n",
+        "ERROR the documents of the library have no module named index\n",
+    ],
+)
+def test_what_is_no_failure_gives_no_finding(text):
+    assert ids(text) == []
+
+
+def test_secrets_do_not_pass():
+    text = "HF_TOKEN=hf_abcdefghijklmnop RuntimeError: CUDA error: no kernel image is available for execution\n"
+    assert "hf_abcdefghijklmnop" not in explained(text).model_dump_json()
+
+
+def test_an_empty_log_says_so():
+    explanation = explained(b"")
+    assert explanation.findings == ()
+    assert explanation.exit_code == 0
+    assert "empty" in explanation.message
