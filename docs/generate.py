@@ -1,0 +1,47 @@
+"""Writes the pages of this folder that come from the code: `python docs/generate.py`; `--check` only compares.
+
+A test runs the comparison, so these pages cannot drift from what the code knows.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from generator import catalog, cli, ledger, matrix, schemas
+
+DOCS = Path(__file__).resolve().parent
+
+PAGES: dict[str, Callable[[], str]] = {
+    "capabilities.md": catalog.capabilities_page,
+    "models.md": catalog.models_page,
+    "checks/index.md": catalog.findings_page,
+    "support-matrix.md": matrix.matrix_page,
+    "vllm-releases.md": ledger.releases_page,
+    "cli.md": cli.cli_page,
+    "json-schema.md": schemas.schemas_page,
+}
+
+
+def main() -> int:
+    """Write every page, or with --check name those that differ and return 1."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a page differs from the code")
+    check = parser.parse_args().check
+    stale = []
+    for name, make in PAGES.items():
+        path, text = DOCS / name, make()
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(name)
+        if not check:
+            path.write_text(text, encoding="utf-8")
+    for name in stale:
+        sys.stdout.write(f"docs/{name}: {'differs from the code' if check else 'written'}\n")
+    if check and stale:
+        sys.stdout.write("`python docs/generate.py` writes them anew.\n")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

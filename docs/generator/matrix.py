@@ -1,0 +1,93 @@
+"""The support matrix: real verdicts of the resolver on the facts of a stock wheel."""
+
+from functools import cache
+from pathlib import Path
+
+from dsa_doctor.catalog.capability import SHARED_MEMORY_PER_BLOCK, Capability, vllm_minimum
+from dsa_doctor.catalog.lookup import find_geometry
+from dsa_doctor.catalog.models import DEFAULT_MODEL, KNOWN_MODELS
+from dsa_doctor.facts.schema import SelectorQuery
+from dsa_doctor.preflight import DEFAULT_TENSOR_PARALLEL_SIZE, Options, load_facts, preflight
+from dsa_doctor.resolver import Request, query_for
+from dsa_doctor.resolver.request import PluginMode
+from dsa_doctor.verdict.schema import Verdict
+from generator.tables import code, page, table
+
+_FACTS = Path(__file__).parents[2] / "tests" / "data" / "facts-vllm-0.32.0.json"
+_CAPABILITIES = sorted(one for one in SHARED_MEMORY_PER_BLOCK if one >= vllm_minimum())
+
+
+def matrix_page() -> str:
+    """Return the verdicts by layer and by model."""
+    return page(
+        "Support matrix",
+        f"Verdicts of `dsa-doctor check` on the facts of a stock wheel, for {DEFAULT_TENSOR_PARALLEL_SIZE} GPUs with"
+        " tensor parallelism and the KV cache dtype `auto`. They say what the installed files and vLLM's own selector"
+        " allow. They do not say that a GPU has run it: [verified.md](verified.md) lists what has run where. For"
+        " another release, another build or other options, run `dsa-doctor check`.",
+        f"Judged: {_software()}.",
+        f"## {DEFAULT_MODEL}, layer by layer",
+        _by_layer(),
+        "An arrow leads from the state without the plugin to the state with it. The states are explained in "
+        "[three-layers.md](three-layers.md#states).",
+        "## Models",
+        "`native`: vLLM serves it by itself. `plugin`: with dsa-doctor installed. `no` names the layers that are not "
+        "resolved, or the finding that rules it out. `unknown` names the layers that could not be determined. `?`: the "
+        "facts of this page hold no answer of the selector for it; `dsa-doctor check` asks for one.",
+        table(
+            ("Model", *map(str, _CAPABILITIES)),
+            ((known.name, *(_cell(known.name, one) for one in _CAPABILITIES)) for known in KNOWN_MODELS),
+        ),
+    )
+
+
+def _by_layer() -> str:
+    rows = []
+    for capability in _CAPABILITIES:
+        without, served = (_verdict(DEFAULT_MODEL, capability, mode) for mode in ("off", "auto"))
+        backend = served.configuration.attention_backend if served.configuration else ""
+        states = [
+            first.state if first.state == second.state else f"{first.state} → {second.state}"
+            for first, second in zip(without.layers, served.layers, strict=True)
+        ]
+        rows.append((str(capability), *states, code(backend) or "none"))
+    return table(("Compute capability", "1 `csrc`", "2 `attention`", "3 `indexer`", "Attention backend"), rows)
+
+
+def _cell(model: str, capability: Capability) -> str:
+    if not _asked(model, capability):
+        return "?"
+    verdict = _verdict(model, capability, "auto")
+    if verdict.exit_code == 0:
+        return "plugin" if any(layer.state == "plugin" for layer in verdict.layers) else "native"
+    for state, word in (("unresolved", "no"), ("unknown", "unknown")):
+        layers = [str(layer.number) for layer in verdict.layers if layer.state == state]
+        if layers:
+            return f"{word}: {', '.join(layers)}"
+    failed = [one.id for one in verdict.findings if one.status == "fail"]
+    return "no: " + ", ".join(f"[{one}](checks/{one}.md)" for one in failed)
+
+
+def _asked(model: str, capability: Capability) -> bool:
+    request = Request(tensor_parallel_size=DEFAULT_TENSOR_PARALLEL_SIZE)
+    return query_for(find_geometry(model), capability, request) in _queries()
+
+
+def _verdict(model: str, capability: Capability, mode: PluginMode) -> Verdict:
+    return preflight(model, Options(target=str(capability), plugin_mode=mode), facts_file=_FACTS)
+
+
+@cache
+def _queries() -> frozenset[SelectorQuery]:
+    selector = load_facts(_FACTS).selector.value
+    if selector is None:
+        raise ValueError(f"{_FACTS.name} holds no answer of vLLM's selector")
+    return frozenset(answer.query for answer in selector.answers)
+
+
+def _software() -> str:
+    software = load_facts(_FACTS).software.value
+    if software is None:
+        raise ValueError(f"{_FACTS.name} holds no software")
+    names = ("vllm", "torch", "triton", "flashinfer-python")
+    return ", ".join(f"{name} {software.packages[name]}" for name in names)
