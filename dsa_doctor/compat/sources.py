@@ -9,6 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 
 
+_LONGEST_HEADER = 120
+"""Lines; the longest header seen in vLLM has 60."""
+
+
 class SourceTree:
     """The sources of one package, read from its folder.
 
@@ -98,12 +102,11 @@ def _block(text: str, start: str) -> str | None:
 def _signature(text: str) -> tuple[str, ...] | None:
     """Parse the parameters of the function that `text` begins with, reading no further than its header."""
     lines: list[str] = []
-    for line in text.splitlines():
+    for line in text.splitlines()[:_LONGEST_HEADER]:
         lines.append(line.strip())
-        if not re.search(r":\s*(#.*)?$", line):
-            continue
+        ends_header = re.search(r":\s*(#.*)?$", line) is not None
         try:
-            parsed = ast.parse("\n".join([*lines, " pass"]))
+            parsed = ast.parse("\n".join([*lines, " pass"] if ends_header else lines))
         except SyntaxError:
             continue
         function = parsed.body[0]

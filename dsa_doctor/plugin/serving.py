@@ -46,9 +46,12 @@ def review(vllm_config: Any) -> None:
             f"dsa-doctor's {BACKEND_NAME} cannot serve this configuration:{listed}\n"
             f"Change what is named above, or set {MODE_VARIABLE}=off to leave everything to vLLM."
         )
-    from dsa_doctor.plugin import report
+    from vllm.platforms import current_platform
 
-    report.log_once(vllm_config)
+    if current_platform.is_cuda():
+        from dsa_doctor.plugin import report
+
+        report.refuse_or_log(vllm_config)
 
 
 def refusals(vllm_config: Any) -> list[str]:

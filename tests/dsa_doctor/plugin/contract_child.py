@@ -58,15 +58,15 @@ class Release:
         import vllm  # noqa: F401
 
         self.emulation.platform()
-        import logging
-
         self.log = io.StringIO()
-        handler = logging.StreamHandler(self.log)
-        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-        logging.getLogger("vllm").addHandler(handler)
         from vllm.model_executor.models import registry
 
         registry._run_in_subprocess = lambda function: function()
+        from dsa_doctor.facts.observation import Observation
+        from dsa_doctor.facts.schema import Csrc
+        from dsa_doctor.plugin import report
+
+        report.compiled_side = lambda environment: Observation[Csrc].unknown("placeholders stand for compiled modules")
         self.distributed = False
         self._stand_in_for_streams()
 
@@ -81,6 +81,22 @@ class Release:
 
         torch.cuda.Stream = torch.cuda.Event = Nothing  # type: ignore[assignment, misc]
 
+    def listen(self) -> None:
+        """Start a fresh log of the plugin's lines.
+
+        As a filter: vLLM configures logging anew now and then, which drops handlers of its loggers' children.
+        """
+        import logging
+
+        self.log.truncate(0)
+        self.log.seek(0)
+
+        def record(line: logging.LogRecord) -> bool:
+            self.log.write(f"{line.levelname} {line.getMessage()}\n")
+            return True
+
+        logging.getLogger("vllm.dsa_doctor").filters = [record]
+
     def step_capability(self, value: str) -> None:
         """Put another capability in force, as a fresh process on that GPU would have it."""
         self.emulation.set_capability(value)
@@ -92,8 +108,7 @@ class Release:
         os.environ["DSA_DOCTOR_PLUGIN"] = mode
         if again:
             entry._state.clear()
-        self.log.truncate(0)
-        self.log.seek(0)
+        self.listen()
         entry.register()
         return self.log.getvalue()
 
@@ -109,7 +124,7 @@ class Release:
         if "block_size" in inspect.signature(get_attn_backend).parameters:
             arguments["block_size"] = 64
         config = VllmConfig(attention_config=AttentionConfig(backend=backend))
-        with set_current_vllm_config(config):
+        with set_current_vllm_config(config), self.emulation.tensors_on("meta"):
             return str(get_attn_backend(576, torch.bfloat16, kv_cache_dtype, **arguments).get_name())
 
     def engine_config(self, config: dict[str, Any], **arguments: Any) -> Any:
@@ -123,8 +138,10 @@ class Release:
 
     def step_configure(self, config: dict[str, Any], **arguments: Any) -> dict[str, Any]:
         """Make the server's configuration, and return what the plugin decides there."""
-        self.log.truncate(0)
-        self.log.seek(0)
+        from dsa_doctor.plugin import report
+
+        report._logged.clear()
+        self.listen()
         made = self.engine_config(config, **arguments)
         return {"kv_cache_dtype": str(made.cache_config.cache_dtype), "log": self.log.getvalue()}
 

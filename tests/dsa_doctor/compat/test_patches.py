@@ -1,0 +1,113 @@
+"""The ledger on the real sources of five releases; each entry notices when its target moves."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dsa_doctor.compat.patches import PATCHES, PERSISTENT_TOPK, Patch, patch_targets
+from dsa_doctor.compat.sources import SourceTree
+from tests.releases import RELEASES, release_folder
+
+FILES = sorted({one for patch in PATCHES for one in (patch.module, patch.origin) if one}) + [
+    "vllm.model_executor.layers.indexer_topk"
+]
+
+
+@pytest.fixture(scope="module", params=[RELEASES[0], RELEASES[-1]])
+def sources(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the ledger reads, of the oldest and of the newest release."""
+    folder = tmp_path_factory.mktemp("sources")
+    for module in FILES:
+        relative = Path(*module.split(".")).with_suffix(".py")
+        original = release_folder(request.param) / relative
+        if original.is_file():
+            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(original, folder / relative)
+    return folder
+
+
+@pytest.mark.parametrize("version", RELEASES)
+def test_every_target_is_present(version: str) -> None:
+    states = patch_targets(release_folder(version))
+    assert {target: state for target, state in states.items() if state != "present"} == {}
+    assert len(states) == len(PATCHES) + 1
+
+
+def rename(sources: Path, module: str, name: str) -> tuple[Path, str]:
+    """Rename a name in a module's file; return the file and its original text."""
+    file = (sources / Path(*module.split("."))).with_suffix(".py")
+    original = file.read_text()
+    file.write_text(re.sub(rf"\b{re.escape(name)}\b", f"moved_{name}", original))
+    return file, original
+
+
+MOVABLE = [patch for patch in PATCHES if not patch.optional]
+
+
+@pytest.mark.parametrize("patch", MOVABLE, ids=lambda patch: f"{patch.target} {patch.kind}")
+def test_a_renamed_target_is_noticed(sources: Path, patch: Patch) -> None:
+    name = patch.name.rpartition(".")[2]
+    if name == "__init__":  # the class goes, and its constructor with it
+        name = patch.name.partition(".")[0]
+    file, original = rename(sources, patch.module, name)
+    try:
+        assert patch_targets(sources)[patch.target] == "missing"
+    finally:
+        file.write_text(original)
+    assert patch_targets(sources)[patch.target] == "present"
+
+
+@pytest.mark.parametrize(
+    "patch", [patch for patch in PATCHES if patch.kind == "function" and patch.exact], ids=lambda patch: patch.target
+)
+def test_a_new_parameter_is_noticed(sources: Path, patch: Patch) -> None:
+    module, name = patch.origin or patch.module, patch.name.rpartition(".")[2]
+    file = (sources / Path(*module.split("."))).with_suffix(".py")
+    original = file.read_text()
+    header = re.search(rf"def {re.escape(name)}\(\s*", original)
+    assert header is not None
+    file.write_text(original[: header.end()] + "surprise, " + original[header.end() :])
+    try:
+        state = patch_targets(sources)[patch.target]
+        assert state.startswith("changed: its parameters are (surprise, ")
+        assert "accepted: (" in state
+    finally:
+        file.write_text(original)
+
+
+def test_a_body_without_its_switch_is_noticed(sources: Path) -> None:
+    (patch,) = [one for one in PATCHES if one.body is not None and "fused" in one.body]
+    file, original = rename(sources, patch.module, "use_fused_indexer_q")
+    try:
+        assert patch_targets(sources)[patch.target].startswith("changed: its body no longer holds")
+    finally:
+        file.write_text(original)
+
+
+def test_a_call_of_another_top_k_op_is_noticed(sources: Path) -> None:
+    changed = [
+        rename(sources, module, "persistent_topk")
+        for module in ("vllm.model_executor.layers.sparse_attn_indexer", "vllm.model_executor.layers.indexer_topk")
+        if SourceTree(sources).text(module) is not None
+    ]
+    try:
+        assert patch_targets(sources)[PERSISTENT_TOPK.target].startswith("changed")
+    finally:
+        for file, original in changed:
+            file.write_text(original)
+
+
+def test_an_empty_folder_has_no_target(tmp_path: Path) -> None:
+    states = patch_targets(tmp_path)
+    optional = {patch.target for patch in PATCHES if patch.optional}
+    assert {target for target, state in states.items() if state == "present"} == optional
+
+
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: f"{patch.target} {patch.kind}")
+def test_every_entry_says_why_and_until_when(patch: Patch) -> None:
+    assert patch.why
+    assert patch.upstream
+    assert patch.until
+    assert patch.kind != "function" or patch.signatures
