@@ -22,8 +22,8 @@ for companion in ("torchvision", "torchaudio"):
 
 transformers = pytest.importorskip("transformers")
 
-TOKENS = 130
-TOPK = 48
+TOKENS = 100
+TOPK = 40
 KERNEL_TOKENS = 16
 MODELS = {"GlmMoeDsa": "glm_moe_dsa", "DeepseekV32": "deepseek_v32"}
 

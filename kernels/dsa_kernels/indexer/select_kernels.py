@@ -2,8 +2,12 @@
 
 A value becomes an integer key that orders as the value does; 0 stands for what is never selected. Four passes narrow
 the k-th largest key down, most significant digit first: each counts the digits of the keys that share the prefix found
-so far. There is no candidate buffer, so nothing can overflow. The last step walks the row in order and writes every
-position whose key is larger, and the lowest positions among the equal ones: the result is the same whatever the timing.
+so far. The last step walks the row in order and writes every position whose key is larger, and the lowest positions
+among the equal ones: the result is the same whatever the timing.
+
+A long row is thinned out first: the k-th largest of the maxima of BLOCK groups cannot exceed the k-th largest value, so
+only what reaches it can be selected. Where that fits one block, the passes run on it in registers; where it does not
+(equal values, large k), they run on the whole row. No distribution of values can overflow anything.
 """
 
 import triton
@@ -120,11 +124,116 @@ def fill_rest(out_ptr, written, k, BLOCK: tl.constexpr):
         tl.store(out_ptr + places, tl.full((BLOCK,), -1, tl.int32), mask=places < k)
 
 
+@triton.jit
+def block_threshold(keys, k):
+    """The k-th largest key of a block in registers.
+
+    Args:
+        keys: [BLOCK] uint32.
+        k: at least 1.
+
+    Returns:
+        The threshold (0 when no key is above 0), how many keys equal to it are selected, and how many keys in all.
+    """
+    valid = keys != 0
+    counts = tl.histogram((keys >> 24).to(tl.int32), 256, mask=valid)
+    wanted = tl.minimum(tl.sum(counts), k)
+    digit, above = pick_digit(counts, wanted)
+    prefix = digit.to(tl.uint32)
+    left = wanted - above
+    for SHIFT in tl.static_range(16, -1, -8):
+        sharing = valid & ((keys >> (SHIFT + 8)) == prefix)
+        counts = tl.histogram(((keys >> SHIFT) & 255).to(tl.int32), 256, mask=sharing)
+        digit, above = pick_digit(counts, left)
+        prefix = (prefix << 8) | digit.to(tl.uint32)
+        left -= above
+    return prefix, left, wanted
+
+
+@triton.jit(do_not_specialize=["width", "row_stride", "k"])
+def thin_kernel(
+    logits_ptr,
+    starts_ptr,
+    ends_ptr,
+    found_ptr,
+    count_ptr,
+    width,
+    row_stride,
+    k,
+    HAS_STARTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Write the positions of a row that can be selected, ascending, to found [M, BLOCK], and how many to count [M].
+
+    Group g is every BLOCK-th element from the row's first + g on. At most BLOCK positions are written; a larger count
+    says that they did not fit.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    _, first, end = row_bounds(starts_ptr, ends_ptr, row, width, HAS_STARTS)
+    row_ptr = logits_ptr + row * row_stride
+    found_ptr += row * BLOCK
+    bound = tl.full((), 1, tl.uint32)
+    if end - first > BLOCK:
+        maxima = tl.zeros((BLOCK,), tl.uint32)
+        for start in range(first, end, BLOCK):
+            maxima = tl.maximum(maxima, load_keys(row_ptr, start, end, BLOCK))
+        lowest, _, wanted = block_threshold(maxima, k)
+        # Where fewer than k groups hold anything, everything valid can be selected.
+        if wanted == k:
+            bound = lowest
+    count = tl.full((), 0, tl.int32)
+    for start in range(first, end, BLOCK):
+        reaching = load_keys(row_ptr, start, end, BLOCK) >= bound
+        place = tl.cumsum(reaching.to(tl.int32)) + count - 1
+        tl.store(found_ptr + place, start + tl.arange(0, BLOCK), mask=reaching & (place < BLOCK))
+        count += tl.sum(reaching.to(tl.int32))
+    tl.store(count_ptr + row, count)
+
+
+@triton.jit(do_not_specialize=["width", "row_stride", "k", "out_stride"])
+def select_block_kernel(
+    logits_ptr,
+    starts_ptr,
+    ends_ptr,
+    found_ptr,
+    count_ptr,
+    out_ptr,
+    width,
+    row_stride,
+    k,
+    out_stride,
+    HAS_STARTS: tl.constexpr,
+    THINNED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Select from a row of at most BLOCK elements, or from the at most BLOCK positions that `thin_kernel` left."""
+    row = tl.program_id(0).to(tl.int64)
+    origin, first, end = row_bounds(starts_ptr, ends_ptr, row, width, HAS_STARTS)
+    index = tl.arange(0, BLOCK)
+    if THINNED:
+        count = tl.load(count_ptr + row)
+        positions = tl.load(found_ptr + row * BLOCK + index, mask=index < count, other=0)
+    else:
+        count = end - first
+        positions = first + index
+    if count <= BLOCK:
+        bits = tl.load(logits_ptr + row * row_stride + positions, mask=index < count, other=float("-inf"))
+        keys = ordered_keys(bits.to(tl.int32, bitcast=True))
+        threshold, quota, wanted = block_threshold(keys, k)
+        equal = (keys == threshold) & (keys != 0)
+        selected = (keys > threshold) | (equal & (tl.cumsum(equal.to(tl.int32)) <= quota))
+        place = tl.cumsum(selected.to(tl.int32)) - 1
+        out_ptr += row * out_stride
+        tl.store(out_ptr + place, positions - origin, mask=selected)
+        fill_rest(out_ptr, wanted, k, BLOCK)
+
+
 @triton.jit(do_not_specialize=["width", "row_stride", "k", "out_stride"])
 def select_row_kernel(
     logits_ptr,
     starts_ptr,
     ends_ptr,
+    count_ptr,
     out_ptr,
     width,
     row_stride,
@@ -133,24 +242,25 @@ def select_row_kernel(
     HAS_STARTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program selects from one row."""
+    """Select from a row that `thin_kernel` could not bring down to BLOCK positions: every pass reads the whole row."""
     row = tl.program_id(0).to(tl.int64)
-    origin, first, end = row_bounds(starts_ptr, ends_ptr, row, width, HAS_STARTS)
-    row_ptr = logits_ptr + row * row_stride
-    out_ptr += row * out_stride
-    counts = count_digits(row_ptr, first, end, 0, 24, BLOCK)
-    wanted = tl.minimum(tl.sum(counts), k)
-    digit, above = pick_digit(counts, wanted)
-    prefix = digit.to(tl.uint32)
-    left = wanted - above
-    for SHIFT in tl.static_range(16, -1, -8):
-        counts = count_digits(row_ptr, first, end, prefix, SHIFT, BLOCK)
-        digit, above = pick_digit(counts, left)
-        prefix = (prefix << 8) | digit.to(tl.uint32)
-        left -= above
-    none = tl.full((), 0, tl.int32)
-    written = emit_positions(out_ptr, row_ptr, first, end, origin, prefix, left, none, none, BLOCK)
-    fill_rest(out_ptr, written, k, BLOCK)
+    if tl.load(count_ptr + row) > BLOCK:
+        origin, first, end = row_bounds(starts_ptr, ends_ptr, row, width, HAS_STARTS)
+        row_ptr = logits_ptr + row * row_stride
+        out_ptr += row * out_stride
+        counts = count_digits(row_ptr, first, end, 0, 24, BLOCK)
+        wanted = tl.minimum(tl.sum(counts), k)
+        digit, above = pick_digit(counts, wanted)
+        prefix = digit.to(tl.uint32)
+        left = wanted - above
+        for SHIFT in tl.static_range(16, -1, -8):
+            counts = count_digits(row_ptr, first, end, prefix, SHIFT, BLOCK)
+            digit, above = pick_digit(counts, left)
+            prefix = (prefix << 8) | digit.to(tl.uint32)
+            left -= above
+        none = tl.full((), 0, tl.int32)
+        written = emit_positions(out_ptr, row_ptr, first, end, origin, prefix, left, none, none, BLOCK)
+        fill_rest(out_ptr, written, k, BLOCK)
 
 
 @triton.jit

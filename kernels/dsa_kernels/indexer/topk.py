@@ -9,8 +9,10 @@ from dsa_kernels.indexer.config import MAX_PARTS, SELECT_BLOCK, SELECT_WARPS, SM
 from dsa_kernels.indexer.select_kernels import (
     count_part_kernel,
     emit_part_kernel,
+    select_block_kernel,
     select_row_kernel,
     tally_part_kernel,
+    thin_kernel,
 )
 from dsa_kernels.sparse_mla.plan import device_facts
 
@@ -27,9 +29,8 @@ def topk_indices(
     """The positions of the k largest values of each row, exactly, whatever the values.
 
     Row i selects from logits[i, row_starts[i]:row_ends[i]], bounds clamped to [0, N]. NaN and -inf are never selected.
-    Of equal values (0.0 and -0.0 are equal) the lower position is selected. A radix select over all 32 bits without a
-    candidate buffer: no distribution of values can overflow it. Long rows of small batches are shared by several
-    programs.
+    Of equal values (0.0 and -0.0 are equal) the lower position is selected. A radix select over all 32 bits: no
+    distribution of values can overflow it. Long rows of small batches are shared by several programs.
 
     Args:
         logits: [M, N] fp32, any row stride, contiguous last dimension; M may be 0.
@@ -85,7 +86,18 @@ def _select(
     parts = plan_parts(num_rows, width, device_facts(logits.device)[1])
     stride, out_stride = logits.stride(0), out.stride(0)
     if parts == 1:
-        select_row_kernel[(num_rows,)](logits, starts, row_ends, out, width, stride, k, out_stride, **tile)
+        # Rows that fit a block need no scratch; the pointers are then never followed.
+        thinned = width > SELECT_BLOCK
+        found, count = row_ends, row_ends
+        if thinned:
+            found = torch.empty((num_rows, SELECT_BLOCK), dtype=torch.int32, device=logits.device)
+            count = torch.empty(num_rows, dtype=torch.int32, device=logits.device)
+            thin_kernel[(num_rows,)](logits, starts, row_ends, found, count, width, stride, k, **tile)
+        select_block_kernel[(num_rows,)](
+            logits, starts, row_ends, found, count, out, width, stride, k, out_stride, THINNED=thinned, **tile
+        )
+        if thinned:
+            select_row_kernel[(num_rows,)](logits, starts, row_ends, count, out, width, stride, k, out_stride, **tile)
         return
     grid = (num_rows, parts)
     totals = torch.zeros((num_rows, 4, 256), dtype=torch.int32, device=logits.device)

@@ -21,8 +21,10 @@ from dsa_kernels.indexer.logits_kernels import clean_kernel, paged_kernel, ragge
 from dsa_kernels.indexer.select_kernels import (
     count_part_kernel,
     emit_part_kernel,
+    select_block_kernel,
     select_row_kernel,
     tally_part_kernel,
+    thin_kernel,
 )
 
 #: Head counts of the models (GLM-5: 32, DeepSeek-V3.2: 64).
@@ -121,6 +123,11 @@ def _helper_variants() -> list[KernelVariant]:
 
 def _select_variants() -> list[KernelVariant]:
     kernels = (
+        ("thin out", thin_kernel, {}),
+        *(
+            (f"block{', thinned' if thinned else ''}", select_block_kernel, {"THINNED": thinned})
+            for thinned in (False, True)
+        ),
         ("whole row", select_row_kernel, {}),
         *((f"digits of pass {index}", count_part_kernel, {"PASS": index}) for index in range(4)),
         ("tally", tally_part_kernel, {}),
@@ -128,7 +135,9 @@ def _select_variants() -> list[KernelVariant]:
     )
     types = {
         "logits_ptr": "*fp32",
-        **dict.fromkeys(("starts_ptr", "ends_ptr", "out_ptr", "totals_ptr", "tally_ptr"), "*i32"),
+        **dict.fromkeys(
+            ("starts_ptr", "ends_ptr", "found_ptr", "count_ptr", "out_ptr", "totals_ptr", "tally_ptr"), "*i32"
+        ),
     }
     return [
         make_variant(
