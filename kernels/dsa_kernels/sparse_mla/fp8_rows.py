@@ -53,9 +53,7 @@ def _decode_once(values):
     if _INTERPRETED:
         once = values
     else:
-        once = tl.inline_asm_elementwise(
-            "mov.b32 $0, $1;", "=r,r", [values], dtype=values.dtype, is_pure=False, pack=2
-        )
+        once = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [values], dtype=values.dtype, is_pure=False, pack=2)
     return once
 
 

@@ -4,9 +4,9 @@ import sys
 from dataclasses import replace
 
 import pytest
-from dsa_kernels.aot.table import TableError, TableRow
 
 from dsa_doctor.verify import as_human, as_json, verify_target
+from dsa_kernels.aot.table import TableError, TableRow
 
 GOOD = TableRow("op", "bf16", "kernel", 80, 4, 2, 128, 0, 56_320, 166_912, True, True, "")
 BAD = replace(GOOD, variant="fp8", spill_bytes=8, ok=False, reason="spills 8 bytes a thread")

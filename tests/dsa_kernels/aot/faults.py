@@ -5,6 +5,7 @@ import sys
 
 import triton
 import triton.language as tl
+
 from dsa_kernels.aot import KernelVariant, compile_variant
 
 

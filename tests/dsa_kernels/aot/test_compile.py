@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from dsa_kernels.aot import KernelVariant, compile_variant, sass
 from dsa_kernels.aot.table import _child_environment
 

@@ -1,6 +1,7 @@
 """Every default variant on every target, compiled with Triton's own compiler in child processes; no GPU."""
 
 import pytest
+
 from dsa_kernels.aot.table import compile_table
 from dsa_kernels.targets import SHARED_MEMORY_LIMIT, VERIFIED_TARGETS
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from dsa_kernels import ArgumentError, sparse_mla_fwd, sparse_mla_with_kvcache
 
+from dsa_kernels import ArgumentError, sparse_mla_fwd, sparse_mla_with_kvcache
 from tests.dsa_kernels.sparse_mla.cases import make_case
 
 

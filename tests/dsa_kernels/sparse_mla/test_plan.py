@@ -1,12 +1,12 @@
 import pytest
 import torch
+
 from dsa_kernels.sparse_mla import launch, naive_sparse_mla_fwd, sparse_mla_fwd, warmup_sparse_mla
 from dsa_kernels.sparse_mla import plan as plans
 from dsa_kernels.sparse_mla.config import MAX_SPLITS
 from dsa_kernels.sparse_mla.interface import sparse_mla_with_kvcache
 from dsa_kernels.sparse_mla.kernels import _ANY_ALIGNMENT, attend_kernel, merge_kernel
 from dsa_kernels.targets import VERIFIED_TARGETS
-
 from tests.dsa_kernels.sparse_mla.cases import make_case
 
 
@@ -77,9 +77,7 @@ def test_warmup_covers_what_serving_reaches(specialisations, device, heads, kv_f
                 indices = torch.zeros(tokens + 1, 1, topk, dtype=torch.int32, device=device)[1:]
                 sink = torch.zeros(heads, device=device) if topk == 64 else None
                 length = torch.ones(tokens + 1, dtype=torch.int32, device=device)[1:] if tokens > 2 else None
-                sparse_mla_with_kvcache(
-                    q, cache, indices, 1.0, kv_format=kv_format, attn_sink=sink, topk_length=length
-                )
+                sparse_mla_with_kvcache(q, cache, indices, 1.0, kv_format=kv_format, attn_sink=sink, topk_length=length)
     assert specialisations, "nothing was launched"
     assert specialisations <= warmed
 
