@@ -9,6 +9,7 @@ from rich.text import Text
 from dsa_doctor.policy.report import GatedVerdict, Report
 from dsa_doctor.render.human import MAX_WIDTH, print_verdict
 from dsa_doctor.render.wording import case_title, clean, policy_lines, report_conclusion
+from dsa_doctor.verdict.schema import Verdict
 
 _TRAILING_BLANKS = re.compile(r" +((?:\x1b\[0m)?)$", re.MULTILINE)
 
@@ -33,8 +34,7 @@ def print_report(console: Console, report: Report, *, verbose: bool = False) -> 
         if not several or case.exit_code != 0 or verbose:
             if several:
                 _show(console, Text(f"\n== {case_title(case)}", style="bold"))
-            found = case.model_copy(update={"exit_code": case.gate.exit_code_without_policy})
-            print_verdict(console, found, verbose=verbose)
+            print_verdict(console, _as_found(case), verbose=verbose)
     print_closing(console, report)
 
 
@@ -42,16 +42,31 @@ def print_closing(console: Console, report: Report) -> None:
     """Print what the policy did, the outcome of the run, and the exact lines that would let a failing run pass."""
     lines = list(policy_lines(report))
     if lines:
-        _show(console, Text(f"\nPolicy {report.policy.source or ''}".rstrip(), style="bold"))
+        _show(console, Text(f"\nPolicy {clean(report.policy.source or '')}".rstrip(), style="bold"))
         for line in lines:
             _show(console, Text(f"- {line}"))
     if not report.plain:
         style = "bold green" if report.exit_code == 0 else "bold red"
         _show(console, Text(f"\n{report_conclusion(report)}", style=style))
     if report.policy.downgrade_lines:
-        _show(console, Text(f"\nTo let this pass knowingly, put into {report.policy.downgrade_table}:", style="dim"))
+        place = clean(report.policy.downgrade_table)
+        _show(console, Text(f"\nTo let this pass knowingly, put into {place}:", style="dim"))
         for line in report.policy.downgrade_lines:
-            console.print(Text(line), soft_wrap=True)  # to be copied as it is
+            console.print(Text(clean(line)), soft_wrap=True)  # to be copied as it is
+
+
+def _as_found(case: GatedVerdict) -> Verdict:
+    """Return the verdict as it was before the policy, its texts cleaned for a terminal."""
+    fields = {name: _cleaned(value) for name, value in case.model_dump(include=set(Verdict.model_fields)).items()}
+    return Verdict.model_validate({**fields, "exit_code": case.gate.exit_code_without_policy})
+
+
+def _cleaned(value: object) -> object:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {clean(name): _cleaned(inner) for name, inner in value.items()}
+    return tuple(map(_cleaned, value)) if isinstance(value, tuple) else value
 
 
 def _show(console: Console, renderable: RenderableType) -> None:

@@ -31,6 +31,8 @@ ATTACKS = [
     "100%0A::error::pwned, a:b",
     "\x1b[31mred\x1b[0m \x00 \x07 \x85 \u2028 \u2029 \ufffe \ud800 \u202egnp.exe",
     "````\nfence",
+    "```",
+    "`````",
     "http://example.com www.example.com a@example.com @team #123",
 ]
 TEXTS = st.one_of(
@@ -39,7 +41,6 @@ TEXTS = st.one_of(
     st.text(alphabet="<>&\"'`*_[]()#|\\~:,%\r\n{}! ab-=@$^\x1b\u2028", max_size=40),
 )
 BASE = verdict()
-MARKER = "\x02"
 
 
 def report_with(text):
@@ -124,6 +125,8 @@ def test_github_commands_stay_as_many_and_on_one_line_each(text):
         assert match
         names = [part.split("=", 1)[0] for part in match[2].split(",")]
         assert names == ["file", "line", "title"]
+        said = match[3].replace("%0A", "\n").replace("%0D", "\r").replace("%25", "%")
+        assert "policy" in match[2] or clean(text) in said
 
 
 KINDS = {"heading_open", "table_open", "tr_open", "fence", "bullet_list_open", "list_item_open", "ordered_list_open"}
@@ -158,6 +161,12 @@ def test_sarif_and_json_stay_readable(text):
     assert len(results) == len(json.loads(baseline(ReportFormat.SARIF))["runs"][0]["results"])
     uri = results[0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
     assert re.fullmatch(r"[A-Za-z0-9_.~/%-]+", uri)
+
+
+@with_examples
+def test_the_text_for_people_cannot_steer_a_terminal(text):
+    for character in render(report_with(text), ReportFormat.HUMAN).replace("\n", ""):
+        assert unicodedata.category(character) not in {"Cc", "Cs", "Zl", "Zp"}
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
