@@ -22,7 +22,7 @@ def run(*arguments, cwd, env=None, text=True):
         capture_output=True,
         text=text,
         cwd=cwd,
-        env={**os.environ, "NO_COLOR": "1", "GITHUB_STEP_SUMMARY": "", **(env or {})},
+        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "100", "GITHUB_STEP_SUMMARY": "", **(env or {})},
         timeout=300,
     )
 
