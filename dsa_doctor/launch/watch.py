@@ -1,5 +1,6 @@
 """Watches a server from its start to its end: stages, readiness, the smoke prompt, interruption, time limits."""
 
+import os
 import signal
 import sys
 import threading
@@ -227,6 +228,11 @@ class Watcher:
 
 
 def write_through(data: bytes) -> None:
-    """Write the server's output to standard output as it is."""
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    """Write the server's output to standard output as it is.
+
+    Unbuffered: what a full disk or a gone reader refuses must not be tried again at the end.
+    """
+    sys.stdout.flush()
+    descriptor = sys.stdout.fileno()
+    while data:
+        data = data[os.write(descriptor, data) :]

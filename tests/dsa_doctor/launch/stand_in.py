@@ -110,6 +110,9 @@ def main(arguments):
     if arguments == ["serve", "--help=all"]:
         if manner == "no help":
             sys.exit("torch is broken")
+        if manner == "slow help":
+            note("help")
+            time.sleep(60)
         say(HELP)
         return
     note("server")
