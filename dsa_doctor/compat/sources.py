@@ -8,7 +8,6 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-
 _LONGEST_HEADER = 120
 """Lines; the longest header seen in vLLM has 60."""
 

@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 
-from dsa_doctor.plugin.entry import say
+from dsa_doctor.plugin.entry import LOGGER
 
 KERNELS_VARIABLE = "DSA_DOCTOR_KERNELS"
 
@@ -27,7 +27,8 @@ def uses_references(device_type: str) -> bool:
     if asked == "triton" or (not asked and device_type != "cpu"):
         return False
     why = f"{KERNELS_VARIABLE}=reference" if asked else "the device is a CPU"
-    say("dsa-doctor: the PyTorch references serve sparse MLA and the indexer (%s); they are slow.", why)
+    # Not only in the first process: the choice is made where the tensors are, in a worker.
+    LOGGER.info("dsa-doctor: the PyTorch references serve sparse MLA and the indexer (%s); they are slow.", why)
     return True
 
 

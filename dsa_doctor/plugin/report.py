@@ -1,7 +1,7 @@
 """The verdict on the server that is about to start, by the resolver of `dsa-doctor check`, and the block it logs."""
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 from dsa_doctor import __version__
 from dsa_doctor.facts.observation import Observation
@@ -10,7 +10,7 @@ from dsa_doctor.plugin.activation import BACKEND_NAME, device_capability
 from dsa_doctor.plugin.entry import plugin_mode, say
 from dsa_doctor.plugin.serving import model_geometry
 from dsa_doctor.probes.environment import Environment
-from dsa_doctor.resolver.request import Request, Target
+from dsa_doctor.resolver.request import PluginMode, Request, Target
 from dsa_doctor.resolver.resolve import resolve
 from dsa_doctor.verdict.schema import Layer, Verdict
 
@@ -46,10 +46,10 @@ def verdict_of(vllm_config: Any) -> Verdict:
     request = Request(
         tensor_parallel_size=vllm_config.parallel_config.tensor_parallel_size,
         kv_cache_dtype=str(vllm_config.cache_config.cache_dtype),
-        dtype="float16" if "float16" == str(vllm_config.model_config.dtype).removeprefix("torch.") else "bfloat16",
+        dtype="float16" if str(vllm_config.model_config.dtype).removeprefix("torch.") == "float16" else "bfloat16",
         block_size=None,
         backend=BACKEND_NAME,
-        plugin_mode=plugin_mode(),
+        plugin_mode=cast(PluginMode, plugin_mode()),
     )
     return resolve(facts, model=model_geometry(vllm_config.model_config), target=target, request=request)
 

@@ -4,8 +4,8 @@
     python oracle.py answer FOLDER < requests.json > answers.json
 
 The oracle is transformers' GlmMoeDsaForCausalLM, unchanged but for one thing: the arguments of its indexer's query-key
-product are rounded to e4m3 with power-of-two scales, as every DSA implementation stores them (transformers keeps them in
-fp32). With `"rounded": false` it is unchanged altogether. All else is fp32 on both sides.
+product are rounded to e4m3 with power-of-two scales, as DSA implementations store them (transformers keeps fp32). With
+`"rounded": false` it is unchanged altogether. All else is fp32 on both sides.
 """
 
 import functools
@@ -81,9 +81,9 @@ def _write_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = {f"t{number}": number for number in range(VOCABULARY)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="t2"))  # noqa: S106
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="t2"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="t1", pad_token="t2").save_pretrained(folder)  # noqa: S106
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="t1", pad_token="t2").save_pretrained(folder)
 
 
 def to_e4m3_and_back(values: torch.Tensor) -> torch.Tensor:

@@ -88,6 +88,17 @@ class Server:
         lines = self._get("/metrics").decode().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
+    def wait_for_metric(self, name: str, least: float, timeout: float = 30.0) -> None:
+        """Return once a counter has reached a value: the server publishes them some time after it answers.
+
+        Raises:
+            AssertionError: it did not.
+        """
+        deadline = time.monotonic() + timeout
+        while (seen := self.metric(name)) < least:
+            assert time.monotonic() < deadline, f"{name} is {seen}, at least {least} was expected"
+            time.sleep(0.5)
+
     def _complete(self, prompt: list[int], max_tokens: int) -> dict[str, Any]:
         body = {
             "model": "tiny",

@@ -10,9 +10,10 @@ from dsa_doctor.compat.patches import PATCHES, PERSISTENT_TOPK, Patch, patch_tar
 from dsa_doctor.compat.sources import SourceTree
 from tests.releases import RELEASES, release_folder
 
-FILES = sorted({one for patch in PATCHES for one in (patch.module, patch.origin) if one}) + [
-    "vllm.model_executor.layers.indexer_topk"
-]
+FILES = sorted(
+    {one for patch in PATCHES for one in (patch.module, patch.origin) if one}
+    | {"vllm.model_executor.layers.indexer_topk"}
+)
 
 
 @pytest.fixture(scope="module", params=[RELEASES[0], RELEASES[-1]])

@@ -4,7 +4,7 @@ import pytest
 
 from dsa_doctor.compat.sources import SourceTree
 
-SOURCE = '''
+SOURCE = """
 from package.other import (
     alpha,  # a comment, with a comma
     beta,
@@ -29,7 +29,7 @@ class Thing(Base):
     async def method(self, value=lambda: 1): return value
 
 def after(): pass
-'''
+"""
 
 
 @pytest.fixture

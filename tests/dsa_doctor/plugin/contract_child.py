@@ -95,7 +95,9 @@ class Release:
             self.log.write(f"{line.levelname} {line.getMessage()}\n")
             return True
 
-        logging.getLogger("vllm.dsa_doctor").filters = [record]
+        logger = logging.getLogger("vllm.dsa_doctor")
+        logger.filters = [record]
+        logger.setLevel(logging.INFO)
 
     def step_capability(self, value: str) -> None:
         """Put another capability in force, as a fresh process on that GPU would have it."""
@@ -111,6 +113,59 @@ class Release:
         self.listen()
         entry.register()
         return self.log.getvalue()
+
+    def step_stand_down_seconds(self) -> float:
+        """Return how long the first call of register takes in a process where the plugin stands down."""
+        import time
+
+        start = time.perf_counter()
+        self.step_register()
+        return time.perf_counter() - start
+
+    def step_fault(self, kind: str) -> dict[str, Any]:
+        """Register the plugin in a process with something wrong, and return its log and what it left behind."""
+        from vllm.platforms import cuda
+        from vllm.v1.attention.backends import registry
+
+        custom = registry.AttentionBackendEnum.CUSTOM
+        hidden = {"dsa_kernels": "dsa_kernels", "triton": "triton", "import": "dsa_doctor.plugin.activation"}.get(kind)
+        priorities = cuda._get_backend_priorities
+        undo: list[Any] = []
+        if hidden is not None:
+            original = sys.modules.get(hidden)
+            sys.modules[hidden] = None  # type: ignore[assignment]  # Python's way to say: not importable
+            undo.append(lambda: sys.modules.pop(hidden) if original is None else sys.modules.update({hidden: original}))
+        elif kind == "custom":
+            registry.register_backend(custom, "another_plugin.Backend")
+            undo.append(custom.clear_override)
+        elif kind == "in-tree":
+            member = registry.AttentionBackendEnum.register("TRITON_MLA_SPARSE", "vllm.fake.Backend")
+            undo.append(lambda: registry.AttentionBackendEnum._member_map_.pop(member.name))
+        try:
+            log = self.step_register()
+        finally:
+            for step in undo:
+                step()
+        return {
+            "log": log,
+            "alias": "TRITON_MLA_SPARSE" in registry.AttentionBackendEnum.__members__,
+            "priorities": cuda._get_backend_priorities is not priorities,
+            "override": registry._ATTN_OVERRIDES.get(custom),
+        }
+
+    def step_taken_later(self) -> dict[str, Any]:
+        """Let another plugin take CUSTOM after ours did, and ask the selector."""
+        from vllm.v1.attention.backends import registry
+
+        self.listen()
+        for value in ("8.6", "8.0"):  # forgets what the selector has cached
+            self.emulation.set_capability(value)
+        registry.register_backend(registry.AttentionBackendEnum.CUSTOM, "another_plugin.Backend")
+        try:
+            chosen = self.step_select()
+        except ValueError as error:
+            chosen = str(error)
+        return {"chosen": chosen, "log": self.log.getvalue()}
 
     def step_select(self, backend: str | None = None, kv_cache_dtype: str | None = None) -> str:
         """Ask vLLM's selector for a sparse-MLA backend."""
@@ -167,9 +222,7 @@ class Release:
                 if draft:
                     speculative = made.speculative_config.draft_model_config
                     parts.append(initialize_model(made, prefix="draft", model_config=speculative))
-        layers = [
-            layer for layer in made.compilation_config.static_forward_context.values() if hasattr(layer, "impl")
-        ]
+        layers = [layer for layer in made.compilation_config.static_forward_context.values() if hasattr(layer, "impl")]
         indexers = [one for part in parts for one in part.modules() if type(one).__name__ == "Indexer"]
         return {
             "model": f"{type(model).__module__}:{type(model).__name__}",
@@ -209,7 +262,7 @@ def main() -> None:
         try:
             answers.append({"value": getattr(release, f"step_{name}")(**arguments)})
         except Exception as error:
-            print(traceback.format_exc(), file=sys.stderr)
+            sys.stderr.write(traceback.format_exc())
             answers.append({"error": f"{type(error).__name__}: {error}"})
     OUTPUT.write(json.dumps(answers))
     OUTPUT.flush()

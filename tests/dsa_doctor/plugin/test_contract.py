@@ -210,6 +210,61 @@ def test_cuda_was_never_initialised(answers: Answers) -> None:
     assert answers.value("cuda") is True
 
 
+@pytest.fixture(scope="module")
+def faults() -> Answers:
+    kinds = ("dsa_kernels", "triton", "import", "custom", "in-tree")
+    steps: dict[str, tuple[str, dict[str, Any]]] = {
+        "on 9.0": ("capability", {"value": "9.0"}),
+        "stand down": ("stand_down_seconds", {}),
+        "on 8.0": ("capability", {"value": "8.0"}),
+        **{kind: ("fault", {"kind": kind}) for kind in kinds},
+        "unknown mode": ("register", {"mode": "sometimes"}),
+        "off": ("register", {"mode": "off"}),
+        "after off": ("select", {}),
+        "twice": ("register", {}),
+        "once": ("select", {}),
+        "taken later": ("taken_later", {}),
+    }
+    return run(release_folder("0.32.0"), "8.0", steps)
+
+
+@pytest.mark.parametrize(
+    ("kind", "level", "words"),
+    [
+        ("dsa_kernels", "WARNING", "the package dsa_kernels, which dsa-doctor's wheel brings, is missing"),
+        ("triton", "WARNING", "Triton is not installed"),
+        ("import", "ERROR", "failed and changed nothing (ModuleNotFoundError"),
+        ("custom", "WARNING", "another plugin has registered another_plugin.Backend"),
+        ("in-tree", "INFO", "this vLLM has a TRITON_MLA_SPARSE of its own"),
+    ],
+)
+def test_faults_leave_vllm_untouched_and_are_said_once(faults: Answers, kind: str, level: str, words: str) -> None:
+    found = faults.value(kind)
+    assert found["log"].startswith(level)
+    assert words in found["log"]
+    assert found["log"].count("dsa-doctor's plugin") == 1
+    assert not found["alias"]
+    assert not found["priorities"]
+    assert found["override"] is None
+
+
+def test_standing_down_costs_next_to_nothing(faults: Answers) -> None:
+    assert faults.value("stand down") < 0.05
+
+
+def test_modes(faults: Answers) -> None:
+    assert "DSA_DOCTOR_PLUGIN='sometimes' is not known. Accepted: auto, off, force." in faults.error("unknown mode")
+    assert faults.value("off") == ""
+    assert "No valid attention backend found" in faults.error("after off")
+    assert faults.value("once") == "TRITON_MLA_SPARSE"
+
+
+def test_another_plugin_that_takes_custom_later_is_noticed(faults: Answers) -> None:
+    found = faults.value("taken later")
+    assert "No valid attention backend found" in found["chosen"]
+    assert "Another plugin replaced TRITON_MLA_SPARSE by another_plugin.Backend" in found["log"]
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "target"),
     [

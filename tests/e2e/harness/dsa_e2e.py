@@ -6,7 +6,9 @@ the CPU build lacks: three cache ops and one quantisation op that exist as CUDA 
 vLLM's metadata builders. The plugin's own parts (backend, indexer stand-ins, patches) are used as they are.
 """
 
+import itertools
 import os
+import sys
 
 import torch
 
@@ -18,13 +20,14 @@ def platform() -> str:
 
 def install() -> None:
     """Entry point of the group vllm.general_plugins; called in every process, possibly several times."""
-    from dsa_doctor.plugin import selection
     from vllm import _custom_ops
     from vllm.model_executor.layers import sparse_attn_indexer
     from vllm.model_executor.layers.rotary_embedding import RotaryEmbedding
     from vllm.v1.attention.backends.mla import indexer
     from vllm.v1.attention.ops import metadata
     from vllm.v1.worker import workspace
+
+    from dsa_doctor.plugin import selection
 
     selection.name_backend()
     selection.offer_model_classes()
@@ -38,7 +41,7 @@ def install() -> None:
     metadata.compute_token_to_req_indices = compute_token_to_req_indices
     if not workspace.is_workspace_manager_initialized():
         workspace.init_workspace_manager(torch.device("cpu"))
-    if "vllm.model_executor.models.deepseek_v2" not in os.sys.modules:
+    if "vllm.model_executor.models.deepseek_v2" not in sys.modules:
         import vllm.model_executor.models.deepseek_v2 as generic
 
         generic.per_token_group_quant_fp8 = per_token_group_quant_fp8
@@ -50,7 +53,7 @@ def _select_the_first_positions() -> None:
     """The negative control: another selection of the same size, so that the comparison must break."""
     from dsa_doctor.plugin import ops
 
-    def first_positions(logits, row_starts, row_ends, k, out):  # noqa: ANN001, ANN202
+    def first_positions(logits, row_starts, row_ends, k, out):
         positions = torch.arange(k, dtype=torch.int32).expand(logits.shape[0], k)
         starts = 0 if row_starts is None else row_starts.reshape(-1, 1)
         out.copy_(torch.where(positions < row_ends.reshape(-1, 1) - starts, positions, -1))
@@ -58,7 +61,7 @@ def _select_the_first_positions() -> None:
     ops.topk_indices = first_positions
 
 
-def concat_and_cache_mla(  # noqa: PLR0913
+def concat_and_cache_mla(
     kv_c: torch.Tensor,
     k_pe: torch.Tensor,
     kv_cache: torch.Tensor,
@@ -98,14 +101,14 @@ def cp_gather_indexer_k_quant_cache(
     codes = pages[:, : page_size * 128].reshape(-1, 128)
     scales = pages[:, page_size * 128 :].reshape(-1, 4)
     bounds = cu_seq_lens.tolist()
-    for request, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for request, (start, end) in enumerate(itertools.pairwise(bounds)):
         positions = torch.arange(end - start)
         slots = block_table[request].long()[positions // page_size] * page_size + positions % page_size
         dst_k.view(torch.uint8)[start:end] = codes[slots]
         dst_scale.view(torch.uint8)[start:end] = scales[slots]
 
 
-def per_token_group_quant_fp8(x, group_size, **options):  # noqa: ANN001, ANN003, ANN201
+def per_token_group_quant_fp8(x, group_size, **options):
     """vLLM's function of this name, whose CPU path needs a Triton driver."""
     from dsa_kernels.fp8 import naive_quantize_fp8
 
@@ -113,7 +116,7 @@ def per_token_group_quant_fp8(x, group_size, **options):  # noqa: ANN001, ANN003
     return naive_quantize_fp8(x, group_size, floor=1e-10)
 
 
-def build_prefill_chunk_metadata(  # noqa: PLR0913
+def build_prefill_chunk_metadata(
     query_start_loc: torch.Tensor,
     uncompressed_seq_lens: torch.Tensor,
     cu_compressed_seq_lens: torch.Tensor,

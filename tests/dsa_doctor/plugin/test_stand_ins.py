@@ -1,0 +1,153 @@
+"""The functions that take the place of vLLM's, on CPU tensors and the references."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from dsa_doctor.plugin import indices, ops, stand_ins  # noqa: E402
+from dsa_kernels.fp8 import naive_indexer_k_quant_and_cache, naive_quantize_fp8  # noqa: E402
+
+HEADS, TOPK, PAGE = 16, 8, 64
+
+
+@pytest.fixture
+def keys() -> torch.Tensor:
+    return torch.randn(200, 128, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def query() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    codes, scale = naive_quantize_fp8(torch.randn(6, HEADS, 128, generator=generator))
+    return codes, torch.randn(6, HEADS, generator=generator) * scale.squeeze(-1)
+
+
+def paged_cache(keys: torch.Tensor, pages: list[int]) -> torch.Tensor:
+    cache = torch.zeros((8, PAGE, 132), dtype=torch.uint8)
+    positions = torch.arange(keys.shape[0])
+    slots = torch.tensor(pages)[positions // PAGE] * PAGE + positions % PAGE
+    naive_indexer_k_quant_and_cache(keys, cache, slots)
+    return cache.unsqueeze(-2)
+
+
+def test_prefill_and_decode_select_the_same_tokens(
+    keys: torch.Tensor, query: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    codes, weights = query
+    k, scale = naive_quantize_fp8(keys)
+    ends = torch.tensor([1, 5, 64, 65, 199, 200], dtype=torch.int32)
+    starts = torch.zeros_like(ends)
+    selected = {}
+    full = stand_ins.full_mqa_logits((codes, None), (k, scale.squeeze(-1)), weights, starts, ends, False)
+    selected["full"] = torch.empty((6, TOPK), dtype=torch.int32)
+    stand_ins.top_k_per_row_prefill(full, starts, ends, selected["full"], 6, *full.stride(), TOPK)
+    compressed = stand_ins.compressed_mqa_logits((codes, None), (k, scale.squeeze(-1)), weights, starts, ends, 200)
+    selected["compressed"] = torch.empty((6, TOPK), dtype=torch.int32)
+    stand_ins.top_k_per_row_prefill(compressed, starts, ends, selected["compressed"], 6, *compressed.stride(), TOPK)
+    tables = torch.tensor([[3, 1, 6, 0]] * 6, dtype=torch.int32)
+    paged = stand_ins.paged_mqa_logits(
+        (codes.unsqueeze(1), None), paged_cache(keys, [3, 1, 6, 0]), weights, ends.unsqueeze(1), tables, None, 256
+    )
+    selected["paged"] = torch.empty((6, TOPK), dtype=torch.int32)
+    stand_ins.persistent_topk(paged, ends.unsqueeze(1), selected["paged"], None, TOPK, 200)
+    for name, found in selected.items():
+        assert [set(row.tolist()) for row in found] == [set(row.tolist()) for row in selected["full"]], name
+    assert (selected["full"][0] == torch.tensor([0] + [-1] * (TOPK - 1))).all()
+
+
+def test_a_chunk_behind_other_requests_selects_relative_to_its_start(
+    keys: torch.Tensor, query: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    codes, weights = query
+    k, scale = naive_quantize_fp8(keys)
+    starts = torch.full((6,), 50, dtype=torch.int32)
+    ends = torch.arange(150, 156, dtype=torch.int32)
+    alone = k[50:], scale.squeeze(-1)[50:]
+    logits = stand_ins.full_mqa_logits((codes, None), (k, scale.squeeze(-1)), weights, starts, ends, False)
+    moved = stand_ins.full_mqa_logits((codes, None), alone, weights, starts - 50, ends - 50, False)
+    found, wanted = torch.empty((2, 6, TOPK), dtype=torch.int32)
+    stand_ins.top_k_per_row_prefill(logits, starts, ends, found, 6, *logits.stride(), TOPK)
+    stand_ins.top_k_per_row_prefill(moved, starts - 50, ends - 50, wanted, 6, *moved.stride(), TOPK)
+    assert torch.equal(found.sort().values, wanted.sort().values)
+
+
+def test_draft_tokens_see_one_more_key_each(keys: torch.Tensor, query: tuple[torch.Tensor, torch.Tensor]) -> None:
+    codes, weights = query
+    lengths = torch.tensor([70, 130, 200], dtype=torch.int32)
+    assert stand_ins.row_ends(lengths, 2, 6).tolist() == [69, 70, 129, 130, 199, 200]
+    assert stand_ins.row_ends(torch.tensor([0], dtype=torch.int32), 2, 2).tolist() == [0, 0]
+    both = torch.stack((lengths - 1, lengths), 1)
+    assert stand_ins.row_ends(both, 2, 6).tolist() == [69, 70, 129, 130, 199, 200]
+    tables = torch.tensor([[3, 1, 6, 0]] * 3, dtype=torch.int32)
+    cache = paged_cache(keys, [3, 1, 6, 0])
+    pairs = stand_ins.paged_mqa_logits((codes.unflatten(0, (3, 2)), None), cache, weights, both, tables, None, 256)
+    single = stand_ins.paged_mqa_logits(
+        (codes.unsqueeze(1), None), cache, weights, both.reshape(6, 1), tables.repeat_interleave(2, 0), None, 256
+    )
+    for row, end in enumerate(both.flatten().tolist()):
+        assert torch.equal(pairs[row, :end], single[row, :end])
+
+
+def test_padded_batches_bring_too_few_weights(keys: torch.Tensor, query: tuple[torch.Tensor, torch.Tensor]) -> None:
+    codes, weights = query
+    tables = torch.tensor([[3, 1, 6, 0]] * 3, dtype=torch.int32)
+    lengths = torch.tensor([[70, 71], [130, 131], [-1, 0]], dtype=torch.int32)
+    cache = paged_cache(keys, [3, 1, 6, 0])
+    padded = stand_ins.paged_mqa_logits(
+        (codes.unflatten(0, (3, 2)), None), cache, weights[:4], lengths, tables, None, 256
+    )
+    whole = stand_ins.paged_mqa_logits((codes.unflatten(0, (3, 2)), None), cache, weights, lengths, tables, None, 256)
+    assert torch.equal(padded[:4], whole[:4])
+
+
+@pytest.mark.parametrize("lengths", [[1], [2, 1], [3, 0, 1, 3], [0, 2]])
+def test_packing_round_trip(lengths: list[int]) -> None:
+    total = sum(lengths)
+    x = torch.randn(total + 2, 4, 128).to(torch.float8_e4m3fn)  # rows beyond the sequences are padding of a graph
+    sizes = torch.tensor(lengths, dtype=torch.int32)
+    packed = stand_ins.pack_sequences(x, sizes)
+    assert packed.shape == (len(lengths), max(lengths), 4, 128)
+    assert packed.dtype == x.dtype
+    start = 0
+    for row, length in enumerate(lengths):
+        assert torch.equal(packed[row, :length].view(torch.uint8), x[start : start + length].view(torch.uint8))
+        assert not packed[row, length:].view(torch.uint8).any()
+        start += length
+    found = torch.arange(len(lengths) * max(lengths) * 5, dtype=torch.int32).reshape(len(lengths), max(lengths), 5)
+    flat = torch.cat([found[row, :length] for row, length in enumerate(lengths)])
+    assert torch.equal(stand_ins.unpack_sequences(found, sizes), flat)
+
+
+def test_what_the_indexer_does_not_take_is_refused(query: tuple[torch.Tensor, torch.Tensor]) -> None:
+    codes, weights = query
+    with pytest.raises(NotImplementedError, match="fp4 or MX"):
+        stand_ins.full_mqa_logits((codes, weights), (codes, weights), weights, weights, weights, False)
+    with pytest.raises(NotImplementedError, match="no row indices"):
+        stand_ins.paged_mqa_logits((codes, None), codes, weights, weights, weights, None, 1, indices=weights)
+
+
+def test_cache_rows() -> None:
+    tables = torch.tensor([[7, 2, 5], [1, 0, 4]], dtype=torch.int32)
+    requests = torch.tensor([0, 1, 1], dtype=torch.int32)
+    positions = torch.tensor([[0, 64, 191, -1], [63, 130, 192, -5], [-1, -1, -1, -1]], dtype=torch.int32)
+    rows, counts = indices.to_cache_rows(requests, tables, positions, 64)
+    # 192 lies beyond the table: nothing is read there.
+    assert rows.tolist() == [[448, 128, 383, -1], [127, 258, -1, -1], [-1] * 4]
+    assert counts.tolist() == [3, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "expected"),
+    [("", "cpu", True), ("", "cuda", False), ("reference", "cuda", True), ("triton", "cpu", False)],
+)
+def test_a_gpu_never_takes_the_references_by_itself(
+    monkeypatch: pytest.MonkeyPatch, asked: str, device: str, expected: bool
+) -> None:
+    monkeypatch.setenv("DSA_DOCTOR_KERNELS", asked)
+    assert ops.uses_references.__wrapped__(device) is expected
+
+
+def test_an_unknown_choice_of_kernels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSA_DOCTOR_KERNELS", "cutlass")
+    with pytest.raises(ValueError, match=r"DSA_DOCTOR_KERNELS='cutlass' is not known\. Accepted: triton, reference"):
+        ops.uses_references.__wrapped__("cuda")
