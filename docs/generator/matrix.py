@@ -7,7 +7,8 @@ from dsa_doctor.catalog.capability import SHARED_MEMORY_PER_BLOCK, Capability, v
 from dsa_doctor.catalog.lookup import find_geometry
 from dsa_doctor.catalog.models import DEFAULT_MODEL, KNOWN_MODELS
 from dsa_doctor.facts.schema import SelectorQuery
-from dsa_doctor.preflight import DEFAULT_TENSOR_PARALLEL_SIZE, Options, load_facts, preflight
+from dsa_doctor.inputs import DEFAULT_TENSOR_PARALLEL_SIZE, Options, load_facts
+from dsa_doctor.preflight import preflight
 from dsa_doctor.resolver import Request, query_for
 from dsa_doctor.resolver.request import PluginMode
 from dsa_doctor.verdict.schema import Verdict

@@ -95,10 +95,10 @@ def check(
     determined; 2 wrong usage. Of several combinations the bits are joined.
     """
     # pydantic and the probes: not for --help
-    from dsa_doctor.fleet import judge_fleet
+    from dsa_doctor.inputs import Options, UsageError, plugin_mode_from
     from dsa_doctor.policy import PolicyError, apply_policy
     from dsa_doctor.policy.manifest import ManifestError, find_pin
-    from dsa_doctor.preflight import Options, UsageError, plugin_mode_from
+    from dsa_doctor.preflight import judge_fleet
     from dsa_doctor.probes.elsewhere import UnusableEnvironmentError
 
     sinks = parse_sinks(output or [])

@@ -4,14 +4,11 @@ import os
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dsa_doctor.cli.output import console, fail_usage, print_data
-
-if TYPE_CHECKING:
-    from dsa_doctor.resolver import Target
 
 
 class ExplainFormat(str, Enum):
@@ -44,13 +41,13 @@ def explain(
     failures; 2 wrong usage or an unreadable file.
     """
     from dsa_doctor.explain import explain as explain_log  # pydantic and the automaton: not for --help
-    from dsa_doctor.preflight import UsageError, load_facts, plugin_mode_from
+    from dsa_doctor.inputs import UsageError, load_facts, named_target, plugin_mode_from
     from dsa_doctor.render.explain import print_explanation
     from dsa_doctor.render.json import render_json
 
     try:
         given = load_facts(facts) if facts is not None else None
-        named = _target(target)
+        named = named_target(target)
         mode = plugin_mode_from(os.environ.get("DSA_DOCTOR_PLUGIN"))
         if log == "-":
             explanation = explain_log(sys.stdin.buffer, target=named, facts=given, plugin_mode=mode)
@@ -66,17 +63,3 @@ def explain(
     else:
         print_explanation(console(), explanation, verbose=verbose)
     raise typer.Exit(explanation.exit_code)
-
-
-def _target(text: str | None) -> "Target | None":
-    """Return the target that --target names, or end with a usage error."""
-    if text is None:
-        return None
-    from dsa_doctor.catalog.targets import target_from_text
-    from dsa_doctor.resolver import Target
-
-    try:
-        gpu = target_from_text(text)
-    except ValueError as error:
-        fail_usage(str(error))
-    return Target(name=gpu.name, capability=str(gpu.capability), source="--target")

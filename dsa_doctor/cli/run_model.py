@@ -155,8 +155,9 @@ def _prepare(
 ) -> "Prepared":
     """Check and plan; exit where the answer is no and the user does not insist."""
     from dsa_doctor.catalog.lookup import UnknownModelError, find_geometry
+    from dsa_doctor.inputs import Options, UsageError, plugin_mode_from
     from dsa_doctor.launch.prepare import DEFAULT_GPUS, parallel_of, prepare, vllm_options
-    from dsa_doctor.preflight import Options, UsageError, plugin_mode_from, preflight
+    from dsa_doctor.preflight import preflight
     from dsa_doctor.probes import gpus as gpu_probe
     from dsa_doctor.render.human import print_verdict
     from dsa_doctor.render.plan import print_command, print_flags, print_plan

@@ -2,7 +2,7 @@
 
 import re
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -24,49 +24,47 @@ _STATUS_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skip":
 _STATUS_ORDER = {"fail": 0, "unknown": 1, "warn": 2, "skip": 3, "pass": 4}
 
 
-def print_verdict(console: Console, verdict: Verdict, *, verbose: bool = False) -> None:
+def show(console: Console, renderable: RenderableType) -> None:
+    """Print within the report's width, without the blanks that pad tables: in a ticket they are in the way."""
+    with console.capture() as capture:
+        console.print(renderable, width=min(console.width, MAX_WIDTH))
+    trimmed = _TRAILING_BLANKS.sub(r"\1", capture.get()).removesuffix("\n")
+    console.print(Text.from_ansi(trimmed), soft_wrap=True)
+
+
+def print_verdict(console: Console, verdict: Verdict, *, verbose: bool = False, outcome: str | None = None) -> None:
     """Print the report of one verdict.
 
     Args:
         console: where to print; its colour and encoding are respected.
         verdict: what to show.
         verbose: also the evidence of what passed, and every rejected backend.
+        outcome: the sentence under the layers, where a policy has the last word; None takes the verdict's own.
     """
-    width = min(console.width, MAX_WIDTH)
-    with console.capture() as capture:
-        _print_parts(console, verdict, width=width, verbose=verbose)
-    # Tables are padded to the full width; pasted into a ticket, the blanks would only be in the way.
-    console.print(Text.from_ansi(_TRAILING_BLANKS.sub(r"\1", capture.get())), soft_wrap=True)
-
-
-def _print_parts(console: Console, verdict: Verdict, *, width: int, verbose: bool) -> None:
-    def show(renderable: Text | Table | Padding) -> None:
-        console.print(renderable, width=width)
-
-    show(_heading(verdict))
-    show(Text())
+    show(console, _heading(verdict))
+    show(console, Text())
     for layer in verdict.layers:
-        show(_layer(layer))
-    show(Text())
-    show(_conclusion(verdict))
+        show(console, _layer(layer))
+    show(console, Text())
+    show(console, _conclusion(verdict, outcome or conclusion(verdict)))
     remedies = _remedies(verdict)
     if remedies:
-        show(Text("\nWhat to do", style="bold"))
+        show(console, Text("\nWhat to do", style="bold"))
         for remedy in remedies:
-            show(Padding(Text(remedy), (0, 0, 0, 2)))
+            show(console, Padding(Text(remedy), (0, 0, 0, 2)))
     shown = sorted(verdict.findings, key=lambda one: _STATUS_ORDER[one.status])
     if shown:
-        show(Text("\nFindings", style="bold"))
+        show(console, Text("\nFindings", style="bold"))
     for finding in shown:
-        show(_finding(finding, verbose=verbose))
+        show(console, _finding(finding, verbose=verbose))
     if verdict.backends and (verbose or any(layer.state == "unresolved" for layer in verdict.layers)):
-        show(Text("\nAttention backends, in vLLM's order", style="bold"))
-        show(_backends(verdict))
+        show(console, Text("\nAttention backends, in vLLM's order", style="bold"))
+        show(console, _backends(verdict))
     if verdict.configuration is not None:
-        show(Text("\nConfiguration", style="bold"))
-        show(_configuration(verdict))
+        show(console, Text("\nConfiguration", style="bold"))
+        show(console, _configuration(verdict))
     if not verbose and any(one.status == "pass" and one.evidence for one in verdict.findings):
-        show(Text("\nMore evidence: --verbose. Every finding has a page: docs/checks/<id>.md", style="dim"))
+        show(console, Text("\nMore evidence: --verbose. Every finding has a page: docs/checks/<id>.md", style="dim"))
 
 
 def headline(verdict: Verdict) -> str:
@@ -123,8 +121,8 @@ def _layer(layer: Layer) -> Table:
     return grid
 
 
-def _conclusion(verdict: Verdict) -> Text:
-    return Text(conclusion(verdict), style="bold green" if verdict.exit_code == 0 else "bold red")
+def _conclusion(verdict: Verdict, sentence: str) -> Text:
+    return Text(sentence, style="bold green" if verdict.exit_code == 0 else "bold red")
 
 
 def _remedies(verdict: Verdict) -> list[str]:

@@ -1,17 +1,13 @@
 """The report for people, when a policy, several combinations or several environments are in play."""
 
-import re
-
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from dsa_doctor.policy.report import GatedVerdict, Report
-from dsa_doctor.render.human import MAX_WIDTH, print_verdict
+from dsa_doctor.render.human import conclusion, print_verdict, show
 from dsa_doctor.render.wording import case_title, clean, policy_lines, report_conclusion
 from dsa_doctor.verdict.schema import Verdict
-
-_TRAILING_BLANKS = re.compile(r" +((?:\x1b\[0m)?)$", re.MULTILINE)
 
 _STYLES = {
     "native": "bold green",
@@ -26,15 +22,17 @@ def print_report(console: Console, report: Report, *, verbose: bool = False) -> 
     """Print one verdict as it is; of several, a table first, then each that fails (verbose: every one)."""
     several = len(report.verdicts) > 1
     if several:
-        _show(console, _table(report))
+        show(console, _table(report))
         if any(case.environment is not None for case in report.verdicts):
-            _show(console, Text("\nSoftware", style="bold"))
-            _show(console, _environments(report))
+            show(console, Text("\nSoftware", style="bold"))
+            show(console, _environments(report))
     for case in report.verdicts:
         if not several or case.exit_code != 0 or verbose:
             if several:
-                _show(console, Text(f"\n== {case_title(case)}", style="bold"))
-            print_verdict(console, _as_found(case), verbose=verbose)
+                show(console, Text(f"\n== {case_title(case)}", style="bold"))
+            print_verdict(
+                console, _as_found(case), verbose=verbose, outcome=None if report.plain else _without_policy(case)
+            )
     print_closing(console, report)
 
 
@@ -42,17 +40,22 @@ def print_closing(console: Console, report: Report) -> None:
     """Print what the policy did, the outcome of the run, and the exact lines that would let a failing run pass."""
     lines = list(policy_lines(report))
     if lines:
-        _show(console, Text(f"\nPolicy {clean(report.policy.source or '')}".rstrip(), style="bold"))
+        show(console, Text(f"\nPolicy {clean(report.policy.source or '')}".rstrip(), style="bold"))
         for line in lines:
-            _show(console, Text(f"- {line}"))
+            show(console, Text(f"- {line}"))
     if not report.plain:
         style = "bold green" if report.exit_code == 0 else "bold red"
-        _show(console, Text(f"\n{report_conclusion(report)}", style=style))
+        show(console, Text(f"\n{report_conclusion(report)}", style=style))
     if report.policy.downgrade_lines:
         place = clean(report.policy.downgrade_table)
-        _show(console, Text(f"\nTo let this pass knowingly, put into {place}:", style="dim"))
+        show(console, Text(f"\nTo let this pass knowingly, put into {place}:", style="dim"))
         for line in report.policy.downgrade_lines:
             console.print(Text(clean(line)), soft_wrap=True)  # to be copied as it is
+
+
+def _without_policy(case: GatedVerdict) -> str:
+    """Return the verdict's own outcome, marked as such: the policy has the last word below."""
+    return f"Without the policy: {conclusion(_as_found(case))}"
 
 
 def _as_found(case: GatedVerdict) -> Verdict:
@@ -67,14 +70,6 @@ def _cleaned(value: object) -> object:
     if isinstance(value, dict):
         return {clean(name): _cleaned(inner) for name, inner in value.items()}
     return tuple(map(_cleaned, value)) if isinstance(value, tuple) else value
-
-
-def _show(console: Console, renderable: RenderableType) -> None:
-    """Print within the report's width, without the blanks that pad tables and wrapped lines."""
-    with console.capture() as capture:
-        console.print(renderable, width=min(console.width, MAX_WIDTH))
-    shown = _TRAILING_BLANKS.sub(r"\1", capture.get()).removesuffix("\n")
-    console.print(Text.from_ansi(shown), soft_wrap=True)
 
 
 def _table(report: Report) -> Table:

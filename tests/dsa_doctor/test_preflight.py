@@ -9,10 +9,10 @@ from importlib import metadata
 
 import pytest
 
-from dsa_doctor.fleet import judge_fleet
+from dsa_doctor.inputs import Options, UsageError
 from dsa_doctor.policy import Policy
 from dsa_doctor.policy.report import SingleReport
-from dsa_doctor.preflight import Options, UsageError, preflight
+from dsa_doctor.preflight import judge_fleet, preflight
 from tests.dsa_doctor import facts_library as library
 from tests.dsa_doctor.reports import facts_for, report
 

@@ -1,0 +1,128 @@
+"""From what the user typed to plain data: options, targets, requests, facts files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from dsa_doctor.catalog.geometry import ModelGeometry
+from dsa_doctor.catalog.targets import target_from_text
+from dsa_doctor.facts.observation import Observation
+from dsa_doctor.facts.schema import FACTS_SCHEMA_VERSION, Facts, Gpu, GpuInventory
+from dsa_doctor.resolver import Request, Target
+from dsa_doctor.resolver.request import PLUGIN_MODES, PluginMode
+
+
+class UsageError(ValueError):
+    """What the user asked for cannot be done as asked; the message names the option and what is accepted."""
+
+
+DEFAULT_TENSOR_PARALLEL_SIZE = 8
+"""Where no GPU of this machine is judged: the usual node."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `check` and `run-model` that shape the judgement.
+
+    Attributes:
+        target: what the user typed for --target; None judges the GPUs of the facts.
+        tensor_parallel_size: None takes the number of visible GPUs, or 8 for a target elsewhere.
+        kv_cache_dtype: as for vLLM's --kv-cache-dtype.
+        backend: an attention backend asked for by name.
+        plugin_mode: as DSA_DOCTOR_PLUGIN.
+    """
+
+    target: str | None = None
+    tensor_parallel_size: int | None = None
+    kv_cache_dtype: str = "auto"
+    backend: str | None = None
+    plugin_mode: PluginMode = "auto"
+
+
+def plugin_mode_from(text: str | None) -> PluginMode:
+    """Return the plugin's mode from the value of DSA_DOCTOR_PLUGIN; unset and empty mean auto.
+
+    Raises:
+        UsageError: the value is not accepted.
+    """
+    value = (text or "auto").strip().lower()
+    for mode in PLUGIN_MODES:
+        if value == mode:
+            return mode
+    raise UsageError(f"DSA_DOCTOR_PLUGIN={text!r} is not accepted. Accepted: {', '.join(PLUGIN_MODES)}.")
+
+
+def load_facts(path: Path) -> Facts:
+    """Read a facts file.
+
+    Raises:
+        UsageError: the file cannot be read, is not JSON, or is not a facts file of a schema this version reads.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--facts {path}: cannot be read ({type(error).__name__}: {error})") from error
+    try:
+        facts = Facts.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise UsageError(
+            f"--facts {path}: not a facts file ({where}: {first['msg']}). "
+            "Make one with `dsa-doctor facts > facts.json`."
+        ) from error
+    if facts.schema_version.split(".")[0] != FACTS_SCHEMA_VERSION.split(".")[0]:
+        raise UsageError(
+            f"--facts {path}: schema version {facts.schema_version}; this dsa-doctor reads {FACTS_SCHEMA_VERSION}. "
+            "Gather the facts again, or use the dsa-doctor that wrote them."
+        )
+    return facts
+
+
+def named_target(text: str | None) -> Target | None:
+    """Return the target that --target names, or None where it names none.
+
+    Raises:
+        UsageError: it names no known GPU or compute capability.
+    """
+    if text is None:
+        return None
+    try:
+        gpu = target_from_text(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    memory = gpu.memory_gib * 2**30 if gpu.memory_gib is not None else None
+    return Target(name=gpu.name, capability=str(gpu.capability), source="--target", memory_bytes=memory)
+
+
+def targets_of(inventory: Observation[GpuInventory], *, from_file: bool) -> list[Target]:
+    """Return one target per kind of visible GPU; none where there is no GPU."""
+    visible = [gpu for gpu in inventory.value.gpus if gpu.visible] if inventory.value is not None else []
+    kinds: dict[str, Gpu] = {}
+    for gpu in visible:
+        kinds.setdefault(gpu.capability, gpu)
+    return [
+        Target(
+            name=gpu.name,
+            capability=capability,
+            source="facts file" if from_file else "this machine",
+            count=len(visible),
+            memory_bytes=gpu.memory_bytes,
+        )
+        for capability, gpu in kinds.items()
+    ]
+
+
+def request_for(model: ModelGeometry, target: Target, options: Options) -> Request:
+    """Return the request of a launch; without a number of ranks, as many as the GPUs that the heads divide among."""
+    heads, ranks = model.num_attention_heads, options.tensor_parallel_size
+    if ranks is None:
+        available = target.count or DEFAULT_TENSOR_PARALLEL_SIZE
+        ranks = max(one for one in range(1, min(available, heads) + 1) if heads % one == 0)
+    return Request(
+        tensor_parallel_size=ranks,
+        kv_cache_dtype=options.kv_cache_dtype,
+        backend=options.backend.upper() if options.backend else None,
+        plugin_mode=options.plugin_mode,
+    )
