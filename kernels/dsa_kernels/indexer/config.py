@@ -18,9 +18,15 @@ CLEAN_BLOCK = 4096
 SELECT_BLOCK = 4096
 SELECT_WARPS = 16
 
+#: Steps that thinning out takes at once.
+THIN_BLOCKS = 2
+
 #: A row is cut into parts of at least this many elements, and into at most this many parts.
 SMALLEST_PART = 4096
 MAX_PARTS = 128
+
+#: A row is shared only where at least this many programs can have a part of it.
+FEWEST_PARTS = 6
 
 
 @dataclass(frozen=True)
@@ -55,13 +61,14 @@ def rows_per_step(config: LogitsConfig, heads: int) -> int:
 def ragged_config(capability: int, heads: int) -> LogitsConfig:
     """The configuration of `fp8_mqa_logits` for a target and a padded head count.
 
-    A tile of 128 keys over 4 warps keeps 64 registers of keys and, at 64 heads, 64 of sums in a thread; at 128 heads
-    twice the warps carry the sums.
+    With mma.sync, 128 columns a step read the keys' operands half as often from shared memory; with wgmma, which reads
+    them there anyway, 64 columns leave room for a third stage.
     """
-    del capability
     if heads > 64:
         return LogitsConfig(128, 128, 8, 2, 64)
-    return LogitsConfig(128, 64, 4, 3, 64)
+    if capability // 10 == 9:
+        return LogitsConfig(128, 64, 4, 3, 64)
+    return LogitsConfig(128, 128, 4, 2, 64)
 
 
 def paged_config(capability: int, heads: int) -> LogitsConfig:

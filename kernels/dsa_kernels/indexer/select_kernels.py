@@ -40,6 +40,14 @@ def load_keys(row_ptr, first, end, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def load_key_blocks(row_ptr, first, end, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
+    """Keys at [first, first + BLOCKS * BLOCK) as [BLOCKS, BLOCK], 0 from `end` on: many loads in flight at once."""
+    offsets = first + tl.arange(0, BLOCKS)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    bits = tl.load(row_ptr + offsets, mask=offsets < end, other=float("-inf")).to(tl.int32, bitcast=True)
+    return ordered_keys(bits)
+
+
+@triton.jit
 def count_digits(row_ptr, first, end, prefix, SHIFT: tl.constexpr, BLOCK: tl.constexpr):
     """Count digit (key >> SHIFT) & 255 of the keys in [first, end) whose higher bits equal `prefix`: [256] int32."""
     counts = tl.zeros((256,), tl.int32)
@@ -161,6 +169,7 @@ def thin_kernel(
     row_stride,
     k,
     HAS_STARTS: tl.constexpr,
+    BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Write the positions of a row that can be selected, ascending, to found [M, BLOCK], and how many to count [M].
@@ -175,18 +184,21 @@ def thin_kernel(
     bound = tl.full((), 1, tl.uint32)
     if end - first > BLOCK:
         maxima = tl.zeros((BLOCK,), tl.uint32)
-        for start in range(first, end, BLOCK):
-            maxima = tl.maximum(maxima, load_keys(row_ptr, start, end, BLOCK))
+        for start in range(first, end, BLOCKS * BLOCK):
+            maxima = tl.maximum(maxima, tl.max(load_key_blocks(row_ptr, start, end, BLOCKS, BLOCK), axis=0))
         lowest, _, wanted = block_threshold(maxima, k)
         # Where fewer than k groups hold anything, everything valid can be selected.
         if wanted == k:
             bound = lowest
     count = tl.full((), 0, tl.int32)
-    for start in range(first, end, BLOCK):
-        reaching = load_keys(row_ptr, start, end, BLOCK) >= bound
-        place = tl.cumsum(reaching.to(tl.int32)) + count - 1
-        tl.store(found_ptr + place, start + tl.arange(0, BLOCK), mask=reaching & (place < BLOCK))
-        count += tl.sum(reaching.to(tl.int32))
+    offsets = tl.arange(0, BLOCKS)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    for start in range(first, end, BLOCKS * BLOCK):
+        reaching = load_key_blocks(row_ptr, start, end, BLOCKS, BLOCK) >= bound  # [BLOCKS, BLOCK]
+        each = tl.sum(reaching.to(tl.int32), axis=1)
+        before = tl.cumsum(each) - each + count
+        place = tl.cumsum(reaching.to(tl.int32), axis=1) + before[:, None] - 1
+        tl.store(found_ptr + place, start + offsets, mask=reaching & (place < BLOCK))
+        count += tl.sum(each)
     tl.store(count_ptr + row, count)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dsa_kernels.errors import expect, expect_contiguous_last, expect_same_device, expect_tensor
-from dsa_kernels.indexer.config import MAX_PARTS, SELECT_BLOCK, SELECT_WARPS, SMALLEST_PART
+from dsa_kernels.indexer.config import FEWEST_PARTS, MAX_PARTS, SELECT_BLOCK, SELECT_WARPS, SMALLEST_PART, THIN_BLOCKS
 from dsa_kernels.indexer.select_kernels import (
     count_part_kernel,
     emit_part_kernel,
@@ -72,8 +72,14 @@ def topk_indices(
 
 
 def plan_parts(num_rows: int, width: int, multiprocessors: int) -> int:
-    """Programs that share a row: enough to give every multiprocessor one, never parts that are not worth a launch."""
+    """Programs that share a row, from shapes alone.
+
+    Enough to give every multiprocessor one, but none at all where they would be few: sharing reads the row six times,
+    a program of its own three times.
+    """
     wanted = multiprocessors // num_rows
+    if wanted < FEWEST_PARTS:
+        return 1
     return max(1, min(wanted, width // SMALLEST_PART, MAX_PARTS))
 
 
@@ -92,7 +98,9 @@ def _select(
         if thinned:
             found = torch.empty((num_rows, SELECT_BLOCK), dtype=torch.int32, device=logits.device)
             count = torch.empty(num_rows, dtype=torch.int32, device=logits.device)
-            thin_kernel[(num_rows,)](logits, starts, row_ends, found, count, width, stride, k, **tile)
+            thin_kernel[(num_rows,)](
+                logits, starts, row_ends, found, count, width, stride, k, BLOCKS=THIN_BLOCKS, **tile
+            )
         select_block_kernel[(num_rows,)](
             logits, starts, row_ends, found, count, out, width, stride, k, out_stride, THINNED=thinned, **tile
         )

@@ -10,6 +10,7 @@ from dsa_kernels.indexer.config import (
     MAX_PARTS,
     SELECT_BLOCK,
     SELECT_WARPS,
+    THIN_BLOCKS,
     WIDEN_BLOCK,
     LogitsConfig,
     padded_heads,
@@ -123,7 +124,7 @@ def _helper_variants() -> list[KernelVariant]:
 
 def _select_variants() -> list[KernelVariant]:
     kernels = (
-        ("thin out", thin_kernel, {}),
+        ("thin out", thin_kernel, {"BLOCKS": THIN_BLOCKS}),
         *(
             (f"block{', thinned' if thinned else ''}", select_block_kernel, {"THINNED": thinned})
             for thinned in (False, True)

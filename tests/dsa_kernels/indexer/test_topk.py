@@ -148,6 +148,8 @@ def test_no_rows(device):
 def test_parts_depend_on_shapes_alone():
     assert plan_parts(1, 2**20, 108) == 108
     assert plan_parts(108, 2**20, 108) == 1
+    assert plan_parts(20, 2**20, 108) == 1
+    assert plan_parts(18, 2**20, 108) == 6
     assert plan_parts(1, 4000, 108) == 1
     assert plan_parts(4, 65_536, 108) == 16
 
