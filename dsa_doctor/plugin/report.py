@@ -69,7 +69,12 @@ def refuse_or_log(vllm_config: Any) -> None:
     """
     if _logged:
         return
-    verdict = verdict_of(vllm_config)
+    try:
+        verdict = verdict_of(vllm_config)
+    except Exception as error:  # a report that fails must not keep a server from starting
+        _logged.append(str(vllm_config.model_config.model))
+        say("dsa-doctor: this server could not be judged (%s: %s).", type(error).__name__, error, level=logging.WARNING)
+        return
     compiled = next(layer for layer in verdict.layers if layer.layer == "csrc")
     if compiled.state == "unresolved":
         raise ValueError(_refusal(verdict, compiled))
