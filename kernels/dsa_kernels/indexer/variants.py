@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dsa_kernels.aot.variants import KernelVariant
 from dsa_kernels.fp8.variants import make_variant
 from dsa_kernels.indexer.config import (
@@ -123,7 +125,7 @@ def _helper_variants() -> list[KernelVariant]:
 
 
 def _select_variants() -> list[KernelVariant]:
-    kernels = (
+    kernels: tuple[tuple[str, Any, dict[str, object]], ...] = (
         ("thin out", thin_kernel, {"BLOCKS": THIN_BLOCKS}),
         *(
             (f"block{', thinned' if thinned else ''}", select_block_kernel, {"THINNED": thinned})

@@ -4,6 +4,7 @@ import torch
 from dsa_kernels.errors import ArgumentError
 from dsa_kernels.indexer import naive_topk_indices, topk_indices
 from dsa_kernels.indexer import topk as topk_module
+from dsa_kernels.indexer.config import SELECT_BLOCK
 from dsa_kernels.indexer.topk import plan_parts
 
 INF = float("inf")
@@ -113,6 +114,15 @@ def test_values_outside_the_bounds_are_never_selected(device):
     starts, ends = torch.tensor([100, 100]), torch.tensor([5000, 4999])
     got = check(logits.to(device), starts.to(device), ends.to(device), 10)
     assert got[0].tolist() == list(range(4890, 4900))
+
+
+@pytest.mark.parametrize("k", [40, 80, 120])
+def test_few_groups_with_several_values_each(device, k):
+    """Thinning out must not take the k-th largest group maximum where fewer than k groups hold anything."""
+    row = torch.full((6000,), -INF)
+    row[:50] = torch.arange(50) + 1.0
+    row[SELECT_BLOCK : SELECT_BLOCK + 50] = -torch.arange(50) - 1.0
+    check(row.unsqueeze(0).to(device), None, torch.tensor([6000], device=device), k)
 
 
 @pytest.mark.usefixtures("programs")
