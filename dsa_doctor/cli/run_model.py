@@ -127,12 +127,15 @@ def run_model(
         prepared = _prepare(
             ask, given, target=target, backend=attention_backend, force=force, quiet=quiet, verbose=verbose
         )
+        if dry_run and output_format is Format.JSON:
+            print_data(_as_json(prepared))
+        if prepared.plan.fits is False and not force:
+            raise typer.Exit(EXIT_WILL_NOT_RUN)
+        if prepared.plan.fits is False:
+            _say("--force: going on although the memory plan says that it does not fit.")
         if emit is not None:
             _emit(emit, ask, prepared, image)
-        elif dry_run:
-            if output_format is Format.JSON:
-                print_data(_as_json(prepared))
-        else:
+        elif not dry_run:
             _launch(
                 ask,
                 given,
@@ -203,10 +206,6 @@ def _prepare(
     print_command(out, prepared.variables, prepared.command)
     for warning in prepared.warnings:
         _say(f"warning: {warning}")
-    if prepared.plan.fits is False:
-        if not force:
-            raise typer.Exit(EXIT_WILL_NOT_RUN)
-        _say("--force: going on although the memory plan says that it does not fit.")
     return prepared
 
 

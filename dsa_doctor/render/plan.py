@@ -1,7 +1,9 @@
 """The memory plan, the flags and the state of a launch, for people."""
 
+import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.padding import Padding
@@ -17,11 +19,26 @@ from dsa_doctor.planner.plan import Plan
 from dsa_doctor.planner.shapes import Shape
 from dsa_doctor.render.human import MAX_WIDTH
 
+_TRAILING_BLANKS = re.compile(r"[ \t]+((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
+
 _STATUS_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "unknown": "bold yellow"}
+
+
+@contextmanager
+def _without_trailing_blanks(console: Console) -> Iterator[None]:
+    """Print what is printed inside without the blanks with which tables are padded."""
+    with console.capture() as capture:
+        yield
+    console.print(Text.from_ansi(_TRAILING_BLANKS.sub(r"\1", capture.get())), soft_wrap=True, end="")
 
 
 def print_plan(console: Console, plan: Plan, shapes: Sequence[Shape]) -> None:
     """Print the memory plan of the fullest GPU, and what would fit where it does not."""
+    with _without_trailing_blanks(console):
+        _print_plan(console, plan, shapes)
+
+
+def _print_plan(console: Console, plan: Plan, shapes: Sequence[Shape]) -> None:
     width = min(console.width, MAX_WIDTH)
     parallel = plan.parallel
     console.print(Text("\nMemory per GPU", style="bold"), width=width)
@@ -73,8 +90,9 @@ def print_flags(
         table.add_row(part, "", Text(by), Text("resolver, applied by the plugin"))
     if extra:
         table.add_row(shlex.join(extra), "", Text("given after --: last, so it wins"), Text("command line"))
-    console.print(Text())
-    console.print(table, width=width)
+    with _without_trailing_blanks(console):
+        console.print(Text())
+        console.print(table, width=width)
 
 
 def print_command(console: Console, variables: Sequence[Variable], command: Sequence[str]) -> None:
@@ -104,7 +122,8 @@ def print_conditions(console: Console, conditions: Sequence[Condition], *, verbo
         if one.remedy and one.status != "pass":
             body.append(f"\n{one.remedy}", style="dim")
         grid.add_row(Text(f"  {one.status.upper()}", style=_STATUS_STYLES[one.status]), one.name, body)
-        console.print(grid, width=width)
+        with _without_trailing_blanks(console):
+            console.print(grid, width=width)
 
 
 def stage_line(stage: Stage, seconds: float) -> str:

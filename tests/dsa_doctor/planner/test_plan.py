@@ -150,3 +150,16 @@ def test_another_quantisation_is_proposed_by_name():
     hardware = Hardware(name="NVIDIA H200", gpus_per_node=8, memory_bytes=141 * GIB)
     shapes = nearest_shapes(find_model("GLM-5").geometry(), hardware, PlanOptions(parallel=Parallel(tensor=8)))
     assert "GLM-5-FP8" in {shape.what for shape in shapes}
+
+
+def test_the_batch_is_left_alone_where_it_fits_and_lowered_where_it_must_be():
+    model = find_model("GLM-5-FP8").geometry()
+    hardware = Hardware(name="NVIDIA A800 80GB", gpus_per_node=8, nodes=2, memory_bytes=80 * GIB)
+    roomy = plan(model, hardware, PlanOptions(parallel=Parallel(tensor=8, pipeline=2)))
+    assert (roomy.sets_batch, roomy.batched_tokens, roomy.sequences) == (False, 8192, 1024)
+    tight = PlanOptions(
+        parallel=Parallel(tensor=8), cpu_offload_gib=20, max_model_len=8192, gpu_memory_utilization=0.95
+    )
+    lowered = plan(model, hardware.model_copy(update={"nodes": 1}), tight)
+    assert lowered.fits
+    assert (lowered.sets_batch, lowered.batched_tokens) == (True, 2048)
