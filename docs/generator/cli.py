@@ -43,8 +43,8 @@ def _command(name: str, callback: Callable[..., Any]) -> list[str]:
     synopsis = " ".join(["dsa-doctor", name, "[OPTIONS]" if options else "", *map(_synopsis, arguments)])
     parts = [f"## {name}", f"```text\n{' '.join(synopsis.split())}\n```", inspect.cleandoc(callback.__doc__ or "")]
     if arguments:
-        rows = [(code(_metavar(one)), _help(one), _default(one)) for one in arguments]
-        parts.append(table(("Argument", "Meaning", "Default"), rows))
+        named = [(code(_metavar(one)), _help(one), _default(one)) for one in arguments]
+        parts.append(table(("Argument", "Meaning", "Default"), named))
     if options:
         rows = [(_spellings(one), _values(one), _help(one), _default(one)) for one in options]
         parts.append(table(("Option", "Values", "Meaning", "Default"), rows))
@@ -84,7 +84,8 @@ def _synopsis(one: _Parameter) -> str:
 
 def _spellings(one: _Parameter) -> str:
     # Within Annotated, Typer keeps the first spelling where a default would stand.
-    given = [text for text in (one.info.default, *(one.info.param_decls or ())) if str(text).startswith("-")]
+    spelt = map(str, (one.info.default, *(one.info.param_decls or ())))
+    given = [text for text in spelt if text.startswith("-")]
     if not given:
         given = [f"--{one.name.replace('_', '-')}"]
     spellings = [part for text in given for part in re.split(r"[,/]", text)]

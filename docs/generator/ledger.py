@@ -13,9 +13,9 @@ def releases_page() -> str:
     return page(
         "vLLM releases and what is relied on in them",
         f"Verified against the stock wheels of {', '.join(ALL_RELEASES)}. For each of them the tests look up every"
-        " entry below in the wheel's own sources, and ask its real selector with the target's capability in force. No"
-        " version number is compared anywhere: on another release the same look-up decides, and where an entry has moved the "
-        "plugin changes nothing and says which one ([DSA914](checks/DSA914.md)).",
+        " entry below in the wheel's own sources, and ask its real selector with the target's capability in force."
+        " No version number is compared anywhere: on another release the same look-up decides, and where an entry has"
+        " moved the plugin changes nothing and says which one ([DSA914](checks/DSA914.md)).",
         "## What the plugin replaces",
         _patches(one for one in patches if one.use == "replaced"),
         "## What the plugin relies on",

@@ -38,6 +38,7 @@ NOT_OURS = {
     "vllm": "serves a model on GPUs",
     "docker": "needs a container that is running",
     "kubectl": "needs a cluster",
+    "tar": "unpacks on the GPU machine what scripts/gpu/pack_vllm.py packed",
     "./serve.sh": "an emitted script; tests/dsa_doctor/emit runs those",
 }
 """Programs that this project does not bring, and why they cannot run here."""
@@ -58,6 +59,12 @@ def test_dsa_doctor_accepts_it(command: Command) -> None:
     name, found, _ = group.resolve_command(context, [command.words[1]])  # type: ignore[attr-defined]
     assert found is not None, f"{command}: no such command"
     found.make_context(name, list(command.words[2:]))  # raises what a user would be told
+
+
+@pytest.mark.parametrize("words", [("check", "--nope"), ("check", "-f", "yaml"), ("run-model",)])
+def test_a_command_that_the_parser_refuses_is_seen(words: tuple[str, ...]) -> None:
+    with pytest.raises(Exception, match=r"nope|yaml|[Mm]issing"):
+        test_dsa_doctor_accepts_it(Command("a page", ("dsa-doctor", *words)))
 
 
 def _reason(command: Command) -> str | None:
@@ -112,7 +119,7 @@ def test_other_commands_name_what_exists(command: Command, monkeypatch: pytest.M
     elif program == "python":
         _accepted_by_script(arguments)
     else:
-        assert program in NOT_OURS
+        assert program in NOT_OURS, f"{command}: run it here, or give the reason why not in NOT_OURS"
 
 
 def _accepted_by_pip(arguments: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Links lead somewhere: files, headings, and this repository's own addresses on GitHub. Nothing is fetched."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def targets(page: Path) -> list[str]:
 def anchors(page: Path) -> set[str]:
     """Return the addresses of a page's headings, as GitHub and the site make them."""
     tokens = MarkdownIt("commonmark").parse(page.read_text(encoding="utf-8"))
-    found = [after.content for token, after in zip(tokens, tokens[1:], strict=False) if token.type == "heading_open"]
+    found = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
     return {re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-") for text in found}
 
 
