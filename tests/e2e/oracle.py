@@ -4,8 +4,8 @@
     python oracle.py answer FOLDER < requests.json > answers.json
 
 The oracle is transformers' GlmMoeDsaForCausalLM, unchanged but for one thing: the arguments of its indexer's query-key
-product are rounded to e4m3 with power-of-two scales, as DSA implementations store them (transformers keeps fp32). With
-`"rounded": false` it is unchanged altogether. All else is fp32 on both sides.
+product are rounded to e4m3 with power-of-two scales, as DSA implementations store them (transformers keeps fp32). The
+prompts under `unrounded` are answered by the model without even that. All else is fp32 on both sides.
 """
 
 import functools
@@ -107,31 +107,37 @@ class RoundedIndexer(TorchFunctionMode):
         return function(*arguments, **(options or {}))
 
 
-def answer(folder: Path, request: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return greedy tokens and their log-probabilities for each prompt, computed without any cache."""
-    original = modeling.GlmMoeDsaIndexer.forward
-    if request.get("rounded", True):
+def answer(folder: Path, request: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return greedy tokens and their log-probabilities for each prompt, computed without any cache.
 
-        @functools.wraps(original)
-        def forward(self: Any, *arguments: Any, **options: Any) -> torch.Tensor:
-            with RoundedIndexer():
-                return original(self, *arguments, **options)
-
-        modeling.GlmMoeDsaIndexer.forward = forward
+    The prompts under `rounded` are answered with the indexer's arguments rounded, those under `unrounded` by the model
+    as it is.
+    """
     model = GlmMoeDsaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    answers = []
-    with torch.no_grad():
-        for prompt in request["prompts"]:
-            tokens, logprobs, margins = list(prompt), [], []
-            for _ in range(request["max_tokens"]):
-                row = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1].log_softmax(-1)
-                best = row.topk(2)
-                tokens.append(int(best.indices[0]))
-                logprobs.append(float(best.values[0]))
-                margins.append(float(best.values[0] - best.values[1]))
-            answers.append({"tokens": tokens[len(prompt) :], "logprobs": logprobs, "margin": min(margins)})
-    modeling.GlmMoeDsaIndexer.forward = original
-    return answers
+    original = modeling.GlmMoeDsaIndexer.forward
+    unrounded = [decode(model, prompt, request["max_tokens"]) for prompt in request["unrounded"]]
+
+    @functools.wraps(original)
+    def forward(self: Any, *arguments: Any, **options: Any) -> torch.Tensor:
+        with RoundedIndexer():
+            return original(self, *arguments, **options)
+
+    modeling.GlmMoeDsaIndexer.forward = forward
+    rounded = [decode(model, prompt, request["max_tokens"]) for prompt in request["rounded"]]
+    return {"rounded": rounded, "unrounded": unrounded}
+
+
+@torch.no_grad()
+def decode(model: Any, prompt: list[int], max_tokens: int) -> dict[str, Any]:
+    """Return greedy tokens, their log-probabilities and the smallest lead of a best token over the second."""
+    tokens, logprobs, margins = list(prompt), [], []
+    for _ in range(max_tokens):
+        row = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1].log_softmax(-1)
+        best = row.topk(2)
+        tokens.append(int(best.indices[0]))
+        logprobs.append(float(best.values[0]))
+        margins.append(float(best.values[0] - best.values[1]))
+    return {"tokens": tokens[len(prompt) :], "logprobs": logprobs, "margin": min(margins)}
 
 
 if __name__ == "__main__":

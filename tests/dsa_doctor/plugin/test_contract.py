@@ -17,7 +17,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 CHILD = Path(__file__).with_name("contract_child.py")
 REPOSITORY = Path(__file__).parents[3]
-FORCED_KV = {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}
+FORCED_KV = {
+    # As in nvidia/GLM-5.1-NVFP4, whose metadata alone asks for an fp8 cache.
+    "quant_method": "modelopt",
+    "quant_algo": "NVFP4",
+    "kv_cache_quant_algo": "FP8",
+    "group_size": 16,
+    "ignore": [],
+    "exclude_modules": [],
+}
 NATIVE = ("FLASH_ATTN_MLA_SPARSE", "FLASHMLA_SPARSE", "FLASHINFER_MLA_SPARSE")
 
 
