@@ -12,11 +12,13 @@ from dsa_doctor.cli.explain import explain
 from dsa_doctor.cli.facts import facts
 from dsa_doctor.cli.output import EXIT_BUG
 from dsa_doctor.cli.run_model import run_model
+from dsa_doctor.cli.verify import verify
 
 app = typer.Typer(
     name="dsa-doctor",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # markup would eat the [default: ...] of the help texts
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Says why DeepSeek Sparse Attention models do not run under vLLM on this GPU, and what makes them run.",
 )
@@ -25,6 +27,7 @@ app.command()(explain)
 app.command()(facts)
 app.command()(models)
 app.command()(targets)
+app.command()(verify)
 app.command("run-model")(run_model)
 
 
@@ -44,7 +47,7 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; the exit codes are documented in docs/exit-codes.md."""
+    """Run the command line; the exit codes are documented in docs/reference.md."""
     try:
         app()
     except BrokenPipeError:

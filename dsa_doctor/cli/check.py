@@ -29,7 +29,7 @@ def check(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL]...",
+            metavar="MODEL",
             help="Known models (see `dsa-doctor models`), folders, config.json files, or Hub ids. [default: the "
             "policy's, or GLM-5-FP8]",
             show_default=False,
