@@ -85,7 +85,7 @@ def fp8_paged_mqa_logits(
             q, kv_cache, weights, context_lens, block_tables, max_context_len, dtype=torch.float32
         )
     return ops.fp8_paged_mqa_logits(
-        q, kv_cache, weights, context_lens, block_tables, max_context_len, clean_logits=False
+        q, kv_cache, weights, context_lens, block_tables, max_context_len=max_context_len, clean_logits=False
     )
 
 

@@ -62,7 +62,8 @@ def paged_mqa_logits(
     rows = query.shape[0] * query.shape[1]
     if weights.shape[0] < rows:
         weights = torch.nn.functional.pad(weights, (0, 0, 0, rows - weights.shape[0]))
-    return ops.fp8_paged_mqa_logits(query, kv_cache, weights, context_lens, block_tables, max_model_len)
+    tables = block_tables[: query.shape[0]]
+    return ops.fp8_paged_mqa_logits(query, kv_cache, weights, context_lens, tables, max_model_len)
 
 
 def _fp8_query(q: tuple[torch.Tensor, torch.Tensor | None]) -> torch.Tensor:

@@ -1,4 +1,7 @@
-"""The functions that take the place of vLLM's, on CPU tensors and the references."""
+"""The functions that take the place of vLLM's, on CPU tensors and the references.
+
+tests/dsa_kernels/test_plugin_calls.py runs the numerical ones again on the kernels.
+"""
 
 import pytest
 
@@ -50,6 +53,9 @@ def test_prefill_and_decode_select_the_same_tokens(
     )
     selected["paged"] = torch.empty((6, TOPK), dtype=torch.int32)
     stand_ins.persistent_topk(paged, ends.unsqueeze(1), selected["paged"], None, TOPK, 200)
+    # vLLM's index buffer may be wider than the selection.
+    selected["strided"] = torch.empty((6, 3 * TOPK), dtype=torch.int32)[:, :TOPK]
+    stand_ins.top_k_per_row_decode(paged, 1, ends.unsqueeze(1), selected["strided"], 6, *paged.stride(), TOPK)
     for name, found in selected.items():
         assert [set(row.tolist()) for row in found] == [set(row.tolist()) for row in selected["full"]], name
     assert (selected["full"][0] == torch.tensor([0] + [-1] * (TOPK - 1))).all()
@@ -97,7 +103,8 @@ def test_padded_batches_bring_too_few_weights(keys: torch.Tensor, query: tuple[t
         (codes.unflatten(0, (3, 2)), None), cache, weights[:4], lengths, tables, None, 256
     )
     whole = stand_ins.paged_mqa_logits((codes.unflatten(0, (3, 2)), None), cache, weights, lengths, tables, None, 256)
-    assert torch.equal(padded[:4], whole[:4])
+    for row, end in enumerate(lengths.flatten().tolist()[:4]):
+        assert torch.equal(padded[row, :end], whole[row, :end])
 
 
 @pytest.mark.parametrize("lengths", [[1], [2, 1], [3, 0, 1, 3], [0, 2]])
@@ -134,6 +141,32 @@ def test_cache_rows() -> None:
     # 192 lies beyond the table: nothing is read there.
     assert rows.tolist() == [[448, 128, 383, -1], [127, 258, -1, -1], [-1] * 4]
     assert counts.tolist() == [3, 2, 0]
+
+
+@pytest.mark.parametrize("kv_format", ["bf16", "fp8_ds_mla"])
+def test_attention_over_pages_that_lie_apart(kv_format: str) -> None:
+    generator = torch.Generator().manual_seed(2)
+    width, dtype = (656, torch.uint8) if kv_format == "fp8_ds_mla" else (576, torch.bfloat16)
+    pages = torch.zeros((8, PAGE, width), dtype=dtype)
+    if kv_format == "bf16":
+        pages.normal_(generator=generator)
+    else:
+        pages[..., :512] = torch.randn(8, PAGE, 512, generator=generator).to(torch.float8_e4m3fn).view(torch.uint8)
+        pages[..., 512:528] = torch.full((8, PAGE, 4), 0.5).view(torch.uint8)
+        pages[..., 528:] = torch.randn(8, PAGE, 64, generator=generator).bfloat16().view(torch.uint8)
+    q = torch.randn(3, 16, 576, generator=generator).bfloat16()
+    positions = torch.tensor([[0, 70, 130, -1], [1, 2, 3, 4], [-1, -1, -1, -1]], dtype=torch.int32)
+    tables = torch.tensor([[3, 1, 2], [0, 2, 1]], dtype=torch.int32)
+    rows, counts = indices.to_cache_rows(torch.tensor([0, 1, 1], dtype=torch.int32), tables, positions, PAGE)
+    out = ops.sparse_mla_with_kvcache(q, pages[::2].unsqueeze(2), rows.unsqueeze(1), 0.05, kv_format, counts)
+    flat = pages[::2].reshape(-1, width)
+    if kv_format == "fp8_ds_mla":
+        values = flat[:, :512].contiguous().view(torch.float8_e4m3fn).float() * 0.5
+        flat = torch.cat((values, flat[:, 528:].contiguous().view(torch.bfloat16).float()), -1)
+    for token, selected in enumerate(rows.tolist()):
+        chosen = flat[[row for row in selected if row >= 0]].float()
+        weights = torch.softmax(q[token].float() @ chosen.T * 0.05, -1)
+        assert torch.allclose(out[token].float(), weights @ chosen[:, :512], atol=2e-2)
 
 
 @pytest.mark.parametrize(
