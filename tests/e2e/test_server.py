@@ -18,7 +18,7 @@ import pytest
 from tests.e2e.cpu_environment import cpu_python
 from tests.e2e.server import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("e2e"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ORACLE = Path(__file__).with_name("oracle.py")
 MAX_TOKENS = 5
@@ -104,38 +104,39 @@ def assert_agree(answers: list[dict[str, Any]], expected: list[dict[str, Any]]) 
         assert answer["logprobs"] == pytest.approx(wanted["logprobs"], abs=TOLERANCE)
 
 
-def test_one_request_beyond_index_topk(server: Server, expected: list[dict[str, Any]]) -> None:
-    assert_agree(server.complete([LONG], MAX_TOKENS), expected[:1])
+def test_server_agrees_with_transformers(
+    server: Server,
+    wrong_server: Server,
+    expected: list[dict[str, Any]],
+    answers: dict[str, list[dict[str, Any]]],
+    subtests: pytest.Subtests,
+) -> None:
+    """One test, so that parallel test processes do not each start the servers."""
+    with subtests.test("one request beyond index_topk, prefilled in chunks"):
+        assert_agree(server.complete([LONG], MAX_TOKENS), expected[:1])
 
+    with subtests.test("a prefix-cache hit"):
+        hits = server.metric("vllm:prefix_cache_hits_total")
+        assert_agree(server.complete([LONG], MAX_TOKENS), expected[:1])
+        server.wait_for_metric("vllm:prefix_cache_hits_total", hits + 128)
 
-def test_prefix_cache_hit(server: Server, expected: list[dict[str, Any]]) -> None:
-    hits = server.metric("vllm:prefix_cache_hits_total")
-    assert_agree(server.complete([LONG], MAX_TOKENS), expected[:1])
-    server.wait_for_metric("vllm:prefix_cache_hits_total", hits + 128)
+    with subtests.test("uneven requests at once"):
+        assert_agree(server.complete(UNEVEN, MAX_TOKENS), expected[: len(UNEVEN)])
 
+    with subtests.test("preemption"):
+        assert_agree(server.complete(CROWD, MAX_TOKENS), expected[len(UNEVEN) :])
+        server.wait_for_metric("vllm:num_preemptions_total", 1)
 
-def test_uneven_requests_at_once(server: Server, expected: list[dict[str, Any]]) -> None:
-    assert_agree(server.complete(UNEVEN, MAX_TOKENS), expected[: len(UNEVEN)])
+    with subtests.test("the references serve, and say so"):
+        assert "the PyTorch references serve sparse MLA and the indexer (the device is a CPU)" in server.text()
 
+    with subtests.test("another selection breaks the comparison"):
+        short, long = wrong_server.complete([UNEVEN[1], LONG], MAX_TOKENS)
+        # Below index_topk everything is selected, so nothing can differ; beyond, another selection must show.
+        assert_agree([short], expected[1:2])
+        assert long["logprobs"] != pytest.approx(expected[0]["logprobs"], abs=100 * TOLERANCE)
 
-def test_preemption(server: Server, expected: list[dict[str, Any]]) -> None:
-    assert_agree(server.complete(CROWD, MAX_TOKENS), expected[len(UNEVEN) :])
-    server.wait_for_metric("vllm:num_preemptions_total", 1)
-
-
-def test_the_references_serve_and_say_so(server: Server) -> None:
-    assert "the PyTorch references serve sparse MLA and the indexer (the device is a CPU)" in server.text()
-
-
-def test_another_selection_breaks_the_comparison(wrong_server: Server, expected: list[dict[str, Any]]) -> None:
-    short, long = wrong_server.complete([UNEVEN[1], LONG], MAX_TOKENS)
-    # Below index_topk everything is selected, so nothing can differ; beyond, another selection must show.
-    assert_agree([short], expected[1:2])
-    assert long["logprobs"] != pytest.approx(expected[0]["logprobs"], abs=100 * TOLERANCE)
-
-
-def test_rounding_is_what_separates_the_oracle_from_transformers(answers: dict[str, list[dict[str, Any]]]) -> None:
-    """Below index_topk the unchanged model says the same; beyond, fp8 storage alone changes what is selected."""
-    long, short = answers["unrounded"]
-    assert short["logprobs"] == pytest.approx(answers["rounded"][1]["logprobs"], abs=TOLERANCE)
-    assert long["logprobs"] != pytest.approx(answers["rounded"][0]["logprobs"], abs=TOLERANCE)
+    with subtests.test("rounding is what separates the oracle from transformers"):
+        long, short = answers["unrounded"]
+        assert short["logprobs"] == pytest.approx(answers["rounded"][1]["logprobs"], abs=TOLERANCE)
+        assert long["logprobs"] != pytest.approx(answers["rounded"][0]["logprobs"], abs=TOLERANCE)

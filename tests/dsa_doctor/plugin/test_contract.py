@@ -1,5 +1,6 @@
 """The plugin on the real Python sources of five vLLM releases, in processes with a capability in force and no GPU."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -33,6 +34,7 @@ class Answers:
     """What a child answered, step by step."""
 
     def __init__(self, steps: dict[str, tuple[str, dict[str, Any]]], answers: list[dict[str, Any]]) -> None:
+        self.raw = answers
         self._by_name = dict(zip(steps, answers, strict=True))
 
     def value(self, name: str) -> Any:
@@ -61,15 +63,34 @@ def run(root: Path, capability: str, steps: dict[str, tuple[str, dict[str, Any]]
     return Answers(steps, json.loads(done.stdout))
 
 
+def run_once(
+    name: str, shared: Path, root: Path, capability: str, steps: dict[str, tuple[str, dict[str, Any]]]
+) -> Answers:
+    """As `run`, once for all of pytest-xdist's workers: importing vllm is what takes the time."""
+    file = shared / f"contract-{name}.json"
+    with (shared / f"{file.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.is_file():
+            file.write_text(json.dumps(run(root, capability, steps).raw))
+    return Answers(steps, json.loads(file.read_text()))
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the workers of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+
 @pytest.fixture(scope="module", params=RELEASES)
 def release(request: pytest.FixtureRequest) -> Path:
     return release_folder(request.param)
 
 
 @pytest.fixture(scope="module")
-def answers(release: Path) -> Answers:
-    """One process per release asks everything: importing vLLM is what takes the time."""
-    shared = tiny_config(index_topk_freq=2, index_skip_topk_offset=1)
+def answers(release: Path, shared: Path) -> Answers:
+    """One process per release asks everything."""
+    sharing = tiny_config(index_topk_freq=2, index_skip_topk_offset=1)
     steps: dict[str, tuple[str, dict[str, Any]]] = {
         "stock 8.0": ("select", {}),
         "on 9.0": ("capability", {"value": "9.0"}),
@@ -89,7 +110,7 @@ def answers(release: Path) -> Answers:
         "8.0 fp8_ds_mla": ("select", {"kv_cache_dtype": "fp8_ds_mla"}),
         "8.0 fp8": ("select", {"kv_cache_dtype": "fp8"}),
         "glm": ("construct", {"config": tiny_config(), "draft": True}),
-        "glm shared": ("construct", {"config": shared}),
+        "glm shared": ("construct", {"config": sharing}),
         "v32": ("construct", {"config": tiny_config("DeepseekV32ForCausalLM"), "draft": True}),
         "glm fp8": ("construct", {"config": tiny_config(quantization_config=FP8), "draft": True}),
         "v32 fp8_ds_mla": (
@@ -119,7 +140,7 @@ def answers(release: Path) -> Answers:
         "installed on 9.0": ("select", {}),
         "cuda": ("cuda_untouched", {}),
     }
-    return run(release, "8.0", steps)
+    return run_once(release.name, shared, release, "8.0", steps)
 
 
 def test_stock_selection_fails_on_8_0_with_vllms_own_error(answers: Answers) -> None:
@@ -219,7 +240,7 @@ def test_cuda_was_never_initialised(answers: Answers) -> None:
 
 
 @pytest.fixture(scope="module")
-def faults() -> Answers:
+def faults(shared: Path) -> Answers:
     kinds = ("dsa_kernels", "triton", "import", "custom", "in-tree")
     steps: dict[str, tuple[str, dict[str, Any]]] = {
         "on 9.0": ("capability", {"value": "9.0"}),
@@ -233,7 +254,7 @@ def faults() -> Answers:
         "once": ("select", {}),
         "taken later": ("taken_later", {}),
     }
-    return run(release_folder("0.32.0"), "8.0", steps)
+    return run_once("faults", shared, release_folder("0.32.0"), "8.0", steps)
 
 
 @pytest.mark.parametrize(
