@@ -17,6 +17,11 @@ CLEAN_BLOCK = 4096
 #: Elements that a program of the selection looks at in a step.
 SELECT_BLOCK = 4096
 SELECT_WARPS = 16
+EMIT_WARPS = 8
+
+#: The same for rows that thinning out leaves too long; larger steps spill on some target.
+ROW_BLOCK = 2048
+ROW_WARPS = 8
 
 #: Steps that thinning out takes at once.
 THIN_BLOCKS = 2

@@ -252,11 +252,12 @@ def select_row_kernel(
     k,
     out_stride,
     HAS_STARTS: tl.constexpr,
+    LIMIT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Select from a row that `thin_kernel` could not bring down to BLOCK positions: every pass reads the whole row."""
+    """Select from a row that `thin_kernel` could not bring down to LIMIT positions: every pass reads the whole row."""
     row = tl.program_id(0).to(tl.int64)
-    if tl.load(count_ptr + row) > BLOCK:
+    if tl.load(count_ptr + row) > LIMIT:
         origin, first, end = row_bounds(starts_ptr, ends_ptr, row, width, HAS_STARTS)
         row_ptr = logits_ptr + row * row_stride
         out_ptr += row * out_stride

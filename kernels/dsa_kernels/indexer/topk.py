@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 
 from dsa_kernels.errors import expect, expect_contiguous_last, expect_same_device, expect_tensor
-from dsa_kernels.indexer.config import FEWEST_PARTS, MAX_PARTS, SELECT_BLOCK, SELECT_WARPS, SMALLEST_PART, THIN_BLOCKS
+from dsa_kernels.indexer.config import (
+    EMIT_WARPS,
+    FEWEST_PARTS,
+    MAX_PARTS,
+    ROW_BLOCK,
+    ROW_WARPS,
+    SELECT_BLOCK,
+    SELECT_WARPS,
+    SMALLEST_PART,
+    THIN_BLOCKS,
+)
 from dsa_kernels.indexer.select_kernels import (
     count_part_kernel,
     emit_part_kernel,
@@ -105,7 +115,21 @@ def _select(
             logits, starts, row_ends, found, count, out, width, stride, k, out_stride, THINNED=thinned, **tile
         )
         if thinned:
-            select_row_kernel[(num_rows,)](logits, starts, row_ends, count, out, width, stride, k, out_stride, **tile)
+            select_row_kernel[(num_rows,)](
+                logits,
+                starts,
+                row_ends,
+                count,
+                out,
+                width,
+                stride,
+                k,
+                out_stride,
+                HAS_STARTS=row_starts is not None,
+                LIMIT=SELECT_BLOCK,
+                BLOCK=ROW_BLOCK,
+                num_warps=ROW_WARPS,
+            )
         return
     grid = (num_rows, parts)
     totals = torch.zeros((num_rows, 4, 256), dtype=torch.int32, device=logits.device)
@@ -126,5 +150,5 @@ def _select(
         out_stride,
         parts,
         MAX_PARTS=MAX_PARTS,
-        **tile,
+        **(tile | {"num_warps": EMIT_WARPS}),
     )

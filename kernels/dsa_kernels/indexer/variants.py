@@ -8,8 +8,11 @@ from dsa_kernels.aot.variants import KernelVariant
 from dsa_kernels.fp8.variants import make_variant
 from dsa_kernels.indexer.config import (
     CLEAN_BLOCK,
+    EMIT_WARPS,
     HEAD_DIM,
     MAX_PARTS,
+    ROW_BLOCK,
+    ROW_WARPS,
     SELECT_BLOCK,
     SELECT_WARPS,
     THIN_BLOCKS,
@@ -125,17 +128,16 @@ def _helper_variants() -> list[KernelVariant]:
 
 
 def _select_variants() -> list[KernelVariant]:
-    kernels: tuple[tuple[str, Any, dict[str, object]], ...] = (
-        ("thin out", thin_kernel, {"BLOCKS": THIN_BLOCKS}),
-        *(
-            (f"block{', thinned' if thinned else ''}", select_block_kernel, {"THINNED": thinned})
-            for thinned in (False, True)
-        ),
-        ("whole row", select_row_kernel, {}),
-        *((f"digits of pass {index}", count_part_kernel, {"PASS": index}) for index in range(4)),
-        ("tally", tally_part_kernel, {}),
-        ("emit", emit_part_kernel, {"MAX_PARTS": MAX_PARTS}),
-    )
+    kernels: list[tuple[str, Any, dict[str, object], int]] = [
+        ("thin out", thin_kernel, {"BLOCKS": THIN_BLOCKS}, SELECT_WARPS),
+        ("block", select_block_kernel, {"THINNED": False}, SELECT_WARPS),
+        ("block, thinned", select_block_kernel, {"THINNED": True}, SELECT_WARPS),
+        ("whole row", select_row_kernel, {"LIMIT": SELECT_BLOCK, "BLOCK": ROW_BLOCK}, ROW_WARPS),
+        ("tally", tally_part_kernel, {}, SELECT_WARPS),
+        ("emit", emit_part_kernel, {"MAX_PARTS": MAX_PARTS}, EMIT_WARPS),
+    ]
+    for index in range(4):
+        kernels.append((f"digits of pass {index}", count_part_kernel, {"PASS": index}, SELECT_WARPS))
     types = {
         "logits_ptr": "*fp32",
         **dict.fromkeys(
@@ -149,9 +151,9 @@ def _select_variants() -> list[KernelVariant]:
             kernel,
             types,
             {"HAS_STARTS": has_starts, "BLOCK": SELECT_BLOCK, **constants},
-            SELECT_WARPS,
+            num_warps,
         )
-        for name, kernel, constants in kernels
+        for name, kernel, constants, num_warps in kernels
         for has_starts in (False, True)
     ]
 

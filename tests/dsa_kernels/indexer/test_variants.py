@@ -1,4 +1,5 @@
 import pytest
+
 from dsa_kernels.aot.table import compile_table
 from dsa_kernels.fp8 import variants as fp8_variants
 from dsa_kernels.indexer import variants
