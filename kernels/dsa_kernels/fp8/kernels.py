@@ -6,7 +6,7 @@ import triton.language as tl
 from dsa_kernels.fp8.e4m3 import decode_e4m3, encode_e4m3, power_of_two_scale, round_to_bf16
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["source_ptr"])
 def convert_kernel(source_ptr, target_ptr, count, ENCODE: tl.constexpr, BLOCK: tl.constexpr):
     """Convert `count` values, elementwise: floats to codes when ENCODE, codes to floats otherwise."""
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -37,7 +37,7 @@ def quantize_tile(values, floor, UE8M0: tl.constexpr):
     return encode_e4m3(tl.div_rn(values, divisor)), scale
 
 
-@triton.jit(do_not_specialize=["num_groups", "floor"])
+@triton.jit(do_not_specialize=["num_groups", "floor"], do_not_specialize_on_alignment=["x_ptr"])
 def quantize_kernel(
     x_ptr,
     codes_ptr,
@@ -68,7 +68,8 @@ def quantize_kernel(
         "weights_head_stride",
         "softmax_scale",
         "head_scale",
-    ]
+    ],
+    do_not_specialize_on_alignment=["positions_ptr", "q_ptr", "cos_sin_ptr", "weights_ptr"],
 )
 def indexer_q_kernel(
     positions_ptr,
@@ -124,7 +125,10 @@ def indexer_q_kernel(
     tl.store(weights_out_ptr + flat, weight * scale * softmax_scale * head_scale, mask=inside)
 
 
-@triton.jit(do_not_specialize=["num_tokens", "k_stride", "page_size", "page_stride"])
+@triton.jit(
+    do_not_specialize=["num_tokens", "k_stride", "page_size", "page_stride"],
+    do_not_specialize_on_alignment=["k_ptr", "slot_ptr"],
+)
 def indexer_k_kernel(
     k_ptr,
     cache_ptr,

@@ -20,11 +20,12 @@ def make_variant(
     num_stages: int = 3,
     wide_copies: bool = False,
 ) -> KernelVariant:
-    """A variant whose unnamed arguments are i32 and whose pointers lie on 16 bytes, as allocators give them."""
+    """A variant whose unnamed arguments are i32; pointers lie on 16 bytes unless the kernel is told not to look."""
     signature = {
         argument: "constexpr" if argument in constexprs else types.get(argument, "i32") for argument in kernel.arg_names
     }
-    aligned = frozenset(argument for argument, type_name in signature.items() if type_name.startswith("*"))
+    free = {parameter.name for parameter in kernel.params if parameter.do_not_specialize_on_alignment}
+    aligned = frozenset(name for name, type_name in signature.items() if type_name.startswith("*") and name not in free)
     return KernelVariant(op, name, kernel, signature, constexprs, aligned, num_warps, num_stages, wide_copies)
 
 

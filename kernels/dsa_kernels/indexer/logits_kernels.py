@@ -36,7 +36,7 @@ def widen_kernel(
     tl.store(target, decode_e4m3_small(codes), mask=(row < wide_rows)[:, None])
 
 
-@triton.jit(do_not_specialize=["width", "row_stride"])
+@triton.jit(do_not_specialize=["width", "row_stride"], do_not_specialize_on_alignment=["starts_ptr", "ends_ptr"])
 def clean_kernel(out_ptr, starts_ptr, ends_ptr, width, row_stride, BLOCK: tl.constexpr):
     """Write -inf to every column of a row outside [start, end)."""
     row = tl.program_id(0).to(tl.int64)
@@ -68,7 +68,10 @@ def head_sum(scores, weights, BLOCK_N: tl.constexpr, ROWS: tl.constexpr, PADDED:
     return tl.sum(tl.reshape(weighted, (BLOCK_N, ROWS, PADDED)), axis=2)
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_keys", "weights_stride", "out_stride", "width"])
+@triton.jit(
+    do_not_specialize=["num_rows", "num_keys", "weights_stride", "out_stride", "width"],
+    do_not_specialize_on_alignment=["k_scale_ptr", "weights_ptr", "starts_ptr", "ends_ptr"],
+)
 def ragged_kernel(
     wide_ptr,
     wide_k_ptr,
@@ -143,7 +146,8 @@ def ragged_kernel(
         "weights_stride",
         "out_stride",
         "width",
-    ]
+    ],
+    do_not_specialize_on_alignment=["weights_ptr", "lengths_ptr", "table_ptr"],
 )
 def paged_kernel(
     q_ptr,

@@ -158,7 +158,10 @@ def block_threshold(keys, k):
     return prefix, left, wanted
 
 
-@triton.jit(do_not_specialize=["width", "row_stride", "k"])
+@triton.jit(
+    do_not_specialize=["width", "row_stride", "k"],
+    do_not_specialize_on_alignment=["logits_ptr", "starts_ptr", "ends_ptr", "found_ptr", "count_ptr"],
+)
 def thin_kernel(
     logits_ptr,
     starts_ptr,
@@ -202,7 +205,10 @@ def thin_kernel(
     tl.store(count_ptr + row, count)
 
 
-@triton.jit(do_not_specialize=["width", "row_stride", "k", "out_stride"])
+@triton.jit(
+    do_not_specialize=["width", "row_stride", "k", "out_stride"],
+    do_not_specialize_on_alignment=["logits_ptr", "starts_ptr", "ends_ptr", "found_ptr", "count_ptr", "out_ptr"],
+)
 def select_block_kernel(
     logits_ptr,
     starts_ptr,
@@ -240,7 +246,10 @@ def select_block_kernel(
         fill_rest(out_ptr, wanted, k, BLOCK)
 
 
-@triton.jit(do_not_specialize=["width", "row_stride", "k", "out_stride"])
+@triton.jit(
+    do_not_specialize=["width", "row_stride", "k", "out_stride"],
+    do_not_specialize_on_alignment=["logits_ptr", "starts_ptr", "ends_ptr", "count_ptr", "out_ptr"],
+)
 def select_row_kernel(
     logits_ptr,
     starts_ptr,
@@ -301,7 +310,10 @@ def replay_digits(totals_ptr, k, PASSES: tl.constexpr):
     return prefix, left, wanted
 
 
-@triton.jit(do_not_specialize=["width", "row_stride", "k", "parts"])
+@triton.jit(
+    do_not_specialize=["width", "row_stride", "k", "parts"],
+    do_not_specialize_on_alignment=["logits_ptr", "starts_ptr", "ends_ptr"],
+)
 def count_part_kernel(
     logits_ptr,
     starts_ptr,
@@ -328,7 +340,10 @@ def count_part_kernel(
         tl.atomic_add(totals_ptr + PASS * 256 + tl.arange(0, 256), counts, mask=counts > 0, sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["width", "row_stride", "k", "parts"])
+@triton.jit(
+    do_not_specialize=["width", "row_stride", "k", "parts"],
+    do_not_specialize_on_alignment=["logits_ptr", "starts_ptr", "ends_ptr"],
+)
 def tally_part_kernel(
     logits_ptr,
     starts_ptr,
@@ -359,7 +374,10 @@ def tally_part_kernel(
     tl.store(tally_ptr + 1, equal)
 
 
-@triton.jit(do_not_specialize=["width", "row_stride", "k", "out_stride", "parts"])
+@triton.jit(
+    do_not_specialize=["width", "row_stride", "k", "out_stride", "parts"],
+    do_not_specialize_on_alignment=["logits_ptr", "starts_ptr", "ends_ptr", "out_ptr"],
+)
 def emit_part_kernel(
     logits_ptr,
     starts_ptr,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 
 from dsa_kernels.indexer.chunked import indexer_topk
-from dsa_kernels.indexer.config import HEAD_DIM, SMALLEST_PART
+from dsa_kernels.indexer.config import HEAD_DIM, SELECT_BLOCK, SMALLEST_PART
 from dsa_kernels.indexer.paged import fp8_paged_mqa_logits
 from dsa_kernels.indexer.ragged import fp8_mqa_logits
 from dsa_kernels.indexer.topk import topk_indices
+
+#: More rows than any GPU has multiprocessors: none of them is shared.
+MANY_ROWS = 512
 
 
 def warmup_indexer(
@@ -17,7 +20,7 @@ def warmup_indexer(
     """Compile the kernels for one model on one device, so that nothing compiles during graph capture or serving.
 
     What specialises: the number of heads, next_n, the page size, full width or compressed, row starts given or not.
-    What does not: rows, keys, contexts, k, strides, widths of tables.
+    What does not: rows, keys, contexts, k, strides, widths of tables, alignment of slices. Bounds are int32.
 
     Args:
         num_heads: heads of the indexer.
@@ -35,11 +38,11 @@ def warmup_indexer(
     for width in (0, 4):
         fp8_mqa_logits(q, (keys, scale), weights, start, end, max_seqlen_k=width)
     indexer_topk(q, (keys, scale), weights, start, end, topk)
-    for columns in (4, 2 * SMALLEST_PART):
-        # One program for a short row, several for a long one.
-        logits = torch.zeros((1, columns), dtype=torch.float32, device=device)
-        for starts in (None, start):
-            topk_indices(logits, starts, end, topk)
+    # One program for a short row, several for a long one, and many long rows: one program each.
+    for rows, columns in ((1, 4), (1, 2 * SMALLEST_PART), (MANY_ROWS, SELECT_BLOCK + 1)):
+        logits = torch.zeros((rows, columns), dtype=torch.float32, device=device)
+        for starts in (None, start.expand(rows)):
+            topk_indices(logits, starts, end.expand(rows), topk)
     cache = torch.zeros((1, page_size, 1, HEAD_DIM + 4), dtype=torch.uint8, device=device)
     table = torch.zeros((1, 1), dtype=torch.int32, device=device)
     for rows in range(1, next_n + 1):
