@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.cpu_environment import cpu_python
+from tests.cpu_vllm import cpu_vllm_python
 from tests.e2e.server import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -41,7 +41,7 @@ CROWD = [prompt(190, seed) for seed in (3, 4, 5)]
 
 @pytest.fixture(scope="module")
 def python() -> Path:
-    return cpu_python()
+    return cpu_vllm_python()
 
 
 @pytest.fixture(scope="module")
