@@ -28,6 +28,11 @@ def write_model(folder: Path) -> Path:
     return folder
 
 
+def _heed_interrupts() -> None:
+    """A test run that a script put into the background ignores SIGINT, and its children would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def free_port() -> int:
     """Return a port that was free a moment ago."""
     with socket.socket() as probe:
@@ -72,7 +77,13 @@ class Run:
         environment = {**os.environ, "PIDS": os.fspath(self.pids_folder), **self.environment}
         with Path(self.out or self.folder / "out").open("wb") as out, (self.folder / "err").open("wb") as err:
             self.process = subprocess.Popen(
-                command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+                command,
+                stdout=out,
+                stderr=err,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=_heed_interrupts,
             )
         return self
 
