@@ -2,20 +2,13 @@
 
 import os
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dsa_doctor.cli.check import Format
 from dsa_doctor.cli.output import console, fail_usage, print_data
-
-
-class ExplainFormat(str, Enum):
-    """Output formats of `explain`."""
-
-    HUMAN = "human"
-    JSON = "json"
 
 
 def explain(
@@ -31,8 +24,8 @@ def explain(
         typer.Option("--facts", help="Facts of the environment that the log is from: would the plugin resolve it?"),
     ] = None,
     output_format: Annotated[
-        ExplainFormat, typer.Option("--format", "-f", help="How to print the explanation.")
-    ] = ExplainFormat.HUMAN,
+        Format, typer.Option("--format", "-f", help="How to print the explanation.")
+    ] = Format.HUMAN,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also every rejected attention backend.")] = False,
 ) -> None:
     """Say what failed in a log, why, what helps, and what would fail next.
@@ -58,7 +51,7 @@ def explain(
         fail_usage(str(error))
     except OSError as error:
         fail_usage(f"LOG {log}: cannot be read ({error.strerror or type(error).__name__})")
-    if output_format is ExplainFormat.JSON:
+    if output_format is Format.JSON:
         print_data(render_json(explanation))
     else:
         print_explanation(console(), explanation, verbose=verbose)

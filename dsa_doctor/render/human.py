@@ -7,7 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from dsa_doctor.verdict.schema import Finding, Layer, Verdict
+from dsa_doctor.verdict.schema import Finding, Layer, State, Verdict
 
 MAX_WIDTH = 100
 
@@ -20,7 +20,7 @@ _STATE_STYLES = {
     "unresolved": "bold red",
     "unknown": "bold yellow",
 }
-_STATUS_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skip": "dim", "unknown": "bold yellow"}
+STATUS_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skip": "dim", "unknown": "bold yellow"}
 _STATUS_ORDER = {"fail": 0, "unknown": 1, "warn": 2, "skip": 3, "pass": 4}
 
 
@@ -111,13 +111,17 @@ def _heading(verdict: Verdict) -> Text:
     return text
 
 
+def state_text(state: State) -> Text:
+    """Return a state as reports show it: what is not resolved in capitals, for terminals without colour."""
+    return Text(state.upper() if state in {"unresolved", "unknown"} else state, style=_STATE_STYLES[state])
+
+
 def _layer(layer: Layer) -> Table:
     grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column(width=11, no_wrap=True)
     grid.add_column(width=10, no_wrap=True)
     grid.add_column(ratio=1)
-    state = layer.state.upper() if layer.state in {"unresolved", "unknown"} else layer.state
-    grid.add_row(f"{layer.number} {layer.layer}", Text(state, style=_STATE_STYLES[layer.state]), Text(layer.reason))
+    grid.add_row(f"{layer.number} {layer.layer}", state_text(layer.state), Text(layer.reason))
     return grid
 
 
@@ -141,7 +145,7 @@ def _finding(finding: Finding, *, verbose: bool) -> Table:
     if verbose or finding.status not in {"pass", "skip"}:
         for line in finding.evidence:
             body.append(f"\n- {line}", style="dim")
-    status = Text(f"  {finding.status.upper()}", style=_STATUS_STYLES[finding.status])
+    status = Text(f"  {finding.status.upper()}", style=STATUS_STYLES[finding.status])
     grid.add_row(status, finding.id, body)
     return grid
 

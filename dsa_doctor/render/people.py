@@ -5,17 +5,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dsa_doctor.policy.report import GatedVerdict, Report
-from dsa_doctor.render.human import conclusion, print_verdict, show
+from dsa_doctor.render.human import conclusion, print_verdict, show, state_text
 from dsa_doctor.render.wording import case_title, clean, policy_lines, report_conclusion
 from dsa_doctor.verdict.schema import Verdict
-
-_STYLES = {
-    "native": "bold green",
-    "upstream": "bold green",
-    "plugin": "bold cyan",
-    "unresolved": "bold red",
-    "unknown": "bold yellow",
-}
 
 
 def print_report(console: Console, report: Report, *, verbose: bool = False) -> None:
@@ -80,7 +72,7 @@ def _table(report: Report) -> Table:
         for heading in ("MODEL", "GPU", "1 csrc", "2 attention", "3 indexer", "EXIT"):
             table.add_column(heading, overflow="fold")
         for case in report.verdicts:
-            table.add_row(*_subject(case), *(_state(layer.state) for layer in case.layers), str(case.exit_code))
+            table.add_row(*_subject(case), *(state_text(layer.state) for layer in case.layers), str(case.exit_code))
         return table
     for heading in ("MODEL", "GPU", "LAYER", *(clean(one or "this environment") for one in environments)):
         table.add_column(heading, overflow="fold")
@@ -91,7 +83,7 @@ def _table(report: Report) -> Table:
         cases = [by_environment.get(one) for one in environments]
         names = [layer.layer for layer in next(iter(by_environment.values())).layers]
         for index, name in enumerate(names):
-            states = [_state(case.layers[index].state) if case is not None else Text("") for case in cases]
+            states = [state_text(case.layers[index].state) if case is not None else Text("") for case in cases]
             table.add_row(*(subject if index == 0 else ("", "")), f"{index + 1} {name}", *states)
         table.add_row("", "", "exit code", *(str(case.exit_code) if case is not None else "" for case in cases))
     return table
@@ -101,10 +93,6 @@ def _subject(case: GatedVerdict) -> tuple[str, str]:
     model = case.model.name if case.model is not None else "none"
     gpu = f"{case.target.name} ({case.target.sm})" if case.target is not None else "none"
     return clean(model), clean(gpu)
-
-
-def _state(state: str) -> Text:
-    return Text(state.upper() if state in {"unresolved", "unknown"} else state, style=_STYLES[state])
 
 
 def _environments(report: Report) -> Table:

@@ -17,11 +17,9 @@ from dsa_doctor.launch.watch import Outcome
 from dsa_doctor.planner.estimates import GIB
 from dsa_doctor.planner.plan import Plan
 from dsa_doctor.planner.shapes import Shape
-from dsa_doctor.render.human import MAX_WIDTH
+from dsa_doctor.render.human import MAX_WIDTH, STATUS_STYLES
 
 _TRAILING_BLANKS = re.compile(r"[ \t]+((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
-
-_STATUS_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "unknown": "bold yellow"}
 
 
 @contextmanager
@@ -121,7 +119,7 @@ def print_conditions(console: Console, conditions: Sequence[Condition], *, verbo
         body = Text(one.summary)
         if one.remedy and one.status != "pass":
             body.append(f"\n{one.remedy}", style="dim")
-        grid.add_row(Text(f"  {one.status.upper()}", style=_STATUS_STYLES[one.status]), one.name, body)
+        grid.add_row(Text(f"  {one.status.upper()}", style=STATUS_STYLES[one.status]), one.name, body)
         with _without_trailing_blanks(console):
             console.print(grid, width=width)
 
