@@ -1,0 +1,85 @@
+"""What the machine can do at best, measured in the same run as the kernels."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+
+import torch
+import triton
+
+from dsa_kernels.bench.timing import time_calls
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The GPU, the software and two measured ceilings.
+
+    Attributes:
+        capability: of the GPU, as '9.0'.
+        override_arch: TRITON_OVERRIDE_ARCH, or empty: the pipeline that the kernels were compiled for.
+        copy_bytes_per_s: bytes read plus bytes written by a large copy.
+        bf16_flop_per_s: a large bf16 product on random data.
+    """
+
+    gpu: str
+    capability: str
+    override_arch: str
+    driver: str
+    torch: str
+    triton: str
+    copy_bytes_per_s: float
+    bf16_flop_per_s: float
+    l2_bytes: int
+
+    @property
+    def pipeline(self) -> str:
+        """What a figure of this run may be called; an emulated architecture is never called a GPU."""
+        if not self.override_arch:
+            return "native"
+        other = ", not an A100" if self.override_arch == "sm80" else ""
+        return f"{self.override_arch} pipeline on {self.gpu}{other}"
+
+
+def driver_version() -> str:
+    """The NVIDIA driver's version as nvidia-smi says it, or 'unknown'."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return lines[0] if lines else "unknown"
+
+
+def copy_rate(milliseconds: float) -> float:
+    """Bytes per second, read plus written, of a copy of 1 GiB."""
+    source = torch.randn(2**29, device="cuda", dtype=torch.bfloat16)
+    target = torch.empty_like(source)
+    timing = time_calls([lambda: target.copy_(source)], milliseconds)
+    return 2 * source.numel() * source.element_size() / (timing.median_us * 1e-6)
+
+
+def product_rate(milliseconds: float, side: int = 8192) -> float:
+    """FLOP per second of a bf16 product of two random square matrices."""
+    a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    timing = time_calls([lambda: torch.mm(a, b)], milliseconds)
+    return float(2 * side**3 / (timing.median_us * 1e-6))
+
+
+def measure_machine(milliseconds: float = 60.0) -> Machine:
+    """Measure both ceilings, each for about `milliseconds`; takes 2.5 GB of GPU memory and gives it back."""
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    machine = Machine(
+        gpu=properties.name,
+        capability=f"{properties.major}.{properties.minor}",
+        override_arch=os.environ.get("TRITON_OVERRIDE_ARCH", ""),
+        driver=driver_version(),
+        torch=torch.__version__,
+        triton=triton.__version__,
+        copy_bytes_per_s=copy_rate(milliseconds),
+        bf16_flop_per_s=product_rate(milliseconds),
+        l2_bytes=properties.L2_cache_size,
+    )
+    torch.cuda.empty_cache()
+    return machine
