@@ -24,6 +24,7 @@ from timing import Timing, time_calls
 from dsa_kernels import naive_sparse_mla_fwd, naive_sparse_mla_with_kvcache, sparse_mla_fwd, sparse_mla_with_kvcache
 from dsa_kernels.sparse_mla import config as tiles
 from dsa_kernels.sparse_mla import plan as plans
+from dsa_kernels.targets import device_facts
 
 TOPK = 2048
 GATE = 4e-3
@@ -93,7 +94,7 @@ def floors(machine: Machine, tokens: int, heads: int, row_bytes: int, cached: bo
 
 def splits_of(tokens: int, heads: int, fp8: bool) -> int:
     """Parts that the launch plan cuts a selection into."""
-    capability, multiprocessors = plans.device_facts(torch.device("cuda", 0))
+    capability, multiprocessors = device_facts(torch.device("cuda", 0))
     return plans.plan_launch(tokens, heads, TOPK, fp8, capability, multiprocessors).num_splits
 
 

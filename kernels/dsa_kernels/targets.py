@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 #: Largest shared memory of one block, in bytes (opt-in limit), by compute capability times ten.
 SHARED_MEMORY_LIMIT = {
@@ -23,6 +28,9 @@ VERIFIED_TARGETS = (80, 86, 89, 90, 120)
 
 #: Used where there is no GPU (Triton's interpreter), so that tests meet the configuration this project exists for.
 DEFAULT_CAPABILITY = 80
+
+#: Multiprocessors assumed where there is no GPU (Triton's interpreter).
+INTERPRETER_MULTIPROCESSORS = 2
 
 
 def shared_memory_limit(capability: int) -> int:
@@ -82,3 +90,14 @@ def running_capability(device: object = None) -> int:
         return DEFAULT_CAPABILITY
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * int(major) + int(minor)
+
+
+@lru_cache(maxsize=64)
+def device_facts(device: torch.device) -> tuple[int, int]:
+    """(capability, multiprocessors) of a device, read once: no driver call on the hot path."""
+    import torch
+
+    capability = running_capability(device)
+    if device.type != "cuda":
+        return capability, INTERPRETER_MULTIPROCESSORS
+    return capability, int(torch.cuda.get_device_properties(device).multi_processor_count)

@@ -9,7 +9,7 @@ from dsa_kernels.fp8.interface import check_indexer_cache
 from dsa_kernels.indexer.config import HEAD_DIM, MAX_HEADS, padded_heads, paged_config
 from dsa_kernels.indexer.logits_kernels import paged_kernel
 from dsa_kernels.indexer.ragged import CODES, clean, empty_logits
-from dsa_kernels.sparse_mla.plan import device_facts
+from dsa_kernels.targets import device_facts
 
 
 def fp8_paged_mqa_logits(

@@ -22,7 +22,7 @@ from dsa_kernels.indexer.config import (
     rows_per_step,
 )
 from dsa_kernels.indexer.logits_kernels import clean_kernel, ragged_kernel, widen_kernel
-from dsa_kernels.sparse_mla.plan import device_facts
+from dsa_kernels.targets import device_facts
 
 CODES = (torch.float8_e4m3fn, torch.uint8)
 

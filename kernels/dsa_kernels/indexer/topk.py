@@ -24,7 +24,7 @@ from dsa_kernels.indexer.select_kernels import (
     tally_part_kernel,
     thin_kernel,
 )
-from dsa_kernels.sparse_mla.plan import device_facts
+from dsa_kernels.targets import device_facts
 
 _BOUNDS = (torch.int32, torch.int64)
 

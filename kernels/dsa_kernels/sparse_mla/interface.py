@@ -7,7 +7,8 @@ import torch
 from dsa_kernels.sparse_mla.arguments import check_query_side, view_flat, view_paged
 from dsa_kernels.sparse_mla.config import LATENT_DIM
 from dsa_kernels.sparse_mla.launch import CacheView, launch
-from dsa_kernels.sparse_mla.plan import device_facts, plan_launch
+from dsa_kernels.sparse_mla.plan import plan_launch
+from dsa_kernels.targets import device_facts
 
 
 def sparse_mla_fwd(

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-
-import torch
 
 from dsa_kernels.sparse_mla.config import MAX_SPLITS, TileConfig, tile_config
-from dsa_kernels.targets import running_capability
 
 #: Fewer rows than this are not worth a part of their own.
 SMALLEST_PART = 64
-
-#: Multiprocessors assumed where there is no GPU (Triton's interpreter).
-INTERPRETER_MULTIPROCESSORS = 2
 
 
 @dataclass(frozen=True)
@@ -42,12 +35,3 @@ def plan_launch(
     wanted = slots // max(1, num_tokens * num_head_blocks)
     most = min(MAX_SPLITS, -(-topk // SMALLEST_PART))
     return LaunchPlan(config, num_head_blocks, max(1, min(wanted, most)))
-
-
-@lru_cache(maxsize=64)
-def device_facts(device: torch.device) -> tuple[int, int]:
-    """(capability, multiprocessors) of a device, read once: no driver call on the hot path."""
-    capability = running_capability(device)
-    if device.type != "cuda":
-        return capability, INTERPRETER_MULTIPROCESSORS
-    return capability, int(torch.cuda.get_device_properties(device).multi_processor_count)

@@ -10,7 +10,8 @@ import torch
 from dsa_kernels.sparse_mla.arguments import view_paged
 from dsa_kernels.sparse_mla.config import FP8_TOKEN_BYTES
 from dsa_kernels.sparse_mla.launch import launch
-from dsa_kernels.sparse_mla.plan import device_facts, plan_launch
+from dsa_kernels.sparse_mla.plan import plan_launch
+from dsa_kernels.targets import device_facts
 
 
 def warmup_sparse_mla(
