@@ -6,7 +6,15 @@ import torch
 
 
 class GateError(RuntimeError):
-    """A kernel's result is wrong; its speed must not be reported."""
+    """A kernel's result is wrong; its speed must not be reported.
+
+    Attributes:
+        error: the relative error, NaN where there is none to speak of (masks differ, output not written).
+    """
+
+    def __init__(self, message: str, error: float = float("nan")) -> None:
+        super().__init__(message)
+        self.error = error
 
 
 def relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -15,7 +23,8 @@ def relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
     finite = torch.isfinite(wanted)
     if not torch.equal(finite, torch.isfinite(got)):
         return float("nan")
-    return float((got[finite] - wanted[finite]).norm() / wanted[finite].norm())
+    difference, size = (got[finite] - wanted[finite]).norm(), wanted[finite].norm()
+    return float(difference / size) if size else float(difference)
 
 
 def require(name: str, got: torch.Tensor, wanted: torch.Tensor, limit: float) -> float:
@@ -26,5 +35,17 @@ def require(name: str, got: torch.Tensor, wanted: torch.Tensor, limit: float) ->
     """
     error = relative_error(got, wanted)
     if not error <= limit:
-        raise GateError(f"{name}: relative error {error:.2e}, allowed {limit:.0e}")
+        raise GateError(f"{name}: relative error {error:.2e}, allowed {limit:.0e}", error)
     return error
+
+
+def require_equal(name: str, got: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Return 0.0 for tensors that are equal bit for bit.
+
+    Raises:
+        GateError: for any difference; the message counts the elements.
+    """
+    if got.shape != wanted.shape or not torch.equal(got, wanted):
+        count = int((got != wanted).sum()) if got.shape == wanted.shape else got.numel()
+        raise GateError(f"{name}: {count} of {wanted.numel()} elements differ")
+    return 0.0
