@@ -50,8 +50,8 @@ def broken(op):
     """The op with one element of what it writes or returns wrong."""
 
     def spoil(value):
-        flat = value.view(torch.uint8).reshape(-1) if value.element_size() == 1 else value.reshape(-1)
-        flat[0] = flat[0] + 8 if flat.dtype.is_floating_point else flat[0] ^ 1
+        first = (0,) * value.dim()
+        value[first] = value[first] + 8 if value.dtype.is_floating_point else value[first] ^ 1
 
     def run(*args, **kwargs):
         result = op(*args, **kwargs)
@@ -71,8 +71,9 @@ def test_a_broken_op_fails_its_gate(device, monkeypatch, module, name, index):
     case = list(small_cases(device))[index]
     monkeypatch.setattr(module, name, broken(getattr(module, name)))
     if name == "fused_indexer_q_rope_quant":
-        # One bit of one code in the rope part is within the limit: break the part that has no freedom.
-        monkeypatch.setattr(module, name, lambda *a: (getattr(quant_cases, "naive_fused_indexer_q")(a[0] + 1, *a[1:])))
+        # One code in the rope part is within the limit: turn by the wrong positions instead.
+        rotated = quant_cases.naive_fused_indexer_q
+        monkeypatch.setattr(module, name, lambda *a: rotated(a[0] + 1, *a[1:]))
     with pytest.raises(GateError):
         case.check()
 
