@@ -15,8 +15,13 @@ from pathlib import Path
 
 import torch
 
+from dsa_kernels.bench import Peer, require
+from dsa_kernels.bench.inputs import spaced
+from dsa_kernels.bench.mla_cases import CHECKED_TOKENS, MlaInputs
+
 #: (q, kv, indices, sm_scale) -> out
-Peer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
+MlaPeer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
+PEER_LIMIT = 2e-2
 
 
 def torch_gather(q: torch.Tensor, kv: torch.Tensor, indices: torch.Tensor, sm_scale: float) -> torch.Tensor:
@@ -43,7 +48,7 @@ def _find(name: str, folder: Path | None, inside_vllm: str) -> Path | None:
     return next((path for path in candidates if path.exists()), None)
 
 
-def load_xpu(folder: Path | None) -> Peer | str:
+def load_xpu(folder: Path | None) -> MlaPeer | str:
     """VLLM's in-wheel Triton kernel, or why it is not there."""
     path = _find("xpu_mla_sparse.py", folder, "v1/attention/ops/xpu_mla_sparse.py")
     if path is None:
@@ -74,7 +79,7 @@ def load_xpu(folder: Path | None) -> Peer | str:
     return run
 
 
-def load_flashmla(folder: Path | None) -> Peer | str:
+def load_flashmla(folder: Path | None) -> MlaPeer | str:
     """FlashMLA's sparse prefill with heads padded to 64 or 128 beforehand, or why it is not there."""
     path = _find("_flashmla_C.abi3.so", folder, "_flashmla_C.abi3.so")
     if path is None:
@@ -96,6 +101,19 @@ def load_flashmla(folder: Path | None) -> Peer | str:
     return run
 
 
-def load_peers(folder: Path | None) -> dict[str, Peer | str]:
+def load_mla_peers(folder: Path | None) -> dict[str, MlaPeer | str]:
     """Every peer, or the reason why it is not measured."""
-    return {"xpu": load_xpu(folder), "torch": torch_gather, "flashmla": load_flashmla(folder)}
+    return {"XPU": load_xpu(folder), "torch": torch_gather, "FlashMLA": load_flashmla(folder)}
+
+
+def mla_peer(peer: MlaPeer, inputs: MlaInputs) -> Peer:
+    """A peer over the inputs of a case with a flat bf16 cache."""
+    some = spaced(inputs.q.shape[0], CHECKED_TOKENS)
+
+    def call(indices: torch.Tensor) -> torch.Tensor:
+        return peer(inputs.q, inputs.cache, indices, inputs.sm_scale)
+
+    def check() -> float:
+        return require("peer", call(inputs.selections[0])[some], inputs.expected(some), PEER_LIMIT)
+
+    return Peer([(lambda indices=indices: call(indices)) for indices in inputs.selections], check)

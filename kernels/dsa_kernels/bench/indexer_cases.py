@@ -43,11 +43,11 @@ class RaggedInputs:
         q = self.q.view(torch.uint8)[pick]
         return naive_fp8_mqa_logits(q, (self.k, self.scale), self.weights[pick], self.starts[pick], self.ends[pick])
 
-    def check_logits(self, name: str, logits: torch.Tensor) -> float:
+    def check_logits(self, name: str, logits: torch.Tensor, limit: float = LIMIT) -> float:
         """Gate logits [M, N] on rows spread over M; what lies outside the bounds may hold anything."""
         rows = spaced(self.q.shape[0], CHECKED_ROWS)
         wanted = self.expected(rows)
-        return require(name, logits[rows].masked_fill(wanted == float("-inf"), float("-inf")), wanted, LIMIT)
+        return require(name, logits[rows].masked_fill(wanted == float("-inf"), float("-inf")), wanted, limit)
 
 
 def ragged_inputs(rows: int, keys: int, heads: int, device: torch.device | str = "cuda") -> RaggedInputs:
@@ -120,7 +120,7 @@ class PagedInputs:
             self.q, self.cache, self.weights, self.lengths, table, None, self.context, clean_logits=False
         )
 
-    def check_logits(self, name: str, logits: torch.Tensor) -> float:
+    def check_logits(self, name: str, logits: torch.Tensor, limit: float = LIMIT) -> float:
         """Gate logits of the first block table on the first and the last request."""
         batch, next_n = self.q.shape[0], self.q.shape[1]
         pages = self.tables.shape[2]
@@ -137,7 +137,7 @@ class PagedInputs:
                 self.context,
             )
             got = logits[rows].masked_fill(wanted == float("-inf"), float("-inf"))
-            worst = max(worst, require(name, got, wanted, LIMIT))
+            worst = max(worst, require(name, got, wanted, limit))
         return worst
 
 

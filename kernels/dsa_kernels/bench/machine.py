@@ -67,19 +67,24 @@ def product_rate(milliseconds: float, side: int = 8192) -> float:
     return float(2 * side**3 / (timing.median_us * 1e-6))
 
 
-def measure_machine(milliseconds: float = 60.0) -> Machine:
-    """Measure both ceilings, each for about `milliseconds`; takes 2.5 GB of GPU memory and gives it back."""
+def describe_machine(copy_bytes_per_s: float = 1.0, bf16_flop_per_s: float = 1.0) -> Machine:
+    """The current CUDA device and the software, with ceilings that were measured, or none."""
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    machine = Machine(
+    return Machine(
         gpu=properties.name,
         capability=f"{properties.major}.{properties.minor}",
         override_arch=os.environ.get("TRITON_OVERRIDE_ARCH", ""),
         driver=driver_version(),
         torch=torch.__version__,
         triton=triton.__version__,
-        copy_bytes_per_s=copy_rate(milliseconds),
-        bf16_flop_per_s=product_rate(milliseconds),
+        copy_bytes_per_s=copy_bytes_per_s,
+        bf16_flop_per_s=bf16_flop_per_s,
         l2_bytes=properties.L2_cache_size,
     )
+
+
+def measure_machine(milliseconds: float = 60.0) -> Machine:
+    """Measure both ceilings, each for about `milliseconds`; takes 2.5 GB of GPU memory and gives it back."""
+    machine = describe_machine(copy_rate(milliseconds), product_rate(milliseconds))
     torch.cuda.empty_cache()
     return machine
