@@ -14,24 +14,27 @@ MAX_HEADS = 128
 WIDEN_BLOCK = 2048
 CLEAN_BLOCK = 4096
 
-#: Elements that a program of the selection looks at in a step.
+#: Most elements that one program selects from; longer rows are thinned out until that many can be left.
 SELECT_BLOCK = 4096
 SELECT_WARPS = 16
-EMIT_WARPS = 8
 
-#: The same for rows that thinning out leaves too long; larger steps spill on some target.
+#: Elements of a step over rows that thinning out leaves too long.
 ROW_BLOCK = 2048
 ROW_WARPS = 8
 
-#: Steps that thinning out takes at once.
-THIN_BLOCKS = 2
+#: Groups whose maxima bound a row from below, and the warps of the program that finds the bound.
+THIN_GROUPS = 4096
+BOUND_WARPS = 16
 
-#: A row is cut into parts of at least this many elements, and into at most this many parts.
-SMALLEST_PART = 4096
-MAX_PARTS = 128
+#: Neighbouring groups of one program, and how many elements of each it loads at once.
+MAXIMA_COLUMNS = 128
+MAXIMA_REPEATS = 16
+MAXIMA_WARPS = 4
 
-#: A row is shared only where at least this many programs can have a part of it.
-FEWEST_PARTS = 6
+#: Words of 32 positions that one program marks, and its warps; one warp gathers them.
+MARK_WORDS = 256
+MARK_WARPS = 8
+GATHER_WARPS = 1
 
 
 @dataclass(frozen=True)

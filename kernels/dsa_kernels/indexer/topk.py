@@ -6,25 +6,21 @@ import torch
 
 from dsa_kernels.errors import expect, expect_contiguous_last, expect_same_device, expect_tensor
 from dsa_kernels.indexer.config import (
-    EMIT_WARPS,
-    FEWEST_PARTS,
-    MAX_PARTS,
+    BOUND_WARPS,
+    GATHER_WARPS,
+    MARK_WARPS,
+    MARK_WORDS,
+    MAXIMA_COLUMNS,
+    MAXIMA_REPEATS,
+    MAXIMA_WARPS,
     ROW_BLOCK,
     ROW_WARPS,
     SELECT_BLOCK,
     SELECT_WARPS,
-    SMALLEST_PART,
-    THIN_BLOCKS,
+    THIN_GROUPS,
 )
-from dsa_kernels.indexer.select_kernels import (
-    count_part_kernel,
-    emit_part_kernel,
-    select_block_kernel,
-    select_row_kernel,
-    tally_part_kernel,
-    thin_kernel,
-)
-from dsa_kernels.targets import device_facts
+from dsa_kernels.indexer.select_kernels import select_block_kernel, select_row_kernel
+from dsa_kernels.indexer.thin_kernels import bound_kernel, gather_kernel, mark_kernel, maxima_kernel
 
 _BOUNDS = (torch.int32, torch.int64)
 
@@ -39,8 +35,9 @@ def topk_indices(
     """The positions of the k largest values of each row, exactly, whatever the values.
 
     Row i selects from logits[i, row_starts[i]:row_ends[i]], bounds clamped to [0, N]. NaN and -inf are never selected.
-    Of equal values (0.0 and -0.0 are equal) the lower position is selected. A radix select over all 32 bits: no
-    distribution of values can overflow it. Long rows of small batches are shared by several programs.
+    Of equal values (0.0 and -0.0 are equal) the lower position is selected. Rows longer than 4,096 are shared by many
+    programs, which read them twice; those of which more than 4,096 elements may be selected (k beyond that, or equal
+    values at the bound) are read more often by one program each, slower and just as exact.
 
     Args:
         logits: [M, N] fp32, any row stride, contiguous last dimension; M may be 0.
@@ -55,6 +52,9 @@ def topk_indices(
 
     Raises:
         ArgumentError: a wrong shape, dtype, stride or device; the message names the argument.
+
+    Scratch where N > 4,096: 16 KiB + 8 bytes a row, and N rounded up to 8,192 columns at 1,028 bytes each 8,192: a
+    thirty-second of the logits.
 
     Nothing waits for the device, and allocations depend on shapes alone: safe under CUDA graph capture once
     `warmup_indexer` has compiled the kernels.
@@ -81,74 +81,85 @@ def topk_indices(
     return out
 
 
-def plan_parts(num_rows: int, width: int, multiprocessors: int) -> int:
-    """Programs that share a row, from shapes alone.
-
-    Enough to give every multiprocessor one, but none at all where they would be few: sharing reads the row six times,
-    a program of its own three times.
-    """
-    wanted = multiprocessors // num_rows
-    if wanted < FEWEST_PARTS:
-        return 1
-    return max(1, min(wanted, width // SMALLEST_PART, MAX_PARTS))
-
-
 def _select(
     logits: torch.Tensor, row_starts: torch.Tensor | None, row_ends: torch.Tensor, k: int, out: torch.Tensor
 ) -> None:
     num_rows, width = logits.shape
     starts = row_ends if row_starts is None else row_starts
-    tile = {"HAS_STARTS": row_starts is not None, "BLOCK": SELECT_BLOCK, "num_warps": SELECT_WARPS}
-    parts = plan_parts(num_rows, width, device_facts(logits.device)[1])
     stride, out_stride = logits.stride(0), out.stride(0)
-    if parts == 1:
-        # Rows that fit a block need no scratch; the pointers are then never followed.
-        thinned = width > SELECT_BLOCK
-        found, count = row_ends, row_ends
-        if thinned:
-            found = torch.empty((num_rows, SELECT_BLOCK), dtype=torch.int32, device=logits.device)
-            count = torch.empty(num_rows, dtype=torch.int32, device=logits.device)
-            thin_kernel[(num_rows,)](
-                logits, starts, row_ends, found, count, width, stride, k, BLOCKS=THIN_BLOCKS, **tile
-            )
-        select_block_kernel[(num_rows,)](
-            logits, starts, row_ends, found, count, out, width, stride, k, out_stride, THINNED=thinned, **tile
+    chunk = 32 * MARK_WORDS
+    parts = -(-width // chunk)
+    given = {"HAS_STARTS": row_starts is not None}
+    limited = given | {"LIMIT": SELECT_BLOCK}
+    thinned = width > SELECT_BLOCK
+    # Rows that fit a block need no scratch; the pointers are then never followed.
+    found = counts = bounds = row_ends
+    if thinned:
+        # The maxima are done with when positions are gathered: both live in one buffer.
+        found = _scratch(logits, num_rows * max(THIN_GROUPS, SELECT_BLOCK))
+        counts, bounds = _scratch(logits, num_rows * parts), _scratch(logits, num_rows * 2)
+        words = _scratch(logits, num_rows * parts * MARK_WORDS)
+        maxima_kernel[(num_rows * (THIN_GROUPS // MAXIMA_COLUMNS),)](
+            logits,
+            starts,
+            row_ends,
+            found,
+            width,
+            stride,
+            GROUPS=THIN_GROUPS,
+            COLUMNS=MAXIMA_COLUMNS,
+            REPEATS=MAXIMA_REPEATS,
+            num_warps=MAXIMA_WARPS,
+            **limited,
         )
-        if thinned:
-            select_row_kernel[(num_rows,)](
-                logits,
-                starts,
-                row_ends,
-                count,
-                out,
-                width,
-                stride,
-                k,
-                out_stride,
-                HAS_STARTS=row_starts is not None,
-                LIMIT=SELECT_BLOCK,
-                BLOCK=ROW_BLOCK,
-                num_warps=ROW_WARPS,
-            )
-        return
-    grid = (num_rows, parts)
-    totals = torch.zeros((num_rows, 4, 256), dtype=torch.int32, device=logits.device)
-    tally = torch.empty((num_rows, parts, 2), dtype=torch.int32, device=logits.device)
-    for index in range(4):
-        count_part_kernel[grid](logits, starts, row_ends, totals, width, stride, k, parts, PASS=index, **tile)
-    tally_part_kernel[grid](logits, starts, row_ends, totals, tally, width, stride, k, parts, **tile)
-    emit_part_kernel[grid](
+        bound_kernel[(num_rows,)](
+            starts, row_ends, found, bounds, width, k, GROUPS=THIN_GROUPS, num_warps=BOUND_WARPS, **limited
+        )
+        mark = {"WORDS": MARK_WORDS, **limited}
+        mark_kernel[(num_rows * parts,)](
+            logits, starts, row_ends, bounds, words, counts, width, stride, parts, num_warps=MARK_WARPS, **mark
+        )
+        gather_kernel[(num_rows * parts,)](
+            starts, row_ends, words, counts, found, width, parts, num_warps=GATHER_WARPS, **mark
+        )
+    select_block_kernel[(num_rows,)](
         logits,
         starts,
         row_ends,
-        totals,
-        tally,
+        found,
+        counts,
+        bounds,
         out,
         width,
         stride,
         k,
         out_stride,
         parts,
-        MAX_PARTS=MAX_PARTS,
-        **(tile | {"num_warps": EMIT_WARPS}),
+        THINNED=thinned,
+        CHUNK=chunk,
+        BLOCK=SELECT_BLOCK,
+        num_warps=SELECT_WARPS,
+        **given,
     )
+    if thinned:
+        select_row_kernel[(num_rows,)](
+            logits,
+            starts,
+            row_ends,
+            counts,
+            bounds,
+            out,
+            width,
+            stride,
+            k,
+            out_stride,
+            parts,
+            CHUNK=chunk,
+            BLOCK=ROW_BLOCK,
+            num_warps=ROW_WARPS,
+            **limited,
+        )
+
+
+def _scratch(logits: torch.Tensor, size: int) -> torch.Tensor:
+    return torch.empty(size, dtype=torch.int32, device=logits.device)

@@ -7,15 +7,20 @@ from typing import Any
 from dsa_kernels.aot.variants import KernelVariant
 from dsa_kernels.fp8.variants import make_variant
 from dsa_kernels.indexer.config import (
+    BOUND_WARPS,
     CLEAN_BLOCK,
-    EMIT_WARPS,
+    GATHER_WARPS,
     HEAD_DIM,
-    MAX_PARTS,
+    MARK_WARPS,
+    MARK_WORDS,
+    MAXIMA_COLUMNS,
+    MAXIMA_REPEATS,
+    MAXIMA_WARPS,
     ROW_BLOCK,
     ROW_WARPS,
     SELECT_BLOCK,
     SELECT_WARPS,
-    THIN_BLOCKS,
+    THIN_GROUPS,
     WIDEN_BLOCK,
     LogitsConfig,
     padded_heads,
@@ -24,14 +29,8 @@ from dsa_kernels.indexer.config import (
     rows_per_step,
 )
 from dsa_kernels.indexer.logits_kernels import clean_kernel, paged_kernel, ragged_kernel, widen_kernel
-from dsa_kernels.indexer.select_kernels import (
-    count_part_kernel,
-    emit_part_kernel,
-    select_block_kernel,
-    select_row_kernel,
-    tally_part_kernel,
-    thin_kernel,
-)
+from dsa_kernels.indexer.select_kernels import select_block_kernel, select_row_kernel
+from dsa_kernels.indexer.thin_kernels import bound_kernel, gather_kernel, mark_kernel, maxima_kernel
 
 #: Head counts of the models (GLM-5: 32, DeepSeek-V3.2: 64).
 HEAD_COUNTS = (32, 64)
@@ -128,29 +127,30 @@ def _helper_variants() -> list[KernelVariant]:
 
 
 def _select_variants() -> list[KernelVariant]:
+    limit: dict[str, object] = {"LIMIT": SELECT_BLOCK}
+    groups: dict[str, object] = {"GROUPS": THIN_GROUPS}
+    columns: dict[str, object] = {"COLUMNS": MAXIMA_COLUMNS, "REPEATS": MAXIMA_REPEATS}
+    words: dict[str, object] = {"WORDS": MARK_WORDS}
+    chunk: dict[str, object] = {"CHUNK": 32 * MARK_WORDS}
+    block: dict[str, object] = {"BLOCK": SELECT_BLOCK, **chunk}
     kernels: list[tuple[str, Any, dict[str, object], int]] = [
-        ("thin out", thin_kernel, {"BLOCKS": THIN_BLOCKS}, SELECT_WARPS),
-        ("block", select_block_kernel, {"THINNED": False}, SELECT_WARPS),
-        ("block, thinned", select_block_kernel, {"THINNED": True}, SELECT_WARPS),
-        ("whole row", select_row_kernel, {"LIMIT": SELECT_BLOCK, "BLOCK": ROW_BLOCK}, ROW_WARPS),
-        ("tally", tally_part_kernel, {}, SELECT_WARPS),
-        ("emit", emit_part_kernel, {"MAX_PARTS": MAX_PARTS}, EMIT_WARPS),
+        ("maxima", maxima_kernel, limit | groups | columns, MAXIMA_WARPS),
+        ("bound", bound_kernel, limit | groups, BOUND_WARPS),
+        ("mark", mark_kernel, limit | words, MARK_WARPS),
+        ("gather", gather_kernel, limit | words, GATHER_WARPS),
+        ("block", select_block_kernel, {"THINNED": False, **block}, SELECT_WARPS),
+        ("block, thinned", select_block_kernel, {"THINNED": True, **block}, SELECT_WARPS),
+        ("whole row", select_row_kernel, limit | chunk | {"BLOCK": ROW_BLOCK}, ROW_WARPS),
     ]
-    for index in range(4):
-        kernels.append((f"digits of pass {index}", count_part_kernel, {"PASS": index}, SELECT_WARPS))
-    types = {
-        "logits_ptr": "*fp32",
-        **dict.fromkeys(
-            ("starts_ptr", "ends_ptr", "found_ptr", "count_ptr", "out_ptr", "totals_ptr", "tally_ptr"), "*i32"
-        ),
-    }
+    integers = ("starts", "ends", "maxima", "bounds", "words", "counts", "found", "out")
+    types = {"logits_ptr": "*fp32", **{f"{name}_ptr": "*i32" for name in integers}}
     return [
         make_variant(
             "topk_indices",
             f"{name}{', row starts' if has_starts else ''}",
             kernel,
             types,
-            {"HAS_STARTS": has_starts, "BLOCK": SELECT_BLOCK, **constants},
+            {"HAS_STARTS": has_starts, **constants},
             num_warps,
         )
         for name, kernel, constants, num_warps in kernels

@@ -5,13 +5,10 @@ from __future__ import annotations
 import torch
 
 from dsa_kernels.indexer.chunked import indexer_topk
-from dsa_kernels.indexer.config import HEAD_DIM, SELECT_BLOCK, SMALLEST_PART
+from dsa_kernels.indexer.config import HEAD_DIM, SELECT_BLOCK
 from dsa_kernels.indexer.paged import fp8_paged_mqa_logits
 from dsa_kernels.indexer.ragged import fp8_mqa_logits
 from dsa_kernels.indexer.topk import topk_indices
-
-#: More rows than any GPU has multiprocessors: none of them is shared.
-MANY_ROWS = 512
 
 
 def warmup_indexer(
@@ -38,11 +35,11 @@ def warmup_indexer(
     for width in (0, 4):
         fp8_mqa_logits(q, (keys, scale), weights, start, end, max_seqlen_k=width)
     indexer_topk(q, (keys, scale), weights, start, end, topk)
-    # One program for a short row, several for a long one, and many long rows: one program each.
-    for rows, columns in ((1, 4), (1, 2 * SMALLEST_PART), (MANY_ROWS, SELECT_BLOCK + 1)):
-        logits = torch.zeros((rows, columns), dtype=torch.float32, device=device)
-        for starts in (None, start.expand(rows)):
-            topk_indices(logits, starts, end.expand(rows), topk)
+    # A row that one program selects from, and one that is thinned out.
+    for columns in (4, SELECT_BLOCK + 1):
+        logits = torch.zeros((1, columns), dtype=torch.float32, device=device)
+        for starts in (None, start):
+            topk_indices(logits, starts, end, topk)
     cache = torch.zeros((1, page_size, 1, HEAD_DIM + 4), dtype=torch.uint8, device=device)
     table = torch.zeros((1, 1), dtype=torch.int32, device=device)
     for rows in range(1, next_n + 1):

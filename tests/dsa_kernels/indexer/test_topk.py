@@ -3,17 +3,9 @@ import torch
 
 from dsa_kernels.errors import ArgumentError
 from dsa_kernels.indexer import naive_topk_indices, topk_indices
-from dsa_kernels.indexer import topk as topk_module
-from dsa_kernels.indexer.config import SELECT_BLOCK
-from dsa_kernels.indexer.topk import plan_parts
+from dsa_kernels.indexer.config import MARK_WORDS, SELECT_BLOCK, THIN_GROUPS
 
 INF = float("inf")
-
-
-@pytest.fixture(params=[1, 64], ids=["one program", "several programs"])
-def programs(request, monkeypatch):
-    """Both ways of selecting, whatever the device."""
-    monkeypatch.setattr(topk_module, "plan_parts", lambda rows, width, multiprocessors: min(request.param, 5))
 
 
 def from_bits(bits: torch.Tensor) -> torch.Tensor:
@@ -85,7 +77,6 @@ def check(logits, starts, ends, k):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("k", [1, 2048])
-@pytest.mark.usefixtures("programs")
 def test_traps(device, on_gpu, name, k):
     width = 40_000 if on_gpu else 6_000
     row = rows_of(name, width)
@@ -98,7 +89,6 @@ def test_traps(device, on_gpu, name, k):
     assert torch.equal(values[got[0][got[0] >= 0].long()].sort(descending=True).values, wanted)
 
 
-@pytest.mark.usefixtures("programs")
 def test_bounds_short_rows_and_padding(device):
     generator = torch.Generator().manual_seed(4)
     starts = torch.tensor([0, 17, 4096, 5000, 5, 5200, -3, 100], dtype=torch.int32)
@@ -107,7 +97,6 @@ def test_bounds_short_rows_and_padding(device):
     check(logits.to(device), starts.to(device), ends.to(device), 333)
 
 
-@pytest.mark.usefixtures("programs")
 def test_values_outside_the_bounds_are_never_selected(device):
     logits = torch.full((2, 9000), INF)
     logits[:, 100:5000] = torch.arange(4900) * 1.0
@@ -116,16 +105,41 @@ def test_values_outside_the_bounds_are_never_selected(device):
     assert got[0].tolist() == list(range(4890, 4900))
 
 
+@pytest.mark.parametrize("k", [1, 500])
+def test_rows_of_several_parts(device, k):
+    """Parts before a row's start and behind its end, starts and ends inside words, and all candidates in one part."""
+    generator = torch.Generator().manual_seed(5)
+    part = 32 * MARK_WORDS
+    width = 3 * part + 77
+    logits = torch.randn(7, width, generator=generator)
+    logits[1] = logits[1].sort().values
+    logits[2] = logits[2].sort(descending=True).values
+    logits[3] = torch.arange(width) // 3 * 1.0
+    # Whole words of candidates, all of them between two parts.
+    logits[4, part - 300 : part + 300] += 100
+    starts = torch.tensor([0, 33, 31, 1, 0, part + 5, 7], dtype=torch.int32)
+    ends = torch.tensor([width, width, width - 1, width - 33, width, width, part + 31], dtype=torch.int32)
+    check(logits.to(device), starts.to(device), ends.to(device), k)
+
+
+def test_more_candidates_than_a_block_with_different_values(device):
+    """Large values all in few groups: the bound lets nearly everything through, and the whole row is searched."""
+    width = 5 * THIN_GROUPS
+    row = torch.arange(width) * 1e-4 - 100
+    row[torch.arange(width) % THIN_GROUPS < 100] += 1000
+    check(row.unsqueeze(0).to(device), None, torch.tensor([width], device=device), 450)
+    check(row.unsqueeze(0).to(device), None, torch.tensor([width], device=device), SELECT_BLOCK + 1)
+
+
 @pytest.mark.parametrize("k", [40, 80, 120])
 def test_few_groups_with_several_values_each(device, k):
     """Thinning out must not take the k-th largest group maximum where fewer than k groups hold anything."""
     row = torch.full((6000,), -INF)
     row[:50] = torch.arange(50) + 1.0
-    row[SELECT_BLOCK : SELECT_BLOCK + 50] = -torch.arange(50) - 1.0
+    row[THIN_GROUPS : THIN_GROUPS + 50] = -torch.arange(50) - 1.0
     check(row.unsqueeze(0).to(device), None, torch.tensor([6000], device=device), k)
 
 
-@pytest.mark.usefixtures("programs")
 def test_k_larger_than_the_row(device):
     got = check(torch.randn(1, 700).to(device), None, torch.tensor([700], device=device), 5001)
     assert got[0, :700].tolist() == list(range(700))
@@ -153,15 +167,6 @@ def test_rows_are_addressed_in_64_bits(device):
 def test_no_rows(device):
     empty = torch.empty(0, 10, device=device)
     assert topk_indices(empty, None, torch.empty(0, dtype=torch.int32, device=device), 4).shape == (0, 4)
-
-
-def test_parts_depend_on_shapes_alone():
-    assert plan_parts(1, 2**20, 108) == 108
-    assert plan_parts(108, 2**20, 108) == 1
-    assert plan_parts(20, 2**20, 108) == 1
-    assert plan_parts(18, 2**20, 108) == 6
-    assert plan_parts(1, 4000, 108) == 1
-    assert plan_parts(4, 65_536, 108) == 16
 
 
 @pytest.mark.gpu
