@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dsa_kernels.targets import has_small_shared_memory
+
 #: Width of the indexer's q and k rows.
 HEAD_DIM = 128
 
@@ -35,6 +37,10 @@ MAXIMA_WARPS = 4
 MARK_WORDS = 256
 MARK_WARPS = 8
 GATHER_WARPS = 1
+
+#: A program of the paged logits passes over at most this many tiles, and the programs fill the GPU this many times.
+MOST_TILES = 32
+PAGED_WAVES = 4
 
 
 @dataclass(frozen=True)
@@ -79,9 +85,50 @@ def ragged_config(capability: int, heads: int) -> LogitsConfig:
     return LogitsConfig(128, 128, 4, 2, 64)
 
 
-def paged_config(capability: int, heads: int) -> LogitsConfig:
+@dataclass(frozen=True)
+class PagedConfig:
+    """How one program of the paged logits kernel is built.
+
+    Attributes:
+        block_n: keys of a tile, decoded once in registers for all query rows of the program.
+        columns: columns of one dot.
+        most_columns: columns of a program: what its queries take of shared memory is 256 bytes a column.
+        num_warps: warps of a program.
+        num_stages: depth of the pipeline over tiles; the page of a tile is read a stage before its keys.
+        programs_per_sm: programs that a multiprocessor holds.
+    """
+
+    block_n: int
+    columns: int
+    most_columns: int
+    num_warps: int
+    num_stages: int
+    programs_per_sm: int
+
+
+def paged_config(capability: int, heads: int) -> PagedConfig:
     """The configuration of `fp8_paged_mqa_logits` for a target and a padded head count."""
-    del capability
+    most = 128 if has_small_shared_memory(capability) else 256
     if heads > 64:
-        return LogitsConfig(128, 128, 8, 2, 1)
-    return LogitsConfig(128, 64, 4, 2, 1)
+        return PagedConfig(64, 128, most, 4, 4, 2)
+    return PagedConfig(128, 64, most, 4, 4, 2)
+
+
+def paged_steps(config: PagedConfig, heads: int, next_n: int) -> tuple[int, int]:
+    """(query rows of one dot, query rows of a program) for a padded head count: nothing else decides what compiles."""
+    rows = max(1, config.columns // heads)
+    while next_n % rows:
+        rows //= 2
+    dots = next_n // rows
+    blocks = -(-dots // max(1, config.most_columns // (rows * heads)))
+    return rows, rows * -(-dots // blocks)
+
+
+def tiles_per_program(num_tiles: int, slots: int) -> int:
+    """Tiles of keys that a program passes over: several where that still fills the GPU a few times over.
+
+    Args:
+        num_tiles: tiles of all requests at the full width; contexts are not known here.
+        slots: programs that the GPU holds at once.
+    """
+    return max(1, min(MOST_TILES, num_tiles // (PAGED_WAVES * slots)))

@@ -10,6 +10,41 @@ import triton.language as tl
 
 from dsa_kernels.fp8.e4m3 import decode_e4m3_pairs, decode_e4m3_small
 
+#: `decode_e4m3_pairs` for two words in a register: seven instructions for four codes, where the compiler, which takes
+#: the words out of the register and puts the values back, needs about twenty.
+DECODE_PAIRS = tl.constexpr(
+    """
+    {
+    .reg .b32 magnitude, sign;
+    shl.b32 magnitude, $2, 7;
+    shl.b32 sign, $2, 8;
+    and.b32 magnitude, magnitude, 0x3f803f80;
+    lop3.b32 $0, sign, 0x80008000, magnitude, 0xea;
+    shr.u32 magnitude, $2, 1;
+    and.b32 magnitude, magnitude, 0x3f803f80;
+    lop3.b32 $1, $2, 0x80008000, magnitude, 0xea;
+    }
+    """
+)
+
+
+@triton.jit
+def decode_pairs(words, INLINE: tl.constexpr):
+    """Decode two finite e4m3fn bytes per word to fp16, each times 2^-8, as `decode_e4m3_pairs` does.
+
+    Args:
+        words: int16 block of any shape, little-endian pairs of codes.
+        INLINE: take the short way in PTX; Triton's interpreter cannot.
+
+    Returns:
+        Two fp16 blocks of the same shape: the first (low) byte of each pair and the second.
+    """
+    if INLINE:
+        return tl.inline_asm_elementwise(
+            DECODE_PAIRS, "=r,=r,r", [words], dtype=(tl.float16, tl.float16), is_pure=True, pack=2
+        )
+    return decode_e4m3_pairs(words)
+
 
 @triton.jit(do_not_specialize=["num_rows", "wide_rows", "row_stride", "head_stride"])
 def widen_kernel(
@@ -134,6 +169,26 @@ def ragged_kernel(
             tl.store(out_ptr + out_row.to(tl.int64)[None, :] * out_stride + column, logits, mask=inside)
 
 
+@triton.jit
+def load_queries(q_ptr, line_starts, present, HALF: tl.constexpr, MASKED: tl.constexpr, INLINE: tl.constexpr):
+    """Decode the lines of one dot's columns.
+
+    Args:
+        q_ptr: int16, pairs of codes.
+        line_starts: [COLUMNS] int64, first word of each line.
+        present: [COLUMNS] whether there is such a line; the others become 0.
+        HALF: words of a line.
+        MASKED: whether `present` needs to be looked at.
+        INLINE: as `decode_pairs` takes it.
+
+    Returns:
+        [HALF, COLUMNS] fp16 twice: even and odd dimensions.
+    """
+    at = q_ptr + line_starts[None, :] + tl.arange(0, HALF)[:, None]
+    words = tl.load(at, mask=present[None, :], other=0) if MASKED else tl.load(at)
+    return decode_pairs(words, INLINE)
+
+
 @triton.jit(
     do_not_specialize=[
         "num_pages",
@@ -143,11 +198,11 @@ def ragged_kernel(
         "q_batch_stride",
         "q_step_stride",
         "q_head_stride",
-        "weights_stride",
         "out_stride",
         "width",
+        "tiles",
     ],
-    do_not_specialize_on_alignment=["weights_ptr", "lengths_ptr", "table_ptr"],
+    do_not_specialize_on_alignment=["lengths_ptr", "table_ptr"],
 )
 def paged_kernel(
     q_ptr,
@@ -163,54 +218,92 @@ def paged_kernel(
     q_batch_stride,
     q_step_stride,
     q_head_stride,
-    weights_stride,
     out_stride,
     width,
+    tiles,
     NEXT_N: tl.constexpr,
+    STEPS: tl.constexpr,
+    ROWS: tl.constexpr,
     HEADS: tl.constexpr,
     PADDED: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    INLINE: tl.constexpr,
 ):
-    """Logits of the NEXT_N rows of one request against one tile of its context."""
-    first = tl.program_id(0) * BLOCK_N
+    """Logits of STEPS rows of one request against up to `tiles` tiles of its context.
+
+    The rows' queries stay, decoded, in shared memory, ROWS of them to a dot; codes of keys pass over them and are
+    decoded in registers, once for all rows. Cells of the cache that no page names are read from page 0 and masked
+    afterwards, so there is at least one page to read.
+    """
+    COLUMNS: tl.constexpr = ROWS * PADDED
+    GROUPS: tl.constexpr = STEPS // ROWS
+    HALF: tl.constexpr = HEAD_DIM // 2
+    MASKED: tl.constexpr = HEADS != PADDED or NEXT_N % STEPS != 0
     request = tl.program_id(1)
+    first_step = tl.program_id(2) * STEPS
+    first_row = request.to(tl.int64) * NEXT_N + first_step
     longest = 0
-    for step in range(NEXT_N):
-        longest = tl.maximum(longest, tl.load(lengths_ptr + request * NEXT_N + step))
+    for ahead in tl.static_range(STEPS):
+        seen = tl.load(lengths_ptr + first_row + ahead, mask=first_step + ahead < NEXT_N, other=0)
+        longest = tl.maximum(longest, seen)
     longest = tl.minimum(longest, width)
-    if first < longest:
-        positions = first + tl.arange(0, BLOCK_N)
-        pairs = tl.arange(0, HEAD_DIM // 2)
-        entry = positions // PAGE_SIZE
-        listed = (positions < longest) & (entry < table_width)
-        page = tl.load(table_ptr + request.to(tl.int64) * table_stride + entry, mask=listed, other=-1)
-        known = (page >= 0) & (page < num_pages)
-        # Strides of pages and of q come in units of 16 bytes; codes are read two to a word.
-        start = tl.where(known, page, 0).to(tl.int64) * page_stride
-        offset = positions % PAGE_SIZE
-        words = tl.load(
-            cache_ptr + start[:, None] * 8 + (offset * (HEAD_DIM // 2))[:, None] + pairs[None, :],
-            mask=known[:, None],
-            other=0,
-        )
-        k_first, k_second = decode_e4m3_pairs(words)  # [BLOCK_N, HEAD_DIM / 2] each
-        scale_words = start * 4 + PAGE_SIZE * HEAD_DIM // 4 + offset
-        scale_ptr = cache_ptr.to(tl.pointer_type(tl.float32))
-        scale = tl.load(scale_ptr + scale_words, mask=known, other=0.0) * 65536.0
-        heads = tl.arange(0, PADDED)
-        real = heads < HEADS
-        for step in range(NEXT_N):
-            base = request.to(tl.int64) * q_batch_stride + step * q_step_stride
-            q_words = tl.load(
-                q_ptr + (base + heads * q_head_stride)[None, :] * 8 + pairs[:, None], mask=real[None, :], other=0
-            )
-            q_first, q_second = decode_e4m3_pairs(q_words)  # [HEAD_DIM / 2, PADDED] each
-            scores = tl.dot(k_second, q_second, acc=tl.dot(k_first, q_first))  # [BLOCK_N, PADDED]
-            row = request.to(tl.int64) * NEXT_N + step
-            weights = tl.load(weights_ptr + row * weights_stride + heads, mask=real, other=0.0)
-            logits = tl.sum(tl.maximum(scores, 0.0) * weights[None, :], axis=1) * scale  # [BLOCK_N]
-            logits = tl.where(known, logits, float("-inf"))
-            length = tl.minimum(tl.load(lengths_ptr + row), width)
-            tl.store(out_ptr + row * out_stride + positions, logits, mask=positions < length)
+    first_tile = tl.program_id(0) * tiles
+    last_tile = tl.minimum(first_tile + tiles, tl.cdiv(longest, BLOCK_N))
+    if first_tile < last_tile:
+        line = tl.arange(0, COLUMNS)
+        head = line % PADDED
+        firsts = ()
+        seconds = ()
+        for group in tl.static_range(GROUPS):
+            step = first_step + group * ROWS + line // PADDED
+            starts = request.to(tl.int64) * q_batch_stride + step * q_step_stride + head * q_head_stride
+            present = (head < HEADS) & (step < NEXT_N)
+            # Strides of q and of pages come in units of 16 bytes; codes are read two to a word.
+            first, second = load_queries(q_ptr, starts * 8, present, HALF, MASKED, INLINE)
+            firsts += (first,)
+            seconds += (second,)
+        table = table_ptr + request.to(tl.int64) * table_stride
+        offsets = tl.arange(0, BLOCK_N)
+        pairs = tl.arange(0, HALF)
+        scales = cache_ptr.to(tl.pointer_type(tl.float32)) + PAGE_SIZE * HEAD_DIM // 4
+        for tile in range(first_tile, last_tile):
+            positions = tile * BLOCK_N + offsets
+            offset = positions % PAGE_SIZE
+            if PAGE_SIZE * 2 >= BLOCK_N:
+                # One page, or two: scalars, in place of an entry for each key.
+                entry = tile * BLOCK_N // PAGE_SIZE
+                near = tl.load(table + entry, mask=entry < table_width, other=-1)
+                near_known = (near >= 0) & (near < num_pages)
+                start = tl.where(near_known, near, 0).to(tl.int64) * page_stride
+                known = (offsets >= 0) & near_known
+                if PAGE_SIZE < BLOCK_N:
+                    far = tl.load(table + entry + 1, mask=entry + 1 < table_width, other=-1)
+                    far_known = (far >= 0) & (far < num_pages)
+                    far_start = tl.where(far_known, far, 0).to(tl.int64) * page_stride
+                    start = tl.where(offsets < PAGE_SIZE, start, far_start)
+                    known = tl.where(offsets < PAGE_SIZE, near_known, far_known)
+            else:
+                entries = positions // PAGE_SIZE
+                page = tl.load(table + entries, mask=(positions < longest) & (entries < table_width), other=-1)
+                known = (page >= 0) & (page < num_pages)
+                start = tl.where(known, page, 0).to(tl.int64) * page_stride
+            words = tl.load(cache_ptr + (start * 8 + offset * HALF)[:, None] + pairs[None, :])
+            scale = tl.load(scales + (start * 4 + offset)) * 65536.0
+            k_first, k_second = decode_pairs(words, INLINE)  # [BLOCK_N, HALF] each
+            for group in tl.static_range(GROUPS):
+                scores = tl.dot(k_second, seconds[group], acc=tl.dot(k_first, firsts[group]))  # [BLOCK_N, COLUMNS]
+                row = group * ROWS + tl.arange(0, ROWS)
+                exists = first_step + row < NEXT_N
+                heads = weights_ptr + first_row * PADDED + group * COLUMNS + line
+                step = first_step + group * ROWS + line // PADDED
+                weights = tl.load(heads, mask=step < NEXT_N, other=0.0) if MASKED else tl.load(heads)
+                logits = head_sum(scores, weights, BLOCK_N, ROWS, PADDED) * scale[:, None]  # [BLOCK_N, ROWS]
+                logits = tl.where(known[:, None], logits, float("-inf"))
+                length = tl.minimum(tl.load(lengths_ptr + first_row + row, mask=exists, other=0), width)
+                tl.store(
+                    out_ptr + (first_row + row)[None, :] * out_stride + positions[:, None],
+                    logits,
+                    mask=positions[:, None] < length[None, :],
+                )

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import torch
+from triton.runtime import JITFunction
 
 from dsa_kernels.errors import expect, expect_aligned_rows, expect_contiguous_last, expect_same_device, expect_tensor
 from dsa_kernels.fp8.interface import check_indexer_cache
-from dsa_kernels.indexer.config import HEAD_DIM, MAX_HEADS, padded_heads, paged_config
+from dsa_kernels.indexer.config import (
+    HEAD_DIM,
+    MAX_HEADS,
+    padded_heads,
+    paged_config,
+    paged_steps,
+    tiles_per_program,
+)
 from dsa_kernels.indexer.logits_kernels import paged_kernel
 from dsa_kernels.indexer.ragged import CODES, clean, empty_logits
 from dsa_kernels.targets import device_facts
@@ -118,33 +126,57 @@ def _launch(
     logits: torch.Tensor,
 ) -> None:
     batch, next_n, num_heads = q.shape[0], q.shape[1], q.shape[2]
-    width = logits.shape[1]
+    num_pages, page_size, width = cache.shape[0], cache.shape[1], logits.shape[1]
+    capability, multiprocessors = device_facts(q.device)
     padded = padded_heads(num_heads)
-    config = paged_config(device_facts(q.device)[0], padded)
+    config = paged_config(capability, padded)
+    rows, steps = paged_steps(config, padded, next_n)
+    blocks = -(-next_n // steps)
+    num_tiles = -(-width // config.block_n)
+    tiles = tiles_per_program(num_tiles * batch * blocks, multiprocessors * config.programs_per_sm)
+    if num_pages == 0:
+        # The kernel reads page 0 in place of what is not a page.
+        cache = torch.zeros((1, page_size, cache.shape[2]), dtype=torch.uint8, device=cache.device)
     pairs = q.view(torch.uint8).view(torch.int16)
-    paged_kernel[(-(-width // config.block_n), batch)](
+    paged_kernel[(-(-num_tiles // tiles), batch, blocks)](
         pairs,
         cache.view(torch.int16),
-        weights,
+        pad_weights(weights, padded),
         lengths,
         block_tables,
         logits,
-        cache.shape[0],
+        num_pages,
         cache.stride(0) // 16,
         block_tables.shape[1],
         block_tables.stride(0),
         pairs.stride(0) // 8,
         pairs.stride(1) // 8,
         pairs.stride(2) // 8,
-        weights.stride(0),
         logits.stride(0),
         width,
+        tiles,
         NEXT_N=next_n,
+        STEPS=steps,
+        ROWS=rows,
         HEADS=num_heads,
         PADDED=padded,
         HEAD_DIM=HEAD_DIM,
-        PAGE_SIZE=cache.shape[1],
+        PAGE_SIZE=page_size,
         BLOCK_N=config.block_n,
+        INLINE=isinstance(paged_kernel, JITFunction),
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
+
+
+def pad_weights(weights: torch.Tensor, padded: int) -> torch.Tensor:
+    """Weights as the kernel reads them, 16 bytes at a time: [M, H] -> [M, padded], dense, 0 beyond H.
+
+    What a model passes is that already; anything else is copied.
+    """
+    num_heads = weights.shape[1]
+    if num_heads == padded and weights.is_contiguous() and weights.data_ptr() % 16 == 0:
+        return weights
+    wider = torch.zeros((weights.shape[0], padded), dtype=torch.float32, device=weights.device)
+    wider[:, :num_heads] = weights
+    return wider

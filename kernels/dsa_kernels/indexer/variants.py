@@ -23,8 +23,10 @@ from dsa_kernels.indexer.config import (
     THIN_GROUPS,
     WIDEN_BLOCK,
     LogitsConfig,
+    PagedConfig,
     padded_heads,
     paged_config,
+    paged_steps,
     ragged_config,
     rows_per_step,
 )
@@ -73,8 +75,10 @@ def ragged_variant(config: LogitsConfig, heads: int, compressed: bool) -> Kernel
     )
 
 
-def paged_variant(config: LogitsConfig, heads: int, next_n: int, page_size: int = PAGE_SIZE) -> KernelVariant:
+def paged_variant(config: PagedConfig, heads: int, next_n: int, page_size: int = PAGE_SIZE) -> KernelVariant:
     """The paged logits kernel for a configuration, as a launch would specialise it."""
+    padded = padded_heads(heads)
+    rows, steps = paged_steps(config, padded, next_n)
     return make_variant(
         "fp8_paged_mqa_logits",
         f"{heads} heads x {config.block_n} keys, next_n {next_n}, pages of {page_size}",
@@ -89,11 +93,14 @@ def paged_variant(config: LogitsConfig, heads: int, next_n: int, page_size: int 
         },
         {
             "NEXT_N": next_n,
+            "STEPS": steps,
+            "ROWS": rows,
             "HEADS": heads,
-            "PADDED": padded_heads(heads),
+            "PADDED": padded,
             "HEAD_DIM": HEAD_DIM,
             "PAGE_SIZE": page_size,
             "BLOCK_N": config.block_n,
+            "INLINE": True,
         },
         config.num_warps,
         config.num_stages,
