@@ -1,0 +1,61 @@
+"""All cases, in the groups that share a process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dsa_kernels.selftest import (
+    fp8_cases,
+    logits_cases,
+    mla_cases,
+    mla_far,
+    paged_cases,
+    topk_cases,
+    wheel_cases,
+)
+from dsa_kernels.selftest.case import Case
+
+#: What can be chosen, and what it is.
+OPS = {
+    "sparse_mla": "sparse MLA attention, flat and paged",
+    "indexer_logits": "the indexer's logits, flat and paged",
+    "topk": "the selection",
+    "indexer_topk": "logits and selection in chunks",
+    "fp8": "fp8 conversion, the indexer's q and its cache write",
+    "wheel_topk": "the top-k ops of the installed vLLM",
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases that run one after the other in one process.
+
+    Attributes:
+        name: short, unique.
+        cases: in order.
+        gated: whether the others are of no use unless the first one passes.
+    """
+
+    name: str
+    cases: tuple[Case, ...]
+    gated: bool = False
+
+
+def _mla(part: str) -> tuple[Case, ...]:
+    return tuple(case for case in mla_cases.CASES if case.name.startswith(part))
+
+
+_FORMATS = {"mla-flat": "flat", "mla-paged": "paged bf16", "mla-fp8": "paged fp8"}
+_SHAPED = tuple(case for part in _FORMATS.values() for case in _mla(part))
+
+#: Longest first. Cases that need much memory share a process, so that only one of them holds it.
+GROUPS = (
+    Group("far", mla_far.CASES + paged_cases.FAR_CASES + topk_cases.FAR_CASES + fp8_cases.FAR_CASES + logits_cases.FAR_CASES),
+    *(Group(name, _mla(part)) for name, part in _FORMATS.items()),
+    Group("mla-selections", tuple(case for case in mla_cases.CASES if case not in _SHAPED)),
+    Group("logits", logits_cases.CASES),
+    Group("paged-logits", paged_cases.CASES),
+    Group("topk", topk_cases.CASES),
+    Group("wheel", wheel_cases.CASES, gated=True),
+    Group("fp8", fp8_cases.CASES),
+)
