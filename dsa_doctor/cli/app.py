@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from dsa_doctor import __version__
+from dsa_doctor.cli.bench import bench
 from dsa_doctor.cli.catalog import models, targets
 from dsa_doctor.cli.check import check
 from dsa_doctor.cli.explain import explain
@@ -28,6 +29,7 @@ app.command()(facts)
 app.command()(models)
 app.command()(targets)
 app.command()(verify)
+app.command()(bench)
 app.command("run-model")(run_model)
 
 
