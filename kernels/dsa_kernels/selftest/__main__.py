@@ -44,20 +44,27 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if place.device.type == "cuda":
         torch.cuda.set_device(place.device)
-    say(event="machine", **describe(place))
-    for group in GROUPS:
-        if options.group and group.name not in options.group:
+    chosen = [
+        (group, case)
+        for group in GROUPS
+        for case in group.cases
+        if (not options.group or group.name in options.group)
+        and (not options.op or case.op in options.op)
+        and case.name not in options.skip
+    ]
+    say(event="machine", cases=[case.name for _, case in chosen], **describe(place))
+    closed = ""
+    for group, case in chosen:
+        if group.name == closed:
             continue
-        for case in group.cases:
-            if case.name in options.skip or (options.op and case.op not in options.op):
-                continue
-            say(event="start", case=case.name, op=case.op)
-            record = run_case(case, place)
-            say(event="end", **asdict(record))
-            if record.status in ("error", "fail") and is_broken(place):
-                return EXIT_BROKEN
-            if group.gated and case is group.cases[0] and record.status != "pass":
-                break
+        gate = group.gated and case is group.cases[0]
+        say(event="start", case=case.name, op=case.op, provokes=case.provokes, gate=gate)
+        record = run_case(case, place)
+        say(event="end", **asdict(record))
+        if record.status in ("error", "fail") and is_broken(place):
+            return EXIT_BROKEN
+        if gate and record.status != "pass":
+            closed = group.name
     return 0
 
 
