@@ -30,6 +30,31 @@ def test_matches_the_reference(device, on_gpu, next_n, heads, per_row):
     assert compare(*case, longest + 13) < 1e-6
 
 
+@pytest.mark.parametrize(("next_n", "heads"), [(1, 1), (2, 5), (5, 16), (5, 64), (6, 32), (2, 128)])
+@pytest.mark.usefixtures("poisoned")
+def test_any_head_count_and_more_rows_than_a_program_takes(device, next_n, heads):
+    assert compare(*paged_case(2, next_n, heads, 64, 200, device, per_row=True), 200) < 1e-6
+
+
+@pytest.mark.parametrize("tiles", [2, 3, 100])
+@pytest.mark.parametrize("page_size", [16, 64, 128])
+@pytest.mark.usefixtures("poisoned")
+def test_a_program_passes_over_several_tiles(device, monkeypatch, tiles, page_size):
+    monkeypatch.setattr(paged_module, "tiles_per_program", lambda num_tiles, slots: tiles)
+    assert compare(*paged_case(2, 2, 32, page_size, 700, device, per_row=True), 640) < 1e-6
+
+
+def test_weights_of_any_stride_and_alignment_give_the_same_bits(device):
+    q, cache, weights, lengths, tables = paged_case(2, 2, 32, 16, 96, device, per_row=True)
+    expected = fp8_paged_mqa_logits(q, cache, weights, lengths, tables, None, 96)
+    wider = torch.full((5, 41), float("nan"), device=device)
+    wider[1:, 3:35] = weights
+    assert torch.equal(fp8_paged_mqa_logits(q, cache, wider[1:, 3:35], lengths, tables, None, 96), expected)
+    wide_q = torch.zeros(2, 3, 40, 128, dtype=torch.uint8, device=device)
+    wide_q[:, 1:, 3:35] = q.view(torch.uint8)
+    assert torch.equal(fp8_paged_mqa_logits(wide_q[:, 1:, 3:35], cache, weights, lengths, tables, None, 96), expected)
+
+
 @pytest.mark.parametrize("page_size", [4, 16, 256])
 @pytest.mark.parametrize("gap", [0, 4096], ids=["dense", "pages apart"])
 @pytest.mark.usefixtures("poisoned")
