@@ -131,6 +131,14 @@ def test_more_candidates_than_a_block_with_different_values(device):
     check(row.unsqueeze(0).to(device), None, torch.tensor([width], device=device), SELECT_BLOCK + 1)
 
 
+def test_k_beyond_the_number_of_groups(device):
+    """The lowest group maximum bounds nothing: here fewer than k elements reach it."""
+    row = torch.randn(2 * THIN_GROUPS)
+    row[:THIN_GROUPS] += 100
+    ends = torch.tensor([row.numel()], device=device)
+    check(row.unsqueeze(0).to(device), None, ends, THIN_GROUPS + 5)
+
+
 @pytest.mark.parametrize("k", [40, 80, 120])
 def test_few_groups_with_several_values_each(device, k):
     """Thinning out must not take the k-th largest group maximum where fewer than k groups hold anything."""
