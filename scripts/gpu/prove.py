@@ -1,173 +1,136 @@
 """The plugin against vLLM's native path on one Hopper GPU: log-probabilities side by side, and what compiles when.
 
     tar -xf build/gpu/vllm.tar.xz -C build/gpu
-    PYTHONPATH=build/gpu/site python scripts/gpu/prove.py --out proof.json
+    PYTHONPATH=build/gpu/site:.:kernels python scripts/gpu/prove.py --out proof
 
-Each case is a process of its own with a tiny model (dummy weights, no network):
-  native     DSA_DOCTOR_PLUGIN=off: the wheel's own backend and DeepGEMM; recorded as failed where they cannot run
+Each case is a process of its own with a tiny model (dummy weights, no network); several run side by side:
+  native     DSA_DOCTOR_PLUGIN=off: the wheel's FlashMLA and DeepGEMM
+  control    the same once more: how far the native path is from itself
   forced     DSA_DOCTOR_PLUGIN=force: the plugin's backend and indexer, compiled for this GPU
   emulated   compute capability 8.0 reported to vLLM and TRITON_OVERRIDE_ARCH=sm80: selection, Triton's sm80 code path
              and its refusal of float8e4nv, on kernels that this GPU still loads
-with CUDA graphs and without, and with MTP on and off. Compared are the log-probabilities of fixed prompts (teacher
-forced, so that one differing token does not hide the rest) and greedy tokens. It is no run on an A100.
+with CUDA graphs and without, MTP on and off, and a KV cache of bf16 and of fp8_ds_mla. Compared are the
+log-probabilities of fixed prompts (teacher forced, so that one differing token does not hide the rest) and greedy
+tokens. Nothing of it is a run on an A100.
 """
 
 import argparse
 import itertools
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).parents[2]
-CASES = ("native", "forced", "emulated")
-INDEX_TOPK = 512
-LENGTHS = (60, 700, 1900)
-MAX_TOKENS = 24
+CASE = Path(__file__).with_name("case.py")
+CASES = ("native", "control", "forced", "emulated")
+MODES = {"native": "off", "control": "off", "forced": "force", "emulated": "auto"}
 MEAN_LIMIT, MOST_LIMIT = 0.02, 0.5
 """Mean and largest absolute difference of a prompt token's log-probability, all in bf16 with an fp8 indexer."""
+OURS = ("dsa_kernels", "dsa_doctor")
 
 
-def model_config(quantised: bool) -> dict[str, Any]:
-    """Return the config.json of a three-layer GlmMoeDsa with an MTP layer."""
-    sys.path[:0] = [str(REPOSITORY)]
-    from tests.dsa_doctor.plugin.tiny_models import FP8, tiny_config
+@dataclass(frozen=True)
+class Settings:
+    """What distinguishes one case."""
 
-    said = {"indexer_rope_interleave": True, "index_topk": INDEX_TOPK}
-    return tiny_config(**said, **({"quantization_config": FP8} if quantised else {}))
+    case: str
+    graphs: bool
+    mtp: bool
+    kv_cache_dtype: str
+    fp8_weights: bool
+    tensor_parallel_size: int
 
+    def name(self) -> str:
+        """Return the name in tables, 40 characters at most."""
+        parts = [self.case, "graphs" if self.graphs else "eager", "mtp" if self.mtp else "-", self.kv_cache_dtype]
+        return " ".join(f"{part:<8}" for part in parts).rstrip()
 
-def prompts() -> list[list[int]]:
-    """Return prompts below, above and well above index_topk."""
-    return [random.Random(seed).choices(range(3, 2000), k=length) for seed, length in enumerate(LENGTHS)]
-
-
-def emulate_capability_8_0() -> None:
-    """Let vLLM see 8.0; torch and Triton's driver keep seeing the GPU, or nothing would load."""
-    from vllm.platforms import cuda
-    from vllm.platforms.interface import DeviceCapability
-
-    cuda.NvmlCudaPlatform.get_device_capability = classmethod(lambda cls, device_id=0: DeviceCapability(8, 0))
-    cuda.NvmlCudaPlatform.has_device_capability = classmethod(
-        lambda cls, capability, device_id=0: (
-            (capability if isinstance(capability, tuple) else divmod(capability, 10)) <= (8, 0)
+    def reference(self) -> "Settings":
+        """Return the native case that this one is compared with; a native one with the plainest of its cache dtype."""
+        plainest = self.case == "native"
+        return Settings(
+            "native",
+            self.graphs and not plainest,
+            self.mtp and not plainest,
+            self.kv_cache_dtype,
+            self.fp8_weights,
+            self.tensor_parallel_size,
         )
-    )
-    for platform in (cuda.NvmlCudaPlatform, cuda.CudaPlatformBase):
-        platform.is_arch_support_pdl = classmethod(lambda cls: False)
 
 
-def use_telling_weights() -> None:
-    """Let dummy weights be large enough that attention, and so the selection, shows in the output."""
-    import torch
-    from vllm.model_executor.model_loader import dummy_loader
-
-    original = dummy_loader.initialize_dummy_weights
-
-    def initialise(model: Any, *arguments: Any, **options: Any) -> None:
-        original(model, *arguments, **options)
-        generator = torch.Generator().manual_seed(0)
-        for name, parameter in sorted(model.named_parameters()):
-            if not parameter.is_floating_point() or parameter.element_size() < 2 or "scale" in name:
-                continue
-            if "norm" in name and name.endswith("weight"):
-                parameter.data.fill_(1)
-            elif parameter.dim() > 1:
-                values = torch.randn(parameter.shape, generator=generator) * 1.2 / parameter.shape[-1] ** 0.5
-                parameter.data.copy_(values)
-
-    dummy_loader.initialize_dummy_weights = initialise
+def planned(options: argparse.Namespace) -> list[Settings]:
+    """Return the cases asked for, the plainest first."""
+    modes = itertools.product(options.kv_cache_dtypes, options.mtp, options.graphs)
+    return [
+        Settings(case, graphs == "on", mtp == "on", dtype, options.fp8_weights, options.tensor_parallel_size)
+        for dtype, mtp, graphs in modes
+        for case in options.cases
+        if case != "control" or mtp == "off" or graphs == "on"
+    ]
 
 
-def child(options: argparse.Namespace) -> dict[str, Any]:
-    """Run one case in this process and return what came out."""
-    sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "kernels")]
-    import torch
-    import triton
-
-    compiled: list[str] = []
-    triton.knobs.runtime.jit_post_compile_hook = lambda *, fn, **_: compiled.append(str(getattr(fn, "name", fn)))
-    import vllm
-    from vllm import LLM, SamplingParams
-
-    if options.case == "emulated":
-        emulate_capability_8_0()
-    from dsa_doctor.plugin import register
-
-    register()
-    use_telling_weights()
-    folder = Path(tempfile.mkdtemp())
-    (folder / "config.json").write_text(json.dumps(model_config(options.fp8)))
-    arguments: dict[str, Any] = {"attention_config": {"sparse_mla_force_mqa": True}}
-    if options.mtp:
-        arguments["speculative_config"] = {"method": "mtp", "num_speculative_tokens": 1}
-    if options.kv_cache_dtype:
-        arguments["kv_cache_dtype"] = options.kv_cache_dtype
-    start = time.monotonic()
-    llm = LLM(
-        model=str(folder),
-        load_format="dummy",
-        skip_tokenizer_init=True,
-        max_model_len=4096,
-        max_num_seqs=8,
-        max_num_batched_tokens=1024,
-        block_size=64,
-        gpu_memory_utilization=0.3,
-        enforce_eager=not options.graphs,
-        **arguments,
-    )
-    started, warm = time.monotonic() - start, len(compiled)
-    inputs = [{"prompt_token_ids": prompt} for prompt in prompts()]
-    scored = llm.generate(inputs, SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False))
-    sampling = SamplingParams(temperature=0, max_tokens=MAX_TOKENS, logprobs=0, detokenize=False, ignore_eos=True)
-    generated = llm.generate(inputs, sampling)
-    layers = llm.llm_engine.vllm_config.compilation_config.static_forward_context.values()
-    return {
-        "vllm": vllm.__version__,
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "gpu": torch.cuda.get_device_name(),
-        "backend": sorted({layer.attn_backend.get_name() for layer in layers if hasattr(layer, "impl")}),
-        "seconds_to_start": round(started, 1),
-        "compiled_before_serving": warm,
-        "compiled_while_serving": compiled[warm:],
-        "prompt_logprobs": [
-            [next(iter(one.values())).logprob for one in output.prompt_logprobs[1:]] for output in scored
-        ],
-        "tokens": [list(output.outputs[0].token_ids) for output in generated],
-    }
-
-
-def run_case(case: str, graphs: bool, mtp: bool, options: argparse.Namespace) -> dict[str, Any]:
-    """Run one case in a process of its own."""
-    command = [sys.executable, __file__, "--case", case]
-    command += ["--graphs"] * graphs + ["--mtp"] * mtp + ["--fp8"] * options.fp8
-    command += ["--kv-cache-dtype", options.kv_cache_dtype] if options.kv_cache_dtype and case != "native" else []
-    environment = {
-        **os.environ,
+def environment_of(settings: Settings, cache: Path) -> dict[str, str]:
+    """Return the variables of a case's process; Triton's cache is its own, DeepGEMM's is shared."""
+    variables = {
         "HF_HUB_OFFLINE": "1",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_PLUGINS": "",
-        "DSA_DOCTOR_PLUGIN": {"native": "off", "forced": "force", "emulated": "auto"}[case],
-        "TRITON_CACHE_DIR": tempfile.mkdtemp(),
-        **({"TRITON_OVERRIDE_ARCH": "sm80"} if case == "emulated" else {}),
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_DEEP_GEMM_WARMUP": "skip",
+        "VLLM_CACHE_ROOT": str(cache / settings.name().replace(" ", "")),
+        "DG_JIT_CACHE_DIR": str(cache / "deep_gemm"),
+        "DSA_DOCTOR_PLUGIN": MODES[settings.case],
+        "TRITON_CACHE_DIR": tempfile.mkdtemp(dir=cache),
+        "TORCHINDUCTOR_CACHE_DIR": tempfile.mkdtemp(dir=cache),
+        "TORCHINDUCTOR_COMPILE_THREADS": "2",
+        "OMP_NUM_THREADS": "2",
     }
-    with tempfile.NamedTemporaryFile("r", suffix=".json") as answer:
-        command += ["--answer", answer.name]
+    if settings.case == "emulated":
+        variables["TRITON_OVERRIDE_ARCH"] = "sm80"
+    return {**os.environ, **variables}
+
+
+def run_case(settings: Settings, cache: Path, timeout: float) -> tuple[dict[str, Any], str]:
+    """Run one case; return what came out and all that it printed."""
+    folder = Path(tempfile.mkdtemp(dir=cache))
+    asked, answer, log = folder / "settings.json", folder / "answer.json", folder / "log.txt"
+    known = asdict(settings) | ({"case": "native"} if settings.case == "control" else {})
+    asked.write_text(json.dumps(known))
+    command = [sys.executable, str(CASE), str(asked), str(answer)]
+    start = time.monotonic()
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment_of(settings, cache),
+            start_new_session=True,
+        )
         try:
-            done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=options.timeout)
+            process.wait(timeout=timeout)
         except subprocess.TimeoutExpired:
-            return {"failed": f"no answer within {options.timeout} s"}
-        if done.returncode:
-            return {"failed": (done.stdout + done.stderr)[-3000:]}
-        content: dict[str, Any] = json.loads(answer.read())
-        return content
+            os.killpg(process.pid, 9)
+            process.wait()
+    printed = log.read_text(errors="replace")
+    if answer.exists():
+        found: dict[str, Any] = json.loads(answer.read_text())
+    else:
+        late = time.monotonic() - start >= timeout
+        found = {"failed": f"no answer within {timeout:.0f} s" if late else last_error(printed)}
+    return {**found, "seconds": round(time.monotonic() - start, 1)}, printed
+
+
+def last_error(printed: str) -> str:
+    """Return the line of a process's output that tells best why it failed."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    errors = [line for line in lines if "Error" in line.partition(":")[0] and not line.startswith(("File", "raise"))]
+    return (errors or lines or ["it printed nothing"])[-1][:300]
 
 
 def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
@@ -175,57 +138,96 @@ def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     pairs = zip(one["prompt_logprobs"], other["prompt_logprobs"], strict=True)
     differences = [[abs(a - b) for a, b in zip(*pair, strict=True)] for pair in pairs]
     flat = list(itertools.chain.from_iterable(differences))
+    mean, most = statistics.fmean(flat), max(flat)
     return {
-        "mean": statistics.fmean(flat),
-        "most": max(flat),
+        "mean": mean,
+        "most": most,
         "mean_by_prompt": [statistics.fmean(row) for row in differences],
         "same_greedy_tokens": [
-            sum(a == b for a, b in zip(*pair, strict=True)) / MAX_TOKENS
+            sum(a == b for a, b in zip(*pair, strict=True)) / len(pair[0])
             for pair in zip(one["tokens"], other["tokens"], strict=True)
         ],
-        "agree": statistics.fmean(flat) < MEAN_LIMIT and max(flat) < MOST_LIMIT,
+        "agree": mean < MEAN_LIMIT and most < MOST_LIMIT,
     }
+
+
+def late_kernels(found: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the Triton kernels compiled after the engine was ready: ours, and vLLM's."""
+    late = [*found["compiled_while_scoring"], *found["compiled_while_serving"]]
+    ours = [name for name in late if name.startswith(OURS)]
+    return ours, [name for name in late if name not in ours]
+
+
+def table(results: dict[Settings, dict[str, Any]]) -> list[str]:
+    """Return one line per case: its backend, start, late compilations, and its distance from its native reference."""
+    titles = f"{'case':<38} {'backend':<18} start  late ours/vllm/dg  mean |dlogp|   by prompt               most"
+    lines = [titles + "    same greedy tokens  verdict"]
+    for settings, found in results.items():
+        if "failed" in found:
+            lines.append(f"{settings.name():<38} FAILED after {found['seconds']} s: {found['failed'][:110]}")
+            continue
+        ours, others = late_kernels(found)
+        line = f"{settings.name():<38} {','.join(found['backend']):<18} {found['seconds_to_start']:5.0f}"
+        line += f"  {len(ours):>4}/{len(others)}/{len(found['deep_gemm_compiled_while_serving']):<9}"
+        compared = found.get("compared")
+        if compared is None:
+            lines.append(line + "   (no native case to compare with)")
+            continue
+        by_prompt = " ".join(f"{value:.5f}" for value in compared["mean_by_prompt"])
+        same = " ".join(f"{value:.2f}" for value in compared["same_greedy_tokens"])
+        line += f"   {compared['mean']:.6f}    {by_prompt}  {compared['most']:7.4f}    {same}"
+        lines.append(f"{line}     {'agree' if compared['agree'] else 'DIFFER'}")
+    return lines
+
+
+def gpus() -> int:
+    """Return the number of GPUs, without initialising CUDA in this process."""
+    code = "import torch; print(torch.cuda.device_count())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return int(done.stdout.strip() or 0)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("proof.json"))
+    parser.add_argument("--out", type=Path, default=Path("proof"), help="folder for proof.json and log.txt")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--fp8", action="store_true", help="FP8 block-quantised weights")
-    parser.add_argument("--kv-cache-dtype", help="for the plugin's cases, e.g. fp8_ds_mla")
-    parser.add_argument("--eager-only", action="store_true")
-    parser.add_argument("--no-mtp", action="store_true")
-    parser.add_argument("--timeout", type=int, default=300, help="seconds per case")
-    for name in ("--case", "--answer"):
-        parser.add_argument(name, help=argparse.SUPPRESS)
-    for name in ("--graphs", "--mtp"):
-        parser.add_argument(name, action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--graphs", nargs="+", choices=("off", "on"), default=["off", "on"])
+    parser.add_argument("--mtp", nargs="+", choices=("off", "on"), default=["off", "on"])
+    parser.add_argument("--kv-cache-dtypes", nargs="+", default=["auto", "fp8_ds_mla"])
+    parser.add_argument("--fp8-weights", action="store_true", help="FP8 block-quantised weights")
+    parser.add_argument("--tensor-parallel-size", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=14, help="cases that run side by side")
+    parser.add_argument("--timeout", type=float, default=150, help="seconds per case")
     options = parser.parse_args()
-    if options.case:
-        Path(options.answer).write_text(json.dumps(child(options)))
+    options.out.mkdir(parents=True, exist_ok=True)
+    there = gpus()
+    if there < options.tensor_parallel_size:
+        print(f"skipped: --tensor-parallel-size {options.tensor_parallel_size} needs as many GPUs, {there} are here")
         return 0
-    results: dict[str, dict[str, Any]] = {}
-    graph_modes = (False,) if options.eager_only else (False, True)
-    modes = itertools.product(graph_modes, (False,) if options.no_mtp else (False, True))
-    for graphs, mtp in modes:
-        for case in options.cases:
-            name = f"{case}, {'graphs' if graphs else 'eager'}, MTP {'on' if mtp else 'off'}"
-            found = results[name] = run_case(case, graphs, mtp, options)
-            shown = {key: found.get(key) for key in ("backend", "seconds_to_start", "compiled_while_serving", "failed")}
-            print(name, json.dumps({key: value for key, value in shown.items() if value is not None}), flush=True)
-            options.out.write_text(json.dumps(results, indent=1))
-    complete = {name: found for name, found in results.items() if "failed" not in found}
-    comparisons = {f"{a}  vs  {b}": compare(complete[a], complete[b]) for a, b in itertools.combinations(complete, 2)}
-    options.out.write_text(json.dumps({"cases": results, "comparisons": comparisons}, indent=1))
-    for name, found in comparisons.items():
-        print(f"{'agree ' if found['agree'] else 'DIFFER'} mean {found['mean']:.5f} most {found['most']:.4f}  {name}")
-    serving = [name for name in complete if not name.startswith("native")]
-    late = [name for name in serving if complete[name]["compiled_while_serving"]]
-    for name in late:
-        print(f"COMPILED WHILE SERVING {name}: {complete[name]['compiled_while_serving']}")
-    wanted = [name for name in results if not name.startswith("native")]
-    sound = len(serving) == len(wanted) and not late and all(found["agree"] for found in comparisons.values())
-    return 0 if sound else 1
+    start = time.monotonic()
+    plan = planned(options)
+    results: dict[Settings, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache, (options.out / "log.txt").open("w") as log:
+        with ThreadPoolExecutor(options.jobs) as pool:
+            running = {settings: pool.submit(run_case, settings, Path(cache), options.timeout) for settings in plan}
+            for settings, answer in running.items():
+                results[settings], printed = answer.result()
+                log.write(f"===== {settings.name()}\n{printed[:2000]}\n[...]\n{printed[-40000:]}\n")
+                log.flush()
+    for settings, found in results.items():
+        reference = results.get(settings.reference())
+        if "failed" not in found and reference is not None and reference is not found and "failed" not in reference:
+            found["compared"] = compare(reference, found)
+    (options.out / "proof.json").write_text(
+        json.dumps([{**asdict(settings), **found} for settings, found in results.items()], indent=1)
+    )
+    print("\n".join(table(results)), flush=True)
+    late = sorted({name for found in results.values() if "failed" not in found for name in late_kernels(found)[0]})
+    others = sorted({name for found in results.values() if "failed" not in found for name in late_kernels(found)[1]})
+    print(f"ours compiled while serving: {', '.join(late) or 'none'}; vLLM's: {', '.join(others)[:400] or 'none'}")
+    print(f"{len(results)} cases in {time.monotonic() - start:.0f} s")
+    sound = not late and all("failed" not in found for found in results.values())
+    return 0 if sound and all(found.get("compared", {"agree": True})["agree"] for found in results.values()) else 1
 
 
 if __name__ == "__main__":

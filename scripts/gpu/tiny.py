@@ -1,0 +1,86 @@
+"""The tiny DSA model of the GPU scripts: its config.json, telling dummy weights, and a count of Triton compilations."""
+
+import json
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[2]
+INDEX_TOPK = 512
+VOCABULARY = 2048
+
+
+def model_folder(folder: Path, *, quantised: bool = False) -> Path:
+    """Write the config.json of a three-layer GlmMoeDsa with an MTP layer into `folder`, and return the folder."""
+    sys.path[:0] = [str(REPOSITORY)]
+    from tests.dsa_doctor.plugin.tiny_models import FP8, tiny_config
+
+    said = {"indexer_rope_interleave": True, "index_topk": INDEX_TOPK, "vocab_size": VOCABULARY}
+    config = tiny_config(**said, **({"quantization_config": FP8} if quantised else {}))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def use_telling_weights() -> None:
+    """Let dummy weights be large enough that attention, and so the selection, shows in the output.
+
+    Each is seeded by its own name: alike in every process, whatever other parameters a variant has.
+    """
+    from vllm.model_executor.model_loader import dummy_loader
+
+    original = dummy_loader.initialize_dummy_weights
+
+    def initialise(model: Any, *arguments: Any, **options: Any) -> None:
+        original(model, *arguments, **options)
+        for name, parameter in model.named_parameters():
+            fill(name, parameter.data)
+
+    dummy_loader.initialize_dummy_weights = initialise
+
+
+def fill(name: str, values: Any) -> None:
+    """Fill one weight: ones for norms, normally distributed values for matrices; quantised ones and scales stay."""
+    import torch
+
+    if not values.is_floating_point() or values.element_size() < 2 or "scale" in name:
+        return
+    if "norm" in name and name.endswith("weight"):
+        values.fill_(1)
+    elif values.dim() > 1:
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        drawn = torch.randn(values.shape, generator=generator) * 1.2 / values.shape[-1] ** 0.5
+        values.copy_(drawn)
+
+
+def count_compilations() -> Callable[[], list[str]]:
+    """Start to note every Triton kernel that this process compiles.
+
+    Returns:
+        A function that returns "module:name" of each so far. vLLM sets a hook of its own once it has warmed up; calling
+        the function puts this one in front of it.
+    """
+    import triton
+
+    compiled: list[str] = []
+    runtime = triton.knobs.runtime
+
+    def noted(following: Any) -> Any:
+        def hook(*arguments: Any, **keywords: Any) -> Any:
+            kernel = keywords.get("fn")
+            module = getattr(getattr(kernel, "module", None), "__name__", None) or getattr(kernel, "module", "?")
+            compiled.append(f"{module}:{getattr(kernel, 'name', kernel)}")
+            return following(*arguments, **keywords) if following is not None else None
+
+        hook.notes = True  # type: ignore[attr-defined]
+        return hook
+
+    def so_far() -> list[str]:
+        if not getattr(runtime.jit_post_compile_hook, "notes", False):
+            runtime.jit_post_compile_hook = noted(runtime.jit_post_compile_hook)
+        return list(compiled)
+
+    so_far()
+    return so_far
