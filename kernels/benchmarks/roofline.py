@@ -137,9 +137,8 @@ def draw(picture: Picture, found: list[tuple[Row, Row]], path: Path) -> None:
 
 def subtitle(found: list[tuple[Row, Row]]) -> str:
     """GPU and software of the points; an emulated pipeline by its name."""
-    names = dict.fromkeys(
-        f"{machine['gpu']}, torch {machine['torch']}, Triton {machine['triton']}" for machine, _ in found
-    )
+    machines = [machine for machine, _ in found]
+    names = dict.fromkeys(f"{one['gpu']}, torch {one['torch']}, Triton {one['triton']}" for one in machines)
     emulated = dict.fromkeys(one["pipeline"] for one in machines if one["override_arch"])
     return "\n".join([*names, *(f"hollow: {pipeline}" for pipeline in emulated)])
 
