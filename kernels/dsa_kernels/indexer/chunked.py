@@ -33,7 +33,8 @@ def indexer_topk(
         cu_seq_len_k_end: [M] int32, exclusive.
         k: results of a row, at least 1.
         budget_bytes: most bytes that the logits of a chunk and its q in fp16 may take; a chunk has at least one row.
-            Beside it N * 256 bytes hold k in fp16.
+            Beside it N * 256 bytes hold k in fp16, and the selection has the scratch of `topk_indices`: 16 KiB a row
+            of a chunk and a thirty-second of its logits.
         out: [M, k] int32 with a contiguous last dimension, written and returned; allocated when None.
 
     Returns:

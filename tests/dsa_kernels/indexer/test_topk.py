@@ -67,11 +67,14 @@ NAMES = (
 
 
 def check(logits, starts, ends, k):
-    out = torch.full((logits.shape[0], k), -77, dtype=torch.int32, device=logits.device)
+    # What lies behind a row's results belongs to somebody else.
+    wide = torch.full((logits.shape[0], k + 64), -77, dtype=torch.int32, device=logits.device)
+    out = wide[:, :k]
     got = topk_indices(logits, starts, ends, k, out=out)
     assert got is out
     expected = naive_topk_indices(logits.cpu(), None if starts is None else starts.cpu(), ends.cpu(), k)
     assert torch.equal(got.cpu(), expected)
+    assert (wide[:, k:] == -77).all()
     return got
 
 
