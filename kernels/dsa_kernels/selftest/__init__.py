@@ -1,4 +1,4 @@
-"""Adversarial self-tests of the ops on the device at hand: cases that have broken kernels before, against references."""
+"""Adversarial self-tests of the ops on the device at hand: what has broken kernels before, against references."""
 
 from dsa_kernels.selftest.case import CannotJudge, Case, NotHere, Outcome, Place
 from dsa_kernels.selftest.registry import GROUPS, OPS, Group

@@ -72,7 +72,8 @@ def _fused_q(place: Place) -> Outcome:
         codes, folded = fp8.fused_indexer_q_rope_quant(*arguments)
         wanted_codes, wanted = fp8.naive_fused_indexer_q(*arguments)
         found.append(relative_error("folded weights", folded, wanted.double(), 1e-6))
-        found.append(equal("code past the rope", codes[..., 64:].view(torch.uint8), wanted_codes[..., 64:].view(torch.uint8)))
+        rest, wanted_rest = codes[..., 64:].view(torch.uint8), wanted_codes[..., 64:].view(torch.uint8)
+        found.append(equal("code past the rope", rest, wanted_rest))
         # A fused multiply-add may turn a tie of the rope part's rounding to bf16.
         differ = codes[..., :64].view(torch.uint8) != wanted_codes[..., :64].view(torch.uint8)
         share, limit = float(differ.float().mean()), 0.002

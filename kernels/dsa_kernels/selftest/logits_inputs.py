@@ -26,7 +26,7 @@ def codes(place: Place, seed: int, *shape: int) -> torch.Tensor:
 def ragged(
     place: Place, rows: int, heads: int, keys: int, seed: int = 0
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """q [rows, heads, 128], (k [keys, 128], k_scale [keys]), weights [rows, heads]."""
+    """Random q [rows, heads, 128], (k [keys, 128], k_scale [keys]), weights [rows, heads]."""
     generator = place.generator(seed)
     scale = torch.exp2(place.whole(generator, -6, 3, keys).float())
     weights = place.normal(generator, rows, heads)

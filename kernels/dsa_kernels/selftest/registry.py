@@ -42,17 +42,24 @@ class Group:
 
 
 def _mla(part: str) -> tuple[Case, ...]:
-    return tuple(case for case in mla_cases.CASES if case.name.startswith(part))
+    return tuple(case for case in mla_cases.SHAPED if case.name.startswith(part))
 
 
-_FORMATS = {"mla-flat": "flat", "mla-paged": "paged bf16", "mla-fp8": "paged fp8"}
-_SHAPED = tuple(case for part in _FORMATS.values() for case in _mla(part))
+_FAR = (
+    *mla_far.CASES,
+    *paged_cases.FAR_CASES,
+    *topk_cases.FAR_CASES,
+    *fp8_cases.FAR_CASES,
+    *logits_cases.FAR_CASES,
+)
 
 #: Longest first. Cases that need much memory share a process, so that only one of them holds it.
 GROUPS = (
-    Group("far", mla_far.CASES + paged_cases.FAR_CASES + topk_cases.FAR_CASES + fp8_cases.FAR_CASES + logits_cases.FAR_CASES),
-    *(Group(name, _mla(part)) for name, part in _FORMATS.items()),
-    Group("mla-selections", tuple(case for case in mla_cases.CASES if case not in _SHAPED)),
+    Group("far", _FAR),
+    Group("mla-flat", _mla("flat bf16")),
+    Group("mla-paged", _mla("paged bf16")),
+    Group("mla-fp8", _mla("paged fp8")),
+    Group("mla-selections", mla_cases.SELECTIONS),
     Group("logits", logits_cases.CASES),
     Group("paged-logits", paged_cases.CASES),
     Group("topk", topk_cases.CASES),
