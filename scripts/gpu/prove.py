@@ -207,13 +207,16 @@ def main() -> int:
     start = time.monotonic()
     plan = planned(options)
     results: dict[Settings, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache, (options.out / "log.txt").open("w") as log:
-        with ThreadPoolExecutor(options.jobs) as pool:
-            running = {settings: pool.submit(run_case, settings, Path(cache), options.timeout) for settings in plan}
-            for settings, answer in running.items():
-                results[settings], printed = answer.result()
-                log.write(f"===== {settings.name()}\n{printed[:2000]}\n[...]\n{printed[-40000:]}\n")
-                log.flush()
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache,
+        (options.out / "log.txt").open("w") as log,
+        ThreadPoolExecutor(options.jobs) as pool,
+    ):
+        running = {settings: pool.submit(run_case, settings, Path(cache), options.timeout) for settings in plan}
+        for settings, answer in running.items():
+            results[settings], printed = answer.result()
+            log.write(f"===== {settings.name()}\n{printed[:2000]}\n[...]\n{printed[-40000:]}\n")
+            log.flush()
     for settings, found in results.items():
         reference = results.get(settings.reference())
         if "failed" not in found and reference is not None and reference is not found and "failed" not in reference:
