@@ -27,7 +27,7 @@ def cuda_on_cpu() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(torch.Tensor, "cuda", lambda tensor, *_, **__: tensor))
         for name in ("synchronize", "empty_cache"):
-            stack.enter_context(mock.patch.object(torch.cuda, name, lambda *_, **__: None))
-        stack.enter_context(mock.patch.object(torch.cuda, "get_device_capability", lambda *_: (9, 0)))
+            stack.enter_context(mock.patch.object(torch.cuda, name, return_value=None))
+        stack.enter_context(mock.patch.object(torch.cuda, "get_device_capability", return_value=(9, 0)))
         stack.enter_context(_Redirect())
         yield

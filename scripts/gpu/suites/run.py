@@ -2,10 +2,10 @@
 
     PYTHONPATH=kernels python scripts/gpu/suites/run.py --flash-mla FOLDER --deep-gemm FOLDER --out suites.json
 
-FOLDER is a checkout of that project, or its tests/ (for DeepGEMM also deep_gemm/testing and deep_gemm/utils): nothing of
-them is in this repository. Their imports of flash_mla, deep_gemm and kernelkit meet the packages in standins/, whose
-docstrings say what is bridged. Cases are run in an order that spreads any part of them evenly, until --seconds are over;
-timing parts are left out. Exit status 1 when a case fails or a suite passes none.
+FOLDER is a checkout of that project, or its tests/ (for DeepGEMM also deep_gemm/testing and deep_gemm/utils): nothing
+of them is in this repository. Their imports of flash_mla, deep_gemm and kernelkit meet the packages in standins/, whose
+docstrings say what is bridged. Cases run in an order of which every beginning is spread evenly, until --seconds are
+over; timing parts are left out. Exit status 1 when a case fails or a suite passes none.
 """
 
 import argparse
@@ -166,8 +166,9 @@ def compile_one(job: tuple[str, dict[str, Any]]) -> str:
     """Compile the kernels of one shape class; a line for what went wrong, or ""."""
     name, arguments = job
     try:
-        import dsa_kernels
         import torch
+
+        import dsa_kernels
 
         getattr(dsa_kernels, name)(**arguments)
         torch.cuda.synchronize()

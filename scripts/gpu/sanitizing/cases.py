@@ -1,0 +1,167 @@
+"""A small case of every public op, together launching every kernel of the package.
+
+Inputs are made on the CPU and copied: under compute-sanitizer each kernel that torch would launch costs time, and
+initcheck sees what a copy writes. Nothing is compared here (the tests and the self-test do that); what is looked for is
+access outside an allocation, to memory never written, without synchronisation.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+import dsa_kernels as dsa
+
+Case = Callable[[torch.device], None]
+
+
+def sparse_mla(
+    device: torch.device, tokens: int, heads: int, topk: int, dtype: torch.dtype = torch.bfloat16, width: int = 576
+) -> None:
+    """Flat rows; invalid entries, lengths and a sink among the arguments; few tokens are split, many are not."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(tokens, heads, width, generator=generator).to(dtype)
+    kv = torch.randn(300, 1, width, generator=generator).to(dtype)
+    indices = torch.randint(-2, 303, (tokens, 1, topk), generator=generator, dtype=torch.int32)
+    lengths = torch.randint(0, topk + 1, (tokens,), generator=generator, dtype=torch.int32)
+    moved = [one.to(device) for one in (q, kv, indices, torch.zeros(heads), lengths)]
+    dsa.sparse_mla_fwd(*moved[:3], 0.05)
+    dsa.sparse_mla_fwd(*moved[:3], 0.05, attn_sink=moved[3], topk_length=moved[4])
+
+
+def sparse_mla_paged(device: torch.device, tokens: int, heads: int, kv_format: str, gap: int) -> None:
+    """Pages of 64 rows, dense or `gap` pages apart, the last one at the end of its allocation."""
+    generator = torch.Generator().manual_seed(1)
+    pages, topk = 5, 200
+    if kv_format == "fp8_ds_mla":
+        cache = torch.randint(0, 120, (pages * (gap + 1), 64, 1, 656), generator=generator).to(torch.uint8)
+    else:
+        cache = torch.randn(pages * (gap + 1), 64, 1, 576, generator=generator).to(torch.bfloat16)
+    q = torch.randn(tokens, heads, 576, generator=generator).to(torch.bfloat16)
+    indices = torch.randint(-2, pages * 64 + 3, (tokens, 1, topk), generator=generator, dtype=torch.int32)
+    indices[0, 0, 0] = pages * 64 - 1
+    view = cache.to(device)[gap :: gap + 1]
+    dsa.sparse_mla_with_kvcache(q.to(device), view, indices.to(device), 0.05, kv_format=kv_format)
+
+
+def ragged_logits(device: torch.device, heads: int, rows: int, keys: int) -> None:
+    """Bounds inside and outside the keys, full width and compressed, cleaned and not."""
+    q, kv, weights, starts, ends = ragged_inputs(device, heads, rows, keys)
+    dsa.fp8_mqa_logits(q, kv, weights, starts, ends)
+    dsa.fp8_mqa_logits(q, kv, weights, starts, ends, max_seqlen_k=keys // 2)
+    dsa.fp8_mqa_logits(q, kv, weights, starts, ends, clean_logits=False)
+
+
+def chunked(device: torch.device, heads: int, rows: int, keys: int) -> None:
+    """Logits and selection in several chunks."""
+    q, kv, weights, starts, ends = ragged_inputs(device, heads, rows, keys)
+    dsa.indexer_topk(q, kv, weights, starts, ends, k=64, budget_bytes=rows * keys)
+
+
+def ragged_inputs(
+    device: torch.device, heads: int, rows: int, keys: int
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]:
+    """q, (k, scale), weights, starts and ends."""
+    generator = torch.Generator().manual_seed(2)
+    q = torch.randint(0, 120, (rows, heads, 128), generator=generator).to(torch.uint8).to(device)
+    k = torch.randint(0, 120, (keys, 128), generator=generator).to(torch.uint8).to(device)
+    scale, weights = torch.rand(keys, generator=generator), torch.randn(rows, heads, generator=generator)
+    starts = torch.randint(-3, keys, (rows,), generator=generator, dtype=torch.int32)
+    ends = starts + torch.randint(0, keys, (rows,), generator=generator, dtype=torch.int32)
+    return q, (k, scale.to(device)), weights.to(device), starts.to(device), ends.to(device)
+
+
+def paged_logits(device: torch.device, heads: int, next_n: int, per_row: bool) -> None:
+    """Contexts that end inside a page, block tables that end before the widest context, entries that are no page."""
+    generator = torch.Generator().manual_seed(3)
+    batch, pages, width = 3, 12, 4
+    cache = torch.randint(0, 120, (pages, 64, 1, 132), generator=generator).to(torch.uint8)
+    q = torch.randint(0, 120, (batch, next_n, heads, 128), generator=generator).to(torch.uint8)
+    weights = torch.randn(batch * next_n, heads, generator=generator)
+    lengths = torch.tensor([next_n, 201, 64 * width + 9], dtype=torch.int32)
+    if per_row:
+        lengths = lengths[:, None].expand(-1, next_n).contiguous()
+    tables = torch.randperm(pages, generator=generator).view(batch, width).int()
+    tables[1, 3] = 2**31 - 1
+    moved = [one.to(device) for one in (q, cache, weights, lengths, tables)]
+    for clean in (True, False):
+        dsa.fp8_paged_mqa_logits(*moved, max_context_len=64 * width + 37, clean_logits=clean)
+
+
+def selection(device: torch.device, width: int, k: int, values: str, has_starts: bool) -> None:
+    """Rows that one program selects from, rows that are thinned out, and rows of ties that thinning cannot shorten."""
+    generator = torch.Generator().manual_seed(4)
+    rows = 3
+    logits = torch.randn(rows, width, generator=generator)
+    if values == "equal":
+        logits = torch.ones(rows, width)
+    elif values == "narrow":
+        logits = 1 + logits * 1e-6
+    logits[0, width // 2 :] = float("-inf")
+    starts = torch.tensor([0, 5, 17], dtype=torch.int32).to(device) if has_starts else None
+    ends = torch.tensor([width, width - 3, width + 9], dtype=torch.int32).to(device)
+    dsa.topk_indices(logits.to(device), starts, ends, k)
+
+
+def conversions(device: torch.device, dtype: torch.dtype) -> None:
+    """Encoding and decoding with a ragged tail, and group quantisation."""
+    values = torch.randn(37, 128, generator=torch.Generator().manual_seed(5)).to(dtype).to(device)
+    codes = dsa.encode_e4m3_tensor(values.view(-1)[:-5].clone())
+    dsa.decode_e4m3_tensor(codes, dtype)
+    dsa.quantize_fp8_ue8m0(values)
+
+
+def indexer_q(device: torch.device, heads: int, is_neox: bool) -> None:
+    """The fused q path."""
+    generator = torch.Generator().manual_seed(6)
+    q = torch.randn(5, heads, 128, generator=generator).to(torch.bfloat16).to(device)
+    angles = torch.randn(50, 64, generator=generator).to(torch.bfloat16).to(device)
+    positions = torch.tensor([0, 49, 3, 3, 7]).to(device)
+    weights = torch.randn(5, heads, generator=generator).to(torch.bfloat16).to(device)
+    dsa.fused_indexer_q_rope_quant(positions, q, angles, weights, 0.1, 0.2, is_neox)
+
+
+def indexer_k(device: torch.device, scale_fmt: str) -> None:
+    """The write to the indexer's cache, its last slot and skipped tokens among them."""
+    k = torch.randn(9, 128, generator=torch.Generator().manual_seed(7)).to(torch.bfloat16).to(device)
+    cache = torch.zeros((4, 64, 132), dtype=torch.uint8).to(device)
+    slots = torch.tensor([0, 255, -1, 64, 63, -1, 130, 7]).to(device)
+    dsa.indexer_k_quant_and_cache(k, cache, slots, scale_fmt=scale_fmt)
+
+
+def all_cases() -> dict[str, Case]:
+    """Every case by name."""
+    found: dict[str, Case] = {}
+    for heads in (16, 128):
+        for tokens in (1, 3, 300):
+            found[f"sparse MLA bf16, {heads} heads, {tokens} tokens"] = partial(
+                sparse_mla, tokens=tokens, heads=heads, topk=200 if tokens < 300 else 40
+            )
+        for kv_format, gap in (("bf16", 1), ("fp8_ds_mla", 0), ("fp8_ds_mla", 1)):
+            found[f"sparse MLA pages {kv_format}, {heads} heads, gap {gap}"] = partial(
+                sparse_mla_paged, tokens=2, heads=heads, kv_format=kv_format, gap=gap
+            )
+    found["sparse MLA fp16 without rope, 7 heads"] = partial(
+        sparse_mla, tokens=2, heads=7, topk=130, dtype=torch.float16, width=512
+    )
+    for heads, rows, keys in ((32, 70, 301), (64, 5, 130), (3, 9, 65), (128, 3, 200)):
+        found[f"ragged logits, {heads} heads"] = partial(ragged_logits, heads=heads, rows=rows, keys=keys)
+    found["indexer top-k in chunks, short rows"] = partial(chunked, heads=32, rows=9, keys=300)
+    found["indexer top-k in chunks, thinned rows"] = partial(chunked, heads=32, rows=3, keys=4500)
+    for heads in (32, 64):
+        for next_n in (1, 2, 4):
+            found[f"paged logits, {heads} heads, next_n {next_n}"] = partial(
+                paged_logits, heads=heads, next_n=next_n, per_row=next_n == 2
+            )
+    for width, k, values in ((300, 64, "random"), (9001, 2048, "random"), (9001, 64, "narrow"), (9001, 2048, "equal")):
+        for has_starts in (False, True):
+            found[f"top {k} of {width} {values}{', row starts' if has_starts else ''}"] = partial(
+                selection, width=width, k=k, values=values, has_starts=has_starts
+            )
+    for dtype in (torch.bfloat16, torch.float32):
+        found[f"fp8 conversions, {dtype}"] = partial(conversions, dtype=dtype)
+    for is_neox in (False, True):
+        found[f"indexer q, {'halves' if is_neox else 'neighbours'}"] = partial(indexer_q, heads=32, is_neox=is_neox)
+    for scale_fmt in ("ue8m0", ""):
+        found[f"indexer k, scale {scale_fmt or 'plain'}"] = partial(indexer_k, scale_fmt=scale_fmt)
+    return found

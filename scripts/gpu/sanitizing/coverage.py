@@ -1,0 +1,60 @@
+"""Which kernels the package has, and which of them were launched."""
+
+import ast
+import contextlib
+import importlib
+import inspect
+import pkgutil
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import dsa_kernels
+
+
+def all_kernels() -> set[str]:
+    """Names of the package's kernels: its Triton functions that no other of its Triton functions calls."""
+    from triton.runtime.interpreter import InterpretedFunction
+    from triton.runtime.jit import JITFunction
+
+    functions: dict[int, Any] = {}
+    for module in pkgutil.walk_packages(dsa_kernels.__path__, "dsa_kernels."):
+        if not module.name.endswith("__main__"):
+            for value in vars(importlib.import_module(module.name)).values():
+                if isinstance(value, (JITFunction, InterpretedFunction)):
+                    functions[id(value)] = value
+    called = {id(callee) for function in functions.values() for callee in _mentioned(function)}
+    return {function.fn.__name__ for key, function in functions.items() if key not in called}
+
+
+def _mentioned(function: Any) -> Iterator[Any]:
+    names = function.fn.__globals__
+    for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function.fn)))):
+        if isinstance(node, ast.Name) and node.id in names and names[node.id] is not function:
+            yield names[node.id]
+
+
+@contextlib.contextmanager
+def counted_launches() -> Iterator[Counter[str]]:
+    """Count the launches of Triton kernels by name, on a GPU as in Triton's interpreter."""
+    from triton import knobs
+    from triton.runtime.interpreter import GridExecutor
+
+    launches: Counter[str] = Counter()
+    call = GridExecutor.__call__
+
+    def interpreted(executor: Any, *arguments: Any, **named: Any) -> Any:
+        launches[executor.fn.__name__] += 1
+        return call(executor, *arguments, **named)
+
+    def launched(metadata: Any) -> None:
+        launches[str(metadata.get()["name"])] += 1
+
+    knobs.runtime.launch_enter_hook.add(launched)
+    try:
+        with mock.patch.object(GridExecutor, "__call__", interpreted):
+            yield launches
+    finally:
+        knobs.runtime.launch_enter_hook.remove(launched)
