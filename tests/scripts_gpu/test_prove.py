@@ -1,0 +1,83 @@
+"""The serving proof without a GPU: its cases are replaced by a script that answers at once."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+SCRIPT = REPOSITORY / "scripts" / "gpu" / "prove.py"
+
+FAKE_CASE = """
+import json, os, sys
+settings = json.load(open(sys.argv[1]))
+mode = os.environ["DSA_DOCTOR_PLUGIN"]
+if mode == "auto" and settings["mtp"]:
+    print("RuntimeError: no such luck")
+    sys.exit(1)
+shift = {shift} if mode == "force" else 0.0
+json.dump({{
+    "backend": ["TRITON_MLA_SPARSE" if mode != "off" else "FLASHMLA_SPARSE"],
+    "seconds_to_start": 1.0,
+    "compiled_while_scoring": ["vllm.x:kernel"],
+    "compiled_while_serving": {late} if mode == "force" else [],
+    "deep_gemm_compiled_while_serving": [],
+    "prompt_logprobs": [[-1.0 + shift, -2.0], [-3.0]],
+    "tokens": [[1, 2], [3, 4]],
+}}, open(sys.argv[2], "w"))
+"""
+
+
+def prove(
+    folder: Path, *options: str, shift: float = 0.0, late: str = "[]"
+) -> tuple[int, str, list[dict[str, object]]]:
+    """Run the script with the fake case; return its status, output and JSON."""
+    fake = folder / "case.py"
+    fake.write_text(FAKE_CASE.format(shift=shift, late=late))
+    starter = (
+        f"import sys; sys.path[:0] = [{str(SCRIPT.parent)!r}]; import prove; from pathlib import Path; "
+        f"prove.CASE = Path({str(fake)!r}); prove.gpus = lambda: 1; sys.argv = ['prove.py', *sys.argv[1:]]; "
+        "sys.exit(prove.main())"
+    )
+    command = [sys.executable, "-c", starter, "--out", str(folder / "out"), "--jobs", "4", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    written = folder / "out" / "proof.json"
+    return done.returncode, done.stdout + done.stderr, json.loads(written.read_text()) if written.exists() else []
+
+
+def test_all_agree(tmp_path: Path) -> None:
+    status, output, cases = prove(tmp_path, "--mtp", "off")
+    assert status == 0, output
+    assert {case["case"] for case in cases} == {"native", "control", "forced", "emulated"}
+    assert output.count(" agree") == len(cases) - 2, "all but the two plainest native cases are compared"
+    assert "vllm.x:kernel" in output
+
+
+def test_one_case_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    status, output, cases = prove(tmp_path, "--graphs", "off", "--kv-cache-dtypes", "auto")
+    assert status == 1
+    assert "FAILED" in output
+    assert "RuntimeError: no such luck" in output
+    assert sum("failed" in case for case in cases) == 1
+    assert "RuntimeError: no such luck" in (tmp_path / "out" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("shift", "late", "said"), [(0.6, "[]", "DIFFER"), (0.0, '["dsa_kernels.a:b"]', "dsa_kernels.a:b")]
+)
+def test_a_distance_or_a_late_compilation_of_ours_fails_the_proof(
+    tmp_path: Path, shift: float, late: str, said: str
+) -> None:
+    status, output, _ = prove(
+        tmp_path, "--mtp", "off", "--graphs", "off", "--kv-cache-dtypes", "auto", shift=shift, late=late
+    )
+    assert status == 1
+    assert said in output
+
+
+def test_too_few_gpus_are_said_and_nothing_is_run(tmp_path: Path) -> None:
+    status, output, cases = prove(tmp_path, "--tensor-parallel-size", "2")
+    assert (status, cases) == (0, [])
+    assert "needs as many GPUs, 1 are here" in output
