@@ -11,8 +11,8 @@ from dsa_doctor.verify.selftest import Record
 
 BAD = ("fail", "error", "crash")
 
-#: Status of a wheel whose extension ends the process when it is loaded: that says nothing of its ops.
-_GATED_GROUP = "wheel"
+#: What CUDA says of an op that has no code for this GPU, and the finding of that.
+_NO_CODE = ("no kernel image is available", "DSA102")
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Report:
 
 def judge_record(record: Record) -> Judged:
     """What one record means."""
-    if record.group == _GATED_GROUP and record.status == "crash" and ":" not in record.case:
-        unknown = {**vars(record), "status": "unknown", "got": f"the extension cannot be loaded: {record.got}"}
-        return Judged(Record(**unknown), "")
     if record.status not in BAD:
         return Judged(record, "")
+    message, no_code = _NO_CODE
+    if message in record.got:
+        return Judged(record, no_code)
     finding = FINDING_OF.get(record.op) or FINDING_OF[GROUPS[record.group][0]]
     return Judged(record, finding)
 

@@ -48,9 +48,7 @@ def machine_lines(machine: dict[str, Any], driver: str | None, quick: bool) -> l
 
 def heading() -> str:
     """The names of the columns."""
-    return (
-        f"{'RESULT':{_RESULT}}{'OP':{_OP}}{'CASE':{_CASE}}{'ERROR':>{_ERROR - 1}} {'SECONDS':>{_SECONDS}}"
-    ).rstrip()
+    return (f"{'RESULT':{_RESULT}}{'OP':{_OP}}{'CASE':{_CASE}}{'ERROR':>{_ERROR - 1}} {'SECONDS':>{_SECONDS}}").rstrip()
 
 
 def row_lines(case: Judged) -> list[str]:

@@ -85,7 +85,8 @@ def load() -> str:
     try:
         torch.ops.load_library(os.fspath(path))
     except (OSError, RuntimeError) as error:
-        raise CannotJudge(f"{path.name} cannot be loaded: {str(error).replace(os.fspath(path.parent), '')}") from error
+        cause = str(error.__cause__ or error).replace(f"{path.parent}{os.sep}", "")
+        raise CannotJudge(f"{path.name} cannot be loaded: {cause}") from error
     return path.name
 
 

@@ -4,9 +4,10 @@ import pytest
 
 from dsa_kernels.selftest import GROUPS, Place, run_case
 
-CASES = [(group.name, case) for group in GROUPS if group.name not in ("wheel", "far") for case in group.cases]
+CASES = [(group.name, case) for group in GROUPS if group.name != "wheel" for case in group.cases]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for _, case in CASES], ids=[f"{name}: {case.name}" for name, case in CASES])
 def test_passes(device, case):
     record = run_case(case, Place(device, full=False))
