@@ -30,6 +30,10 @@ LOG = REPOSITORY / "tests" / "dsa_doctor" / "explain" / "corpus" / "selector-a80
 PARSED_ONLY: dict[str, tuple[Callable[[tuple[str, ...]], bool], str]] = {
     "facts": (lambda words: words[1] == "facts", "imports vLLM for every question; run by tests/dsa_doctor/cli"),
     "run-model": (lambda words: words[1] == "run-model", "imports or starts vLLM; run by tests/dsa_doctor/launch"),
+    "verify": (
+        lambda words: words[1] == "verify" and "--target" not in words,
+        "needs a GPU; run by tests/dsa_doctor/cli/test_verify.py with stand-ins for its processes",
+    ),
     "wheel": (lambda words: "--wheel" in words, "needs a wheel of 500 MB; run by tests/dsa_doctor/cli/test_gate.py"),
 }
 """Commands of dsa-doctor that are parsed and not run here, and why."""
