@@ -125,6 +125,8 @@ class SelfTest:
                 start_new_session=True,
             )
             self._children.append(child)
+            if self._stopped:  # between the last look and the start
+                self._stop()
             watch = _Watch(child, self.case_seconds)
             assert child.stdout is not None
             for event in _events(child.stdout):
