@@ -101,7 +101,7 @@ def _footer(report: Report) -> list[str]:
     if not report.setting.index_heads:
         lines += _wrap("The indexer of this model is not this project's: not measured.")
     if skipped:
-        lines += _wrap(f"{skipped} shapes were skipped for want of GPU memory.")
+        lines += _wrap(f"Skipped for want of GPU memory: {skipped}.")
     if report.bad:
         names = ", ".join(dict.fromkeys(one.op for one in report.bad))
         lines += _wrap(f"{len(report.bad)} of {len(report.results)} are wrong or did not run: {names}.")

@@ -97,7 +97,8 @@ def draw(picture: Picture, found: list[tuple[Row, Row]], path: Path) -> None:
             [left, ridge, right], [left * copy / 1e12, product / 1e12, product / 1e12], color="0.35", linewidth=1.5
         )
         axes.annotate(f"bf16 product {product / 1e12:.0f} TFLOP/s", (right, product / 1e12), ha="right", va="bottom")
-        axes.annotate(f"copy {copy / 1e12:.2f} TB/s", (left, left * copy / 1e12), ha="left", va="bottom", rotation=0)
+        middle = (left * ridge) ** 0.5
+        axes.annotate(f"  copy {copy / 1e12:.2f} TB/s", (middle, middle * copy / 1e12), ha="left", va="top")
         axes.set_xlabel("FLOP per byte")
         axes.set_ylabel("TFLOP/s")
     else:
