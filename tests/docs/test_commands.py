@@ -28,6 +28,10 @@ else:
 LOG = REPOSITORY / "tests" / "dsa_doctor" / "explain" / "corpus" / "selector-a800-fp8-cache.log"
 
 PARSED_ONLY: dict[str, tuple[Callable[[tuple[str, ...]], bool], str]] = {
+    "bench": (
+        lambda words: words[1] == "bench",
+        "needs a GPU; run by tests/dsa_doctor/bench with a stand-in for the clock",
+    ),
     "facts": (lambda words: words[1] == "facts", "imports vLLM for every question; run by tests/dsa_doctor/cli"),
     "run-model": (lambda words: words[1] == "run-model", "imports or starts vLLM; run by tests/dsa_doctor/launch"),
     "verify": (
@@ -139,6 +143,8 @@ def _accepted_by_script(arguments: list[str]) -> None:
     """The script exists and knows the options; running it takes a GPU or minutes."""
     script = REPOSITORY / arguments[0]
     text = script.read_text(encoding="utf-8")
+    shared = script.with_name("runner.py")  # the options that the benchmarks share
+    text += shared.read_text(encoding="utf-8") if shared.exists() else ""
     for option in re.findall(r"--[a-z-]+", " ".join(arguments[1:])):
         assert f'"{option}"' in text, f"{arguments[0]} does not know {option}"
 
