@@ -24,7 +24,6 @@ from dsa_kernels.bench.indexer_cases import (
     ragged_case,
     ragged_inputs,
 )
-from dsa_kernels.indexer import config as tiles
 from dsa_kernels.indexer import paged as paged_module
 from dsa_kernels.indexer import ragged as ragged_module
 
@@ -87,8 +86,9 @@ def makers(options: argparse.Namespace, deep_gemm: Any) -> Iterator[Maker]:
 
 
 def use_config(module: Any, name: str, text: str) -> None:
-    """Replace a default configuration for this run; the numbers are the fields of LogitsConfig, in order."""
-    chosen = tiles.LogitsConfig(*map(int, text.split(",")))
+    """Replace a default configuration for this run; the numbers are the fields of its class, in order."""
+    kind = type(getattr(module, name)(80, 64))
+    chosen = kind(*map(int, text.split(",")))
     setattr(module, name, lambda *_: chosen)
 
 

@@ -94,6 +94,17 @@ def test_indexer_cases_are_right(script, device, monkeypatch):
         assert case.check() <= case.limit
 
 
+@pytest.mark.parametrize(("part", "name"), [("ragged_module", "ragged_config"), ("paged_module", "paged_config")])
+def test_a_configuration_is_replaced_by_numbers(script, monkeypatch, part, name):
+    module = script("bench_indexer")
+    kernels = getattr(module, part)
+    default = getattr(kernels, name)(80, 64)
+    monkeypatch.setattr(kernels, name, getattr(kernels, name))  # put back afterwards
+    values = [value + 1 for value in vars(default).values()]
+    module.use_config(kernels, name, ",".join(map(str, values)))
+    assert getattr(kernels, name)(90, 32) == type(default)(*values)
+
+
 @pytest.mark.parametrize(("capability", "next_n", "parts"), [((9, 0), 4, 66), ((9, 0), 1, 132), ((10, 0), 4, 132)])
 def test_deep_gemm_gets_a_schedule_for_its_clusters(script, monkeypatch, capability, next_n, parts):
     """DeepGEMM 2.5: `_schedule_meta_size == num_sms / num_kv_multicast + 1`, the multicast 2 on 9.0 with next_n 4."""
