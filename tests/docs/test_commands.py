@@ -126,6 +126,8 @@ def test_other_commands_name_what_exists(command: Command, monkeypatch: pytest.M
         aot.main()
     elif program == "python":
         _accepted_by_script(arguments)
+    elif program == "export":
+        _names_folders_of_ours(arguments)
     else:
         assert program in NOT_OURS, f"{command}: run it here, or give the reason why not in NOT_OURS"
 
@@ -137,6 +139,15 @@ def _accepted_by_pip(arguments: list[str]) -> None:
     where, _, extras = arguments[2].partition("[")
     assert where == "."
     assert set(filter(None, extras.rstrip("]").split(","))) <= set(project["optional-dependencies"])
+
+
+def _names_folders_of_ours(arguments: list[str]) -> None:
+    """Only PYTHONPATH is set, to folders that are here or that a page's earlier command puts under build/."""
+    [setting] = arguments
+    name, _, folders = setting.partition("=")
+    assert name == "PYTHONPATH"
+    for folder in folders.split(":"):
+        assert folder.startswith("build/") or (REPOSITORY / folder).is_dir(), f"{setting}: there is no folder {folder}"
 
 
 def _accepted_by_script(arguments: list[str]) -> None:
