@@ -254,8 +254,8 @@ def paged_kernel(
     if first_tile < last_tile:
         line = tl.arange(0, COLUMNS)
         head = line % PADDED
-        firsts = ()
-        seconds = ()
+        firsts = ()  # type: tuple
+        seconds = ()  # type: tuple
         for group in tl.static_range(GROUPS):
             step = first_step + group * ROWS + line // PADDED
             starts = request.to(tl.int64) * q_batch_stride + step * q_step_stride + head * q_head_stride
