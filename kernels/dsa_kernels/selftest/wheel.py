@@ -35,7 +35,7 @@ SIGNATURES = {
     "cooperative_topk": ("logits", "lengths", "output", "workspace", "k", "max_seq_len"),
 }
 
-#: cooperative_topk takes at most this many rows in every release that has it.
+#: cooperative_topk takes at most this many rows in every release that has it; vLLM gives it all batches that small.
 COOPERATIVE_ROWS = 32
 
 
@@ -111,3 +111,16 @@ def op(name: str) -> object:
 def has_clusters(device: torch.device) -> bool:
     """Whether vLLM would call cooperative_topk on this GPU (9.x, 10.x and 11.x, not 8.x and 12.x)."""
     return 9 <= torch.cuda.get_device_capability(device)[0] < 12
+
+
+def persistent_rows(device: torch.device) -> int:
+    """The fewest rows with which vLLM calls persistent_topk on this GPU; smaller batches go to cooperative_topk."""
+    if not has_clusters(device):
+        return 1
+    try:
+        op("cooperative_topk")
+    except NotHere:
+        return 1
+    except CannotJudge:
+        pass
+    return COOPERATIVE_ROWS + 1

@@ -41,19 +41,25 @@ class Ops:
         self._select(logits, torch.zeros_like(each), each, k, out)
 
     def persistent_topk(self, logits, lengths, out, workspace, k, longest):
+        assert logits.shape[0] > wheel.COOPERATIVE_ROWS
+        self._workspace_topk(logits, lengths, out, workspace, k, longest)
+
+    def _workspace_topk(self, logits, lengths, out, workspace, k, longest):
+        assert lengths.is_contiguous()
         assert workspace.numel() == wheel.WORKSPACE_BYTES
         self._select(logits, torch.zeros_like(lengths), lengths.clamp_max(longest), k, out)
 
     def cooperative_topk(self, logits, lengths, out, workspace, k, longest):
         assert logits.shape[0] <= wheel.COOPERATIVE_ROWS
         assert logits.stride(0) % 4 == 0
-        self.persistent_topk(logits, lengths, out, workspace, k, longest)
+        self._workspace_topk(logits, lengths, out, workspace, k, longest)
 
 
 @pytest.fixture
 def serve(monkeypatch):
     """Run the cases of an op on these ops, and give {kind of case: record}."""
     monkeypatch.setattr(wheel, "has_clusters", lambda device: True)
+    monkeypatch.setattr(wheel, "COOPERATIVE_ROWS", 13)  # fewer than vLLM's, for speed
 
     def run(ops, beginning):
         monkeypatch.setattr(wheel, "op", ops)
@@ -145,6 +151,32 @@ def test_a_short_row_needs_its_padding():
     for row, right in (([1, 0, -1], True), ([1, 0, 2], False), ([1, -1, -1], False)):
         found = torch.tensor([row], dtype=torch.int32)
         assert wheel_cases.judge_selection(found, logits, None, lengths, 3).passed is right
+
+
+def test_what_is_missed_is_counted():
+    logits = torch.arange(10.0)[None]
+    lengths = torch.tensor([10], dtype=torch.int32)
+    found = torch.tensor([[9, 7, 6, 5]], dtype=torch.int32)  # 8 is missed, and no other
+    outcome = wheel_cases.judge_selection(found, logits, None, lengths, 4)
+    assert (outcome.passed, outcome.error) == (False, 1.0)
+    assert "1 of the largest missed" in outcome.got
+
+
+def test_rows_of_persistent_topk(monkeypatch):
+    """vLLM calls it with any number of rows where cooperative_topk does not serve the small batches."""
+    device = torch.device("cpu")
+
+    def absent(name):
+        raise NotHere(name)
+
+    monkeypatch.setattr(wheel, "op", lambda name: None)
+    monkeypatch.setattr(wheel, "has_clusters", lambda device: True)
+    assert wheel.persistent_rows(device) == 33
+    monkeypatch.setattr(wheel, "op", absent)
+    assert wheel.persistent_rows(device) == 1
+    monkeypatch.setattr(wheel, "has_clusters", lambda device: False)
+    monkeypatch.setattr(wheel, "op", lambda name: None)
+    assert wheel.persistent_rows(device) == 1
 
 
 def test_no_vllm_is_skipped(monkeypatch):
