@@ -49,6 +49,20 @@ def emulate_capability_8_0() -> None:
     report.compiled_side = lambda environment: Observation[Csrc].unknown("an emulated capability")
 
 
+def register_models(settings: dict[str, Any]) -> None:
+    """Give vLLM its own model classes, imported: else it inspects each in a process that imports vLLM once more."""
+    if settings["tensor_parallel_size"] > 1:
+        return  # workers are forked, and import them by themselves
+    from vllm import ModelRegistry
+    from vllm.model_executor.models.deepseek_v2 import GlmMoeDsaForCausalLM
+
+    ModelRegistry.register_model("GlmMoeDsaForCausalLM", GlmMoeDsaForCausalLM)
+    if settings["mtp"]:
+        from vllm.model_executor.models.deepseek_mtp import DeepSeekMTP
+
+        ModelRegistry.register_model("DeepSeekMTPModel", DeepSeekMTP)
+
+
 def settings_of_engine(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of vLLM's LLM for this case."""
     arguments: dict[str, Any] = {
@@ -95,6 +109,7 @@ def serve(settings: dict[str, Any]) -> dict[str, Any]:
     from dsa_doctor.plugin import register
 
     register()
+    register_models(settings)
     tiny.use_telling_weights()
     start = time.monotonic()
     llm = LLM(**settings_of_engine(settings))

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,8 @@ def environment_of(settings: Settings, cache: Path) -> dict[str, str]:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_DEEP_GEMM_WARMUP": "skip",
+        # The archive holds no FlashInfer, and vLLM imports its sampler on Hopper unless told not to.
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "VLLM_CACHE_ROOT": str(cache / settings.name().replace(" ", "")),
         "DG_JIT_CACHE_DIR": str(cache / "deep_gemm"),
         "DSA_DOCTOR_PLUGIN": MODES[settings.case],
@@ -129,6 +131,8 @@ def run_case(settings: Settings, cache: Path, timeout: float) -> tuple[dict[str,
 def last_error(printed: str) -> str:
     """Return the line of a process's output that tells best why it failed."""
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    # A worker's lines begin with its rank; those of torch's own log begin with [W or [E after it.
+    lines = [line.partition("]: ")[2] if line.startswith("[rank") and "]: " in line else line for line in lines]
     errors = [line for line in lines if "Error" in line.partition(":")[0] and not line.startswith(("File", "raise"))]
     return (errors or lines or ["it printed nothing"])[-1][:300]
 
@@ -180,6 +184,29 @@ def table(results: dict[Settings, dict[str, Any]]) -> list[str]:
     return lines
 
 
+def compare_and_keep(ended: dict[Settings, dict[str, Any]], out: Path) -> dict[Settings, dict[str, Any]]:
+    """Compare what can be compared by now and write proof.json, so that a run that is cut off leaves what it found.
+
+    Returns:
+        The cases about which all is known: failed, compared, or the reference itself.
+    """
+    known = {}
+    for settings, found in ended.items():
+        reference = ended.get(settings.reference())
+        if "failed" in found:
+            known[settings] = found
+            continue
+        if reference is None:
+            continue
+        known[settings] = found
+        if reference is not found and "failed" not in reference:
+            found["compared"] = compare(reference, found)
+    written = out / "proof.json.new"
+    written.write_text(json.dumps([{**asdict(settings), **found} for settings, found in ended.items()], indent=1))
+    written.replace(out / "proof.json")
+    return known
+
+
 def gpus() -> int:
     """Return the number of GPUs, without initialising CUDA in this process."""
     code = "import torch; print(torch.cuda.device_count())"
@@ -206,25 +233,26 @@ def main() -> int:
         return 0
     start = time.monotonic()
     plan = planned(options)
-    results: dict[Settings, dict[str, Any]] = {}
+    ended: dict[Settings, dict[str, Any]] = {}
+    told: set[Settings] = set()
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache,
         (options.out / "log.txt").open("w") as log,
         ThreadPoolExecutor(options.jobs) as pool,
     ):
-        running = {settings: pool.submit(run_case, settings, Path(cache), options.timeout) for settings in plan}
-        for settings, answer in running.items():
-            results[settings], printed = answer.result()
+        running = {pool.submit(run_case, settings, Path(cache), options.timeout): settings for settings in plan}
+        for done in as_completed(running):
+            settings = running[done]
+            ended[settings], printed = done.result()
             log.write(f"===== {settings.name()}\n{printed[:2000]}\n[...]\n{printed[-40000:]}\n")
             log.flush()
-    for settings, found in results.items():
-        reference = results.get(settings.reference())
-        if "failed" not in found and reference is not None and reference is not found and "failed" not in reference:
-            found["compared"] = compare(reference, found)
-    (options.out / "proof.json").write_text(
-        json.dumps([{**asdict(settings), **found} for settings, found in results.items()], indent=1)
-    )
-    print("\n".join(table(results)), flush=True)
+            known = compare_and_keep(ended, options.out)
+            for line in table({one: found for one, found in known.items() if one not in told})[1:]:
+                print(line, flush=True)
+            told |= known.keys()
+    results = {settings: ended[settings] for settings in plan}
+    compare_and_keep(results, options.out)
+    print("\n".join(["", *table(results)]), flush=True)
     late = sorted({name for found in results.values() if "failed" not in found for name in late_kernels(found)[0]})
     others = sorted({name for found in results.values() if "failed" not in found for name in late_kernels(found)[1]})
     print(f"ours compiled while serving: {', '.join(late) or 'none'}; vLLM's: {', '.join(others)[:400] or 'none'}")

@@ -87,6 +87,8 @@ def start_server(state: Path, port: int, mode: str) -> subprocess.Popen[bytes]:
         "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]),
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
+        # The archive holds no FlashInfer, and vLLM imports its sampler on Hopper unless told not to.
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
         "VLLM_CACHE_ROOT": str(state / "cache"),
         "TRITON_CACHE_DIR": str(state / "triton"),

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +53,8 @@ def test_all_agree(tmp_path: Path) -> None:
     status, output, cases = prove(tmp_path, "--mtp", "off")
     assert status == 0, output
     assert {case["case"] for case in cases} == {"native", "control", "forced", "emulated"}
-    assert output.count(" agree") == len(cases) - 2, "all but the two plainest native cases are compared"
+    *_, table = output.partition("verdict\n")
+    assert table.count(" agree") == len(cases) - 2, "all but the two plainest native cases are compared"
     assert "vllm.x:kernel" in output
 
 
@@ -81,3 +84,41 @@ def test_too_few_gpus_are_said_and_nothing_is_run(tmp_path: Path) -> None:
     status, output, cases = prove(tmp_path, "--tensor-parallel-size", "2")
     assert (status, cases) == (0, [])
     assert "needs as many GPUs, 1 are here" in output
+
+
+def test_a_run_that_is_cut_off_leaves_what_it_found(tmp_path: Path, scripts: Callable[[str], Any]) -> None:
+    proof = scripts("prove")
+    native, forced = (proof.Settings(case, False, False, "auto", False, 1) for case in ("native", "forced"))
+    answer = {
+        "backend": ["X"],
+        "seconds_to_start": 1.0,
+        "compiled_while_scoring": [],
+        "compiled_while_serving": [],
+        "deep_gemm_compiled_while_serving": [],
+        "prompt_logprobs": [[-1.0]],
+        "tokens": [[1]],
+        "seconds": 2.0,
+    }
+    ended = {forced: dict(answer)}
+    assert proof.compare_and_keep(ended, tmp_path) == {}, "its reference is still under way"
+    assert [case["case"] for case in json.loads((tmp_path / "proof.json").read_text())] == ["forced"]
+    ended[native] = dict(answer)
+    assert set(proof.compare_and_keep(ended, tmp_path)) == {native, forced}
+    kept = {case["case"]: case for case in json.loads((tmp_path / "proof.json").read_text())}
+    assert kept["forced"]["compared"]["agree"]
+
+
+def test_the_error_of_a_worker_is_found_before_what_torch_logs_after_it(scripts: Callable[[str], Any]) -> None:
+    printed = """[rank0]: Traceback (most recent call last):
+[rank0]:     from flashinfer import (
+[rank0]: ModuleNotFoundError: No module named 'flashinfer'
+[rank0]:[W1124 01:44:38.3 ProcessGroupNCCL.cpp:1575] Warning: WARNING: destroy_process_group() was not called
+"""
+    assert scripts("prove").last_error(printed) == "ModuleNotFoundError: No module named 'flashinfer'"
+
+
+def test_no_case_asks_for_flashinfer(tmp_path: Path, scripts: Callable[[str], Any]) -> None:
+    proof = scripts("prove")
+    for case in proof.CASES:
+        settings = proof.Settings(case, True, True, "auto", False, 1)
+        assert proof.environment_of(settings, tmp_path)["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
