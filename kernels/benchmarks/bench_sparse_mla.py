@@ -61,7 +61,7 @@ def makers(options: argparse.Namespace, peers: dict[str, MlaPeer | str]) -> Iter
 def use_config(text: str) -> None:
     """Replace the default tile configuration for this run: block_h,block_n,num_warps,num_stages,programs_per_sm."""
     chosen = tiles.TileConfig(*map(int, text.split(",")))
-    plans.tile_config = lambda capability, num_heads, fp8: chosen  # noqa: ARG005
+    plans.tile_config = lambda capability, num_heads, fp8, gluon: chosen  # noqa: ARG005
 
 
 def main() -> int:

@@ -68,6 +68,13 @@ def _compile(variant: KernelVariant, capability: int, limit: int) -> CompiledRep
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
+    if getattr(variant.kernel, "is_gluon", bool)():
+        # Gluon kernels are pipelined by hand, and compiled from a source of their own.
+        from triton.experimental.gluon._runtime import GluonASTSource as ASTSource
+
+        del options["num_stages"]
+
     names = list(variant.kernel.arg_names)
     if set(names) != set(variant.signature):
         raise ValueError(f"the signature differs from the kernel's arguments by {set(names) ^ set(variant.signature)}")
@@ -80,7 +87,7 @@ def _compile(variant: KernelVariant, capability: int, limit: int) -> CompiledRep
     compiled = triton.compile(
         source,
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": variant.num_warps, "num_stages": variant.num_stages},
+        options=options,
     )
     cubin = compiled.asm["cubin"]
     resources = sass.read_resources(cubin)

@@ -18,7 +18,7 @@ CLEAN_BLOCK = 4096
 
 #: Most elements that one program selects from; longer rows are thinned out until that many can be left.
 SELECT_BLOCK = 4096
-SELECT_WARPS = 16
+SELECT_WARPS = 8
 
 #: Elements of a step over rows that thinning out leaves too long.
 ROW_BLOCK = 2048
@@ -26,7 +26,7 @@ ROW_WARPS = 8
 
 #: Groups whose maxima bound a row from below, and the warps of the program that finds the bound.
 THIN_GROUPS = 4096
-BOUND_WARPS = 16
+BOUND_WARPS = 4
 
 #: Neighbouring groups of one program, and how many elements of each it loads at once.
 MAXIMA_COLUMNS = 128
@@ -107,10 +107,16 @@ class PagedConfig:
 
 
 def paged_config(capability: int, heads: int) -> PagedConfig:
-    """The configuration of `fp8_paged_mqa_logits` for a target and a padded head count."""
+    """The configuration of `fp8_paged_mqa_logits` for a target and a padded head count.
+
+    With wgmma, smaller tiles and two of them in flight are faster, above all for several draft tokens; with mma.sync
+    the larger tile is.
+    """
     most = 128 if has_small_shared_memory(capability) else 256
     if heads > 64:
         return PagedConfig(64, 128, most, 4, 4, 2)
+    if capability // 10 == 9:
+        return PagedConfig(64, 64, most, 4, 5, 2)
     return PagedConfig(128, 64, most, 4, 4, 2)
 
 

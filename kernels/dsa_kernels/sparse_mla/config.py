@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsa_kernels.targets import has_roomy_shared_memory, has_small_shared_memory
+from dsa_kernels.targets import has_roomy_shared_memory, has_small_shared_memory, has_warpgroup_mma
 
 #: Latent width of a row, which is also the width of a value.
 LATENT_DIM = 512
@@ -30,6 +30,7 @@ class TileConfig:
         num_warps: warps of a program.
         num_stages: depth of the pipeline: steps whose rows are in flight or in use.
         programs_per_sm: programs that one multiprocessor should be given before a selection is left whole.
+        kernel: "triton" (kernels.py), or a Gluon kernel: "wgmma" (gluon_wgmma.py), "mma" (gluon_mma.py).
     """
 
     block_h: int
@@ -37,10 +38,11 @@ class TileConfig:
     num_warps: int
     num_stages: int
     programs_per_sm: int
+    kernel: str = "triton"
 
 
-def tile_config(capability: int, num_heads: int, fp8: bool) -> TileConfig:
-    """The default configuration for a target, a head count and a cache format.
+def tile_config(capability: int, num_heads: int, fp8: bool, gluon: bool) -> TileConfig:
+    """The default configuration for a target, a head count, a cache format, and a Triton with or without Gluon.
 
     Up to 16 heads the op is bound by gathering: small programs, several on a multiprocessor. From 17 heads it is bound
     by the matrix units: more heads share each gathered row, as registers and shared memory allow.
@@ -49,6 +51,10 @@ def tile_config(capability: int, num_heads: int, fp8: bool) -> TileConfig:
     if num_heads > 16:
         if fp8:
             return TileConfig(32, 32, 8, 1, 1)
+        if gluon and has_warpgroup_mma(capability):
+            return TileConfig(64, 64, 8, 2, 1, "wgmma")
+        if gluon and capability // 10 == 8 and not small:
+            return TileConfig(64, 32, 8, 2, 1, "mma")
         return TileConfig(32, 32, 8, 2, 1) if small else TileConfig(32, 64, 8, 2, 1)
     if fp8:
         return TileConfig(16, 32, 8, 2, 1) if small else TileConfig(16, 64, 8, 2, 1)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from dsa_kernels.sparse_mla.config import LATENT_DIM, MAX_SPLITS, MERGE_COLUMNS, MERGE_PARTS
+from dsa_kernels.sparse_mla.config import LATENT_DIM, MAX_SPLITS, MERGE_COLUMNS, MERGE_PARTS, TileConfig
 from dsa_kernels.sparse_mla.kernels import attend_kernel, merge_kernel
 from dsa_kernels.sparse_mla.plan import LaunchPlan
 
@@ -42,6 +43,20 @@ class CacheView:
 
 def _sixteenths(tensor: torch.Tensor, dimension: int) -> int:
     return tensor.stride(dimension) * tensor.element_size() // 16
+
+
+def attention_kernel(config: TileConfig, fp8: bool) -> tuple[Any, dict[str, object]]:
+    """The kernel of a configuration, and the keywords that it alone takes."""
+    # Imported here: they exist only where Triton has Gluon.
+    if config.kernel == "wgmma":
+        from dsa_kernels.sparse_mla.gluon_wgmma import attend_wgmma_kernel
+
+        return attend_wgmma_kernel, {}
+    if config.kernel == "mma":
+        from dsa_kernels.sparse_mla.gluon_mma import attend_mma_kernel
+
+        return attend_mma_kernel, {}
+    return attend_kernel, {"FP8": fp8, "num_stages": config.num_stages}
 
 
 def launch(
@@ -86,7 +101,8 @@ def launch(
         partial = partial_max = partial_sum = max_logits
     sink = lse if attn_sink is None else attn_sink
     config = plan.config
-    attend_kernel[(num_tokens * splits * plan.num_head_blocks,)](
+    kernel, keywords = attention_kernel(config, cache.fp8)
+    kernel[(num_tokens * splits * plan.num_head_blocks,)](
         q,
         cache.latent,
         cache.scales,
@@ -117,12 +133,11 @@ def launch(
         _sixteenths(out, 1),
         LATENT=LATENT_DIM,
         ROPE=cache.rope_dim,
-        FP8=cache.fp8,
         PAGE_SIZE=cache.page_size,
         BLOCK_H=config.block_h,
         BLOCK_N=config.block_n,
         num_warps=config.num_warps,
-        num_stages=config.num_stages,
+        **keywords,
     )
     if splits > 1:
         merge_kernel[(num_tokens * num_heads, LATENT_DIM // MERGE_COLUMNS)](

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dsa_kernels.aot.variants import KernelVariant
+from dsa_kernels.sparse_mla import gluon_rows
 from dsa_kernels.sparse_mla.config import LATENT_DIM, MAX_SPLITS, MERGE_COLUMNS, MERGE_PARTS, TileConfig, tile_config
-from dsa_kernels.sparse_mla.kernels import attend_kernel, merge_kernel
+from dsa_kernels.sparse_mla.kernels import merge_kernel
+from dsa_kernels.sparse_mla.launch import attention_kernel
 
 #: Head counts that reach every configuration: one of each class of `tile_config`.
 HEAD_CLASSES = (16, 128)
@@ -19,14 +21,16 @@ def attend_variant(
 ) -> KernelVariant:
     """The attention kernel for a configuration, as a launch would specialise it."""
     row = "i32" if fp8 else dtype
+    kernel, keywords = attention_kernel(config, fp8)
     constexprs: dict[str, object] = {
         "LATENT": LATENT_DIM,
         "ROPE": rope,
-        "FP8": fp8,
         "PAGE_SIZE": page_size,
         "BLOCK_H": config.block_h,
         "BLOCK_N": config.block_n,
     }
+    if "FP8" in keywords:
+        constexprs["FP8"] = fp8
     pointers = {
         "q_ptr": f"*{dtype}",
         "latent_ptr": f"*{row}",
@@ -38,15 +42,13 @@ def attend_variant(
         **dict.fromkeys(_FP32_POINTERS, "*fp32"),
         "scale_log2": "fp32",
     }
-    signature = {
-        name: "constexpr" if name in constexprs else pointers.get(name, "i32") for name in attend_kernel.arg_names
-    }
+    signature = {name: "constexpr" if name in constexprs else pointers.get(name, "i32") for name in kernel.arg_names}
     layout = f"{'fp8_ds_mla' if fp8 else dtype} {LATENT_DIM}+{rope}"
     pages = f", pages of {page_size}" if page_size else ""
     return KernelVariant(
         op="sparse_mla_with_kvcache" if fp8 or page_size else "sparse_mla_fwd",
         name=f"{layout}, q {dtype}, {config.block_h} heads x {config.block_n} rows{pages}",
-        kernel=attend_kernel,
+        kernel=kernel,
         signature=signature,
         constexprs=constexprs,
         divisible_by_16=_ALIGNED,
@@ -84,8 +86,8 @@ def variants(capability: int) -> list[KernelVariant]:
     """Every default variant on `capability` (80 means 8.0)."""
     found = {}
     for heads in HEAD_CLASSES:
-        plain = tile_config(capability, heads, fp8=False)
-        packed = tile_config(capability, heads, fp8=True)
+        plain = tile_config(capability, heads, fp8=False, gluon=gluon_rows.USABLE)
+        packed = tile_config(capability, heads, fp8=True, gluon=gluon_rows.USABLE)
         for variant in (
             *(attend_variant(plain, dtype, rope) for dtype in ("bf16", "fp16") for rope in (64, 0)),
             attend_variant(plain, page_size=64),

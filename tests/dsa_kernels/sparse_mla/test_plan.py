@@ -56,7 +56,13 @@ class Recorder:
 @pytest.fixture
 def specialisations(monkeypatch):
     seen: set[object] = set()
-    monkeypatch.setattr(launch, "attend_kernel", Recorder(attend_kernel, seen))
+    choose = launch.attention_kernel
+
+    def record(config, fp8):
+        kernel, keywords = choose(config, fp8)
+        return Recorder(kernel, seen), keywords
+
+    monkeypatch.setattr(launch, "attention_kernel", record)
     monkeypatch.setattr(launch, "merge_kernel", Recorder(merge_kernel, seen))
     return seen
 
@@ -66,7 +72,9 @@ def specialisations(monkeypatch):
 def test_warmup_covers_what_serving_reaches(specialisations, device, heads, kv_format):
     warmup_sparse_mla(heads, kv_formats=(kv_format,), page_size=64, device=device)
     warmed = set(specialisations)
-    assert {name for name, _, _ in warmed} == {"attend_kernel", "merge_kernel"}
+    names = {name for name, _, _ in warmed}
+    assert "merge_kernel" in names
+    assert len(names) == 2
     specialisations.clear()
     width, dtype = (656, torch.uint8) if kv_format == "fp8_ds_mla" else (576, torch.bfloat16)
     pages = torch.zeros(6, 64, 1, width, dtype=dtype, device=device)

@@ -1,0 +1,153 @@
+"""The attention kernel for more than 16 heads on sm80: mma.sync with layouts that read shared memory sparingly."""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
+
+from dsa_kernels.sparse_mla.gluon_rows import barrier, copy_to_shared, gather_rows, write_result
+from dsa_kernels.sparse_mla.kernels import _ANY_ALIGNMENT, _RUNTIME_INTEGERS
+
+
+@gluon.jit(do_not_specialize=_RUNTIME_INTEGERS, do_not_specialize_on_alignment=_ANY_ALIGNMENT)
+def attend_mma_kernel(
+    q_ptr,
+    latent_ptr,
+    scale_ptr,  # noqa: ARG001 (the arguments of kernels.attend_kernel)
+    rope_ptr,
+    indices_ptr,
+    length_ptr,
+    sink_ptr,
+    out_ptr,
+    max_logits_ptr,
+    lse_ptr,
+    partial_ptr,
+    partial_max_ptr,
+    partial_sum_ptr,
+    scale_log2,
+    num_heads,
+    num_head_blocks,
+    num_rows,
+    topk,
+    num_splits,
+    has_length,
+    has_sink,
+    q_token_stride,
+    q_head_stride,
+    page_stride,
+    row_stride,
+    indices_token_stride,
+    out_token_stride,
+    out_head_stride,
+    LATENT: gl.constexpr,
+    ROPE: gl.constexpr,
+    PAGE_SIZE: gl.constexpr,
+    BLOCK_H: gl.constexpr,
+    BLOCK_N: gl.constexpr,
+):
+    """`kernels.attend_kernel` for unpacked rows, with the same arguments and results.
+
+    Logits are shared out over heads and rows (Triton itself gives every warp all heads, and reads q eight times), the
+    output over columns.
+    """
+    WARPS: gl.constexpr = gl.num_warps()
+    Q_STEP: gl.constexpr = 64
+    V_STEP: gl.constexpr = 16
+    dtype: gl.constexpr = q_ptr.dtype.element_ty
+    COPY: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [WARPS, 1], [1, 0])
+    LOGITS: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [4, WARPS // 4], [16, 8])
+    ACC: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [1, WARPS], [16, 8])
+    ROWS: gl.constexpr = gl.SwizzledSharedLayout(8, 1, 8, [1, 0])
+    WEIGHTS: gl.constexpr = gl.SwizzledSharedLayout(8, 2, 4, [1, 0])
+    Q: gl.constexpr = gl.DotOperandLayout(0, LOGITS, 2)
+    K: gl.constexpr = gl.DotOperandLayout(1, LOGITS, 2)
+    P: gl.constexpr = gl.DotOperandLayout(0, ACC, 2)
+    V: gl.constexpr = gl.DotOperandLayout(1, ACC, 2)
+    program = gl.program_id(0)
+    head_block = program % num_head_blocks
+    split = (program // num_head_blocks) % num_splits
+    token = (program // num_head_blocks // num_splits).to(gl.int64)
+
+    length = topk
+    if has_length != 0:
+        length = gl.load(length_ptr + token)
+    length = gl.minimum(gl.maximum(length, 0), topk)
+    part = gl.cdiv(gl.cdiv(length, num_splits), BLOCK_N) * BLOCK_N
+    begin = split * part
+    end = gl.minimum(begin + part, length)
+
+    q_latent = gl.allocate_shared_memory(dtype, [BLOCK_H, LATENT], ROWS)
+    latents = gl.allocate_shared_memory(dtype, [2, BLOCK_N, LATENT], ROWS)
+    q_rope = q_latent
+    ropes = latents
+    if ROPE > 0:
+        q_rope = gl.allocate_shared_memory(dtype, [BLOCK_H, ROPE], ROWS)
+        ropes = gl.allocate_shared_memory(dtype, [2, BLOCK_N, ROPE], ROWS)
+    heads = head_block * BLOCK_H + gl.arange(0, BLOCK_H, layout=gl.SliceLayout(1, COPY))
+    is_head = gl.expand_dims(heads < num_heads, 1)
+    q_rows = q_ptr + token * q_token_stride * 8 + gl.expand_dims(heads * q_head_stride * 8, 1)
+    columns = gl.arange(0, LATENT, layout=gl.SliceLayout(0, COPY))
+    copy_to_shared(q_latent, q_rows + gl.expand_dims(columns, 0), mask=is_head)
+    if ROPE > 0:
+        rope_columns = gl.arange(0, ROPE, layout=gl.SliceLayout(0, COPY))
+        copy_to_shared(q_rope, q_rows + LATENT + gl.expand_dims(rope_columns, 0), mask=is_head)
+
+    indices_ptr += token * indices_token_stride
+    lanes = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(1, COPY))
+    logit_lanes = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, LOGITS))
+    # Indices are loaded one step ahead of the rows, and rows one step ahead of the products.
+    rows = gl.load(indices_ptr + begin + lanes, mask=begin + lanes < end, other=-1)
+    gather_rows(
+        latent_ptr, rope_ptr, rows, num_rows, page_stride, row_stride,
+        latents.index(0), ropes.index(0), LATENT, ROPE, PAGE_SIZE, COPY,
+    )  # fmt: skip
+    rows = gl.load(indices_ptr + begin + BLOCK_N + lanes, mask=begin + BLOCK_N + lanes < end, other=-1)
+
+    row_max = gl.full([BLOCK_H], float("-inf"), gl.float32, layout=gl.SliceLayout(1, LOGITS))
+    row_sum = gl.full([BLOCK_H], 0.0, gl.float32, layout=gl.SliceLayout(1, LOGITS))
+    acc = gl.full([BLOCK_H, LATENT], 0.0, gl.float32, layout=ACC)
+    weights_shared = gl.allocate_shared_memory(dtype, [BLOCK_H, BLOCK_N], WEIGHTS)
+    slot = 0
+    for start in range(begin, end, BLOCK_N):
+        latent = latents.index(slot)
+        rope = ropes.index(slot)
+        # After the barrier every warp has these rows, and none still reads those of the step before.
+        async_copy.wait_group(0)
+        barrier()
+        slot = 1 - slot
+        gather_rows(
+            latent_ptr, rope_ptr, rows, num_rows, page_stride, row_stride,
+            latents.index(slot), ropes.index(slot), LATENT, ROPE, PAGE_SIZE, COPY,
+        )  # fmt: skip
+        after = start + 2 * BLOCK_N + lanes
+        rows = gl.load(indices_ptr + after, mask=after < end, other=-1)
+        here = start + logit_lanes
+        met = gl.load(indices_ptr + here, mask=here < end, other=-1)
+        valid = (met >= 0) & (met < num_rows)
+
+        logits = gl.full([BLOCK_H, BLOCK_N], 0.0, gl.float32, layout=LOGITS)
+        for first in gl.static_range(0, LATENT, Q_STEP):
+            q_part = q_latent.slice(first, Q_STEP, dim=1).load(Q)
+            logits = mma_v2(q_part, latent.slice(first, Q_STEP, dim=1).permute((1, 0)).load(K), logits)
+        if ROPE > 0:
+            logits = mma_v2(q_rope.load(Q), rope.permute((1, 0)).load(K), logits)
+        logits = gl.where(gl.expand_dims(valid, 0), logits * scale_log2, float("-inf"))
+        new_max = gl.maximum(row_max, gl.max(logits, 1))
+        base = gl.where(new_max == float("-inf"), 0.0, new_max)
+        weights = gl.exp2(logits - gl.expand_dims(base, 1))
+        decay = gl.exp2(row_max - base)
+        row_sum = row_sum * decay + gl.sum(weights, 1)
+        row_max = new_max
+        acc = acc * gl.expand_dims(gl.convert_layout(decay, gl.SliceLayout(1, ACC)), 1)
+        weights_shared.store(weights.to(dtype))
+        for first in gl.static_range(0, BLOCK_N, V_STEP):
+            weights_part = weights_shared.slice(first, V_STEP, dim=1).load(P)
+            acc = mma_v2(weights_part, latent.slice(first, V_STEP, dim=0).load(V), acc)
+    async_copy.wait_group(0)
+    barrier()
+    # Derived anew, so that nothing of it stays in registers across the loop.
+    first_head = (program + gl.num_programs(0)) % num_head_blocks * BLOCK_H
+    write_result(
+        acc, row_max, row_sum, sink_ptr, out_ptr, max_logits_ptr, lse_ptr, partial_ptr, partial_max_ptr,
+        partial_sum_ptr, first_head, token, split, (begin >= end).to(gl.int32), num_heads, num_splits, has_sink,
+        out_token_stride, out_head_stride,
+    )  # fmt: skip
