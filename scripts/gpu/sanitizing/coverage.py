@@ -11,13 +11,21 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
+import torch
+
 import dsa_kernels
 
 
 def all_kernels() -> set[str]:
-    """Names of the package's kernels: its Triton functions that no other of its Triton functions calls."""
+    """Names of the package's kernels: its Triton functions that no other of its Triton functions calls.
+
+    Of the Gluon kernels, each made for one architecture, only the one that this machine would run.
+    """
     from triton.runtime.interpreter import InterpretedFunction
     from triton.runtime.jit import JITFunction
+
+    from dsa_kernels.sparse_mla import variants
+    from dsa_kernels.targets import running_capability
 
     functions: dict[int, Any] = {}
     for module in pkgutil.walk_packages(dsa_kernels.__path__, "dsa_kernels."):
@@ -26,7 +34,13 @@ def all_kernels() -> set[str]:
                 if isinstance(value, (JITFunction, InterpretedFunction)):
                     functions[id(value)] = value
     called = {id(callee) for function in functions.values() for callee in _mentioned(function)}
-    return {function.fn.__name__ for key, function in functions.items() if key not in called}
+    here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = {id(variant.kernel) for variant in variants(running_capability(here))}
+    return {
+        function.fn.__name__
+        for key, function in functions.items()
+        if key not in called and (key in chosen or not getattr(function, "is_gluon", bool)())
+    }
 
 
 def _mentioned(function: Any) -> Iterator[Any]:

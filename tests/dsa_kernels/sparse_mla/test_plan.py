@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from dsa_kernels.sparse_mla import launch, naive_sparse_mla_fwd, sparse_mla_fwd, warmup_sparse_mla
+from dsa_kernels.sparse_mla import gluon_rows, launch, naive_sparse_mla_fwd, sparse_mla_fwd, warmup_sparse_mla
 from dsa_kernels.sparse_mla import plan as plans
 from dsa_kernels.sparse_mla.config import MAX_SPLITS
 from dsa_kernels.sparse_mla.interface import sparse_mla_with_kvcache
-from dsa_kernels.sparse_mla.kernels import _ANY_ALIGNMENT, attend_kernel, merge_kernel
-from dsa_kernels.targets import VERIFIED_TARGETS
+from dsa_kernels.sparse_mla.kernels import _ANY_ALIGNMENT, merge_kernel
+from dsa_kernels.targets import VERIFIED_TARGETS, device_facts
 from tests.dsa_kernels.sparse_mla.cases import make_case
 
 
@@ -91,18 +91,22 @@ def test_warmup_covers_what_serving_reaches(specialisations, device, heads, kv_f
 
 
 @pytest.mark.gpu
-def test_nothing_compiles_after_warmup(device):
-    def compiled() -> int:
-        return sum(len(cache[0]) for kernel in (attend_kernel, merge_kernel) for cache in kernel.device_caches.values())
+@pytest.mark.parametrize("heads", [8, 64])
+def test_nothing_compiles_after_warmup(device, heads):
+    capability, _ = device_facts(device)
+    kernel, _ = launch.attention_kernel(plans.tile_config(capability, heads, False, gluon_rows.USABLE), False)
 
-    warmup_sparse_mla(8, device=device)
+    def compiled() -> int:
+        return sum(len(cache[0]) for one in (kernel, merge_kernel) for cache in one.device_caches.values())
+
+    warmup_sparse_mla(heads, device=device)
     before = compiled()
     assert before > 0
     for tokens in (1, 2, 3, 16, 17, 200, 1000):
-        case = make_case(device, tokens=tokens, topk=300, rows=640)
+        case = make_case(device, tokens=tokens, heads=heads, topk=300, rows=640)
         sparse_mla_fwd(**case.arguments())
         case.topk_length = torch.full((tokens,), 77, dtype=torch.int32, device=device)
-        case.attn_sink = torch.zeros(8, device=device)
+        case.attn_sink = torch.zeros(heads, device=device)
         out, _, _ = sparse_mla_fwd(**case.arguments())
         assert torch.allclose(out.double(), naive_sparse_mla_fwd(**case.arguments())[0], atol=2e-2)
     assert compiled() == before
