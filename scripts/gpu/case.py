@@ -50,8 +50,11 @@ def emulate_capability_8_0() -> None:
 
 
 def register_models(settings: dict[str, Any]) -> None:
-    """Give vLLM its own model classes, imported: else it inspects each in a process that imports vLLM once more."""
-    if settings["tensor_parallel_size"] > 1:
+    """Give vLLM its own model classes, imported: else it inspects each in a process that imports vLLM once more.
+
+    Not where the plugin serves: its classes are registered already, and these would take their place.
+    """
+    if settings["tensor_parallel_size"] > 1 or settings["case"] in ("forced", "emulated"):
         return  # workers are forked, and import them by themselves
     from vllm import ModelRegistry
     from vllm.model_executor.models.deepseek_v2 import GlmMoeDsaForCausalLM
