@@ -33,6 +33,8 @@ CASES = ("native", "control", "forced", "emulated")
 MODES = {"native": "off", "control": "off", "forced": "force", "emulated": "auto"}
 MEAN_LIMIT, MOST_LIMIT = 0.02, 0.5
 """Mean and largest absolute difference of a prompt token's log-probability, all in bf16 with an fp8 indexer."""
+LEAST_SPREAD = 0.3
+"""Standard deviation of the native log-probabilities: where all tokens are alike, agreement says nothing."""
 OURS = ("dsa_kernels", "dsa_doctor")
 
 
@@ -143,7 +145,9 @@ def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     differences = [[abs(a - b) for a, b in zip(*pair, strict=True)] for pair in pairs]
     flat = list(itertools.chain.from_iterable(differences))
     mean, most = statistics.fmean(flat), max(flat)
+    spread = statistics.pstdev(itertools.chain.from_iterable(one["prompt_logprobs"]))
     return {
+        "spread": spread,
         "mean": mean,
         "most": most,
         "mean_by_prompt": [statistics.fmean(row) for row in differences],
@@ -151,7 +155,7 @@ def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
             sum(a == b for a, b in zip(*pair, strict=True)) / len(pair[0])
             for pair in zip(one["tokens"], other["tokens"], strict=True)
         ],
-        "agree": mean < MEAN_LIMIT and most < MOST_LIMIT,
+        "agree": mean < MEAN_LIMIT and most < MOST_LIMIT and spread > LEAST_SPREAD,
     }
 
 

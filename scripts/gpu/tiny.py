@@ -31,14 +31,15 @@ def use_telling_weights() -> None:
     """
     from vllm.model_executor.model_loader import dummy_loader
 
-    original = dummy_loader.initialize_dummy_weights
+    original = dummy_loader.DummyModelLoader.load_weights
 
-    def initialise(model: Any, *arguments: Any, **options: Any) -> None:
-        original(model, *arguments, **options)
+    def load_weights(loader: Any, model: Any, model_config: Any) -> None:
+        # The loader visits module after module, so names are whole only here, once all are done.
+        original(loader, model, model_config)
         for name, parameter in model.named_parameters():
             fill(name, parameter.data)
 
-    dummy_loader.initialize_dummy_weights = initialise
+    dummy_loader.DummyModelLoader.load_weights = load_weights
 
 
 def fill(name: str, values: Any) -> None:

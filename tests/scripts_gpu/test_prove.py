@@ -26,18 +26,18 @@ json.dump({{
     "compiled_while_scoring": ["vllm.x:kernel"],
     "compiled_while_serving": {late} if mode == "force" else [],
     "deep_gemm_compiled_while_serving": [],
-    "prompt_logprobs": [[-1.0 + shift, -2.0], [-3.0]],
+    "prompt_logprobs": [[-1.0 + shift, {second}], [{third}]],
     "tokens": [[1, 2], [3, 4]],
 }}, open(sys.argv[2], "w"))
 """
 
 
 def prove(
-    folder: Path, *options: str, shift: float = 0.0, late: str = "[]"
+    folder: Path, *options: str, shift: float = 0.0, late: str = "[]", logprobs: tuple[float, float] = (-2.0, -3.0)
 ) -> tuple[int, str, list[dict[str, object]]]:
     """Run the script with the fake case; return its status, output and JSON."""
     fake = folder / "case.py"
-    fake.write_text(FAKE_CASE.format(shift=shift, late=late))
+    fake.write_text(FAKE_CASE.format(shift=shift, late=late, second=logprobs[0], third=logprobs[1]))
     starter = (
         f"import sys; sys.path[:0] = [{str(SCRIPT.parent)!r}]; import prove; from pathlib import Path; "
         f"prove.CASE = Path({str(fake)!r}); prove.gpus = lambda: 1; sys.argv = ['prove.py', *sys.argv[1:]]; "
@@ -95,7 +95,7 @@ def test_a_run_that_is_cut_off_leaves_what_it_found(tmp_path: Path, scripts: Cal
         "compiled_while_scoring": [],
         "compiled_while_serving": [],
         "deep_gemm_compiled_while_serving": [],
-        "prompt_logprobs": [[-1.0]],
+        "prompt_logprobs": [[-1.0, -3.0]],
         "tokens": [[1]],
         "seconds": 2.0,
     }
@@ -122,3 +122,10 @@ def test_no_case_asks_for_flashinfer(tmp_path: Path, scripts: Callable[[str], An
     for case in proof.CASES:
         settings = proof.Settings(case, True, True, "auto", False, 1)
         assert proof.environment_of(settings, tmp_path)["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+
+
+def test_agreement_of_a_model_to_which_all_tokens_are_alike_says_nothing(tmp_path: Path) -> None:
+    options = ("--mtp", "off", "--graphs", "off", "--kv-cache-dtypes", "auto")
+    status, output, _ = prove(tmp_path, *options, logprobs=(-1.1, -1.2))
+    assert status == 1
+    assert "DIFFER" in output
