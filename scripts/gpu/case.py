@@ -49,12 +49,24 @@ def emulate_capability_8_0() -> None:
     report.compiled_side = lambda environment: Observation[Csrc].unknown("an emulated capability")
 
 
+def select_the_smallest() -> None:
+    """Let the plugin select what it should not: the comparison must notice."""
+    from dsa_doctor.plugin import ops
+
+    rightly = ops.topk_indices
+
+    def wrongly(logits: Any, *arguments: Any, **keywords: Any) -> None:
+        rightly(-logits, *arguments, **keywords)
+
+    ops.topk_indices = wrongly
+
+
 def register_models(settings: dict[str, Any]) -> None:
     """Give vLLM its own model classes, imported: else it inspects each in a process that imports vLLM once more.
 
     Not where the plugin serves: its classes are registered already, and these would take their place.
     """
-    if settings["tensor_parallel_size"] > 1 or settings["case"] in ("forced", "emulated"):
+    if settings["tensor_parallel_size"] > 1 or settings["case"] in ("forced", "emulated", "misled"):
         return  # workers are forked, and import them by themselves
     from vllm import ModelRegistry
     from vllm.model_executor.models.deepseek_v2 import GlmMoeDsaForCausalLM
@@ -112,6 +124,8 @@ def serve(settings: dict[str, Any]) -> dict[str, Any]:
     from dsa_doctor.plugin import register
 
     register()
+    if settings["case"] == "misled":
+        select_the_smallest()
     register_models(settings)
     tiny.use_telling_weights()
     start = time.monotonic()

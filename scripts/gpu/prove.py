@@ -9,6 +9,8 @@ Each case is a process of its own with a tiny model (dummy weights, no network);
   forced     DSA_DOCTOR_PLUGIN=force: the plugin's backend and indexer, compiled for this GPU
   emulated   compute capability 8.0 reported to vLLM and TRITON_OVERRIDE_ARCH=sm80: selection, Triton's sm80 code path
              and its refusal of float8e4nv, on kernels that this GPU still loads
+  misled     forced, with the smallest logits selected instead of the largest: this one must differ, or the others'
+             agreement says nothing; without CUDA graphs and MTP only
 with CUDA graphs and without, MTP on and off, and a KV cache of bf16 and of fp8_ds_mla. Compared are the
 log-probabilities of fixed prompts (teacher forced, so that one differing token does not hide the rest) and greedy
 tokens. Nothing of it is a run on an A100.
@@ -29,8 +31,8 @@ from pathlib import Path
 from typing import Any
 
 CASE = Path(__file__).with_name("case.py")
-CASES = ("native", "control", "forced", "emulated")
-MODES = {"native": "off", "control": "off", "forced": "force", "emulated": "auto"}
+CASES = ("native", "control", "forced", "emulated", "misled")
+MODES = {"native": "off", "control": "off", "forced": "force", "emulated": "auto", "misled": "force"}
 MEAN_LIMIT, MOST_LIMIT = 0.02, 0.5
 """Mean and largest absolute difference of a prompt token's log-probability, all in bf16 with an fp8 indexer."""
 LEAST_SPREAD = 0.3
@@ -74,7 +76,8 @@ def planned(options: argparse.Namespace) -> list[Settings]:
         Settings(case, graphs == "on", mtp == "on", dtype, options.fp8_weights, options.tensor_parallel_size)
         for dtype, mtp, graphs in modes
         for case in options.cases
-        if case != "control" or mtp == "off" or graphs == "on"
+        if (case != "control" or mtp == "off" or graphs == "on")
+        and (case != "misled" or (mtp == "off" and graphs == "off"))
     ]
 
 
@@ -184,8 +187,22 @@ def table(results: dict[Settings, dict[str, Any]]) -> list[str]:
         by_prompt = " ".join(f"{value:.5f}" for value in compared["mean_by_prompt"])
         same = " ".join(f"{value:.2f}" for value in compared["same_greedy_tokens"])
         line += f"   {compared['mean']:.6f}    {by_prompt}  {compared['most']:7.4f}    {same}"
-        lines.append(f"{line}     {'agree' if compared['agree'] else 'DIFFER'}")
+        lines.append(f"{line}     {judgement(settings, compared)}")
     return lines
+
+
+def judgement(settings: Settings, compared: dict[str, Any]) -> str:
+    """Return what to say of a comparison; capitals where it is not as it must be."""
+    if settings.case == "misled":
+        return "AGREE" if compared["agree"] else "differ, as they must"
+    return "agree" if compared["agree"] else "DIFFER"
+
+
+def is_sound(settings: Settings, found: dict[str, Any]) -> bool:
+    """Whether a case ran, compiled nothing of ours late, and is as near its native reference as it must be."""
+    if "failed" in found or late_kernels(found)[0]:
+        return False
+    return "compared" not in found or judgement(settings, found["compared"]).islower()
 
 
 def compare_and_keep(ended: dict[Settings, dict[str, Any]], out: Path) -> dict[Settings, dict[str, Any]]:
@@ -261,8 +278,7 @@ def main() -> int:
     others = sorted({name for found in results.values() if "failed" not in found for name in late_kernels(found)[1]})
     print(f"ours compiled while serving: {', '.join(late) or 'none'}; vLLM's: {', '.join(others)[:400] or 'none'}")
     print(f"{len(results)} cases in {time.monotonic() - start:.0f} s")
-    sound = not late and all("failed" not in found for found in results.values())
-    return 0 if sound and all(found.get("compared", {"agree": True})["agree"] for found in results.values()) else 1
+    return 0 if all(is_sound(settings, found) for settings, found in results.items()) else 1
 
 
 if __name__ == "__main__":

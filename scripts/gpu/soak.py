@@ -33,7 +33,7 @@ INTERVAL = 10.0
 SETTLING = 120.0
 """Seconds of load after which memory must not grow any more."""
 TOLERANCES = {"torch_reserved": 16 << 20, "gpu_used": 32 << 20, "host_rss": 96 << 20}
-"""Bytes of growth accepted from then to the end: of torch's pool, the GPU as a whole, the server's processes."""
+"""Bytes of growth accepted from then to the end: of torch's pool, the server's memory on the GPU, and on the host."""
 LOGPROB_TOLERANCE = 0.05
 """Between answers to the probe: a prefix hit is computed in other shapes than a cold prompt."""
 METRICS = ("vllm:num_preemptions_total", "vllm:prefix_cache_hits_total", "vllm:spec_decode_num_draft_tokens_total")
@@ -120,19 +120,25 @@ def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
 
 
 def memory_of(server: subprocess.Popen[bytes]) -> dict[str, int]:
-    """Return the bytes in use on the GPU as a whole, and the resident memory of the server's processes."""
+    """Return the bytes that the server's processes use on the GPU, and their resident memory.
+
+    Where NVML does not tell processes apart, the first is what is in use on the GPU as a whole.
+    """
     import psutil
     import pynvml
 
-    pynvml.nvmlInit()
-    used = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used
     root = psutil.Process(server.pid)
-    resident = 0
+    pids, resident = set(), 0
     for process in (root, *root.children(recursive=True)):
         try:
             resident += process.memory_info().rss
+            pids.add(process.pid)
         except psutil.NoSuchProcess:
             continue
+    pynvml.nvmlInit()
+    device = pynvml.nvmlDeviceGetHandleByIndex(0)
+    theirs = [one.usedGpuMemory for one in pynvml.nvmlDeviceGetComputeRunningProcesses(device) if one.pid in pids]
+    used = sum(theirs) if theirs and None not in theirs else pynvml.nvmlDeviceGetMemoryInfo(device).used
     return {"gpu_used": int(used), "host_rss": resident}
 
 

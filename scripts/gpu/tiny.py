@@ -10,15 +10,25 @@ from typing import Any
 REPOSITORY = Path(__file__).parents[2]
 INDEX_TOPK = 512
 VOCABULARY = 2048
+EXPERTS = 4
 
 
 def model_folder(folder: Path, *, quantised: bool = False) -> Path:
-    """Write the config.json of a three-layer GlmMoeDsa with an MTP layer into `folder`, and return the folder."""
+    """Write the config.json of a three-layer GlmMoeDsa with an MTP layer into `folder`, and return the folder.
+
+    Every token goes to all experts: a choice of experts flips on a rounding error, and the native path, whose order of
+    summation changes from run to run, would then not agree with itself.
+    """
     sys.path[:0] = [str(REPOSITORY)]
     from tests.dsa_doctor.plugin.tiny_models import FP8, tiny_config
 
     said = {"indexer_rope_interleave": True, "index_topk": INDEX_TOPK, "vocab_size": VOCABULARY}
-    config = tiny_config(**said, **({"quantization_config": FP8} if quantised else {}))
+    config = tiny_config(
+        n_routed_experts=EXPERTS,
+        num_experts_per_tok=EXPERTS,
+        **said,
+        **({"quantization_config": FP8} if quantised else {}),
+    )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     return folder

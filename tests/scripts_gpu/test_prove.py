@@ -20,6 +20,8 @@ if mode == "auto" and settings["mtp"]:
     print("RuntimeError: no such luck")
     sys.exit(1)
 shift = {shift} if mode == "force" else 0.0
+if settings["case"] == "misled":
+    shift = {misled}
 json.dump({{
     "backend": ["TRITON_MLA_SPARSE" if mode != "off" else "FLASHMLA_SPARSE"],
     "seconds_to_start": 1.0,
@@ -33,11 +35,16 @@ json.dump({{
 
 
 def prove(
-    folder: Path, *options: str, shift: float = 0.0, late: str = "[]", logprobs: tuple[float, float] = (-2.0, -3.0)
+    folder: Path,
+    *options: str,
+    shift: float = 0.0,
+    late: str = "[]",
+    logprobs: tuple[float, float] = (-2.0, -3.0),
+    misled: float = 0.7,
 ) -> tuple[int, str, list[dict[str, object]]]:
     """Run the script with the fake case; return its status, output and JSON."""
     fake = folder / "case.py"
-    fake.write_text(FAKE_CASE.format(shift=shift, late=late, second=logprobs[0], third=logprobs[1]))
+    fake.write_text(FAKE_CASE.format(shift=shift, late=late, misled=misled, second=logprobs[0], third=logprobs[1]))
     starter = (
         f"import sys; sys.path[:0] = [{str(SCRIPT.parent)!r}]; import prove; from pathlib import Path; "
         f"prove.CASE = Path({str(fake)!r}); prove.gpus = lambda: 1; sys.argv = ['prove.py', *sys.argv[1:]]; "
@@ -52,9 +59,10 @@ def prove(
 def test_all_agree(tmp_path: Path) -> None:
     status, output, cases = prove(tmp_path, "--mtp", "off")
     assert status == 0, output
-    assert {case["case"] for case in cases} == {"native", "control", "forced", "emulated"}
+    assert {case["case"] for case in cases} == {"native", "control", "forced", "emulated", "misled"}
     *_, table = output.partition("verdict\n")
-    assert table.count(" agree") == len(cases) - 2, "all but the two plainest native cases are compared"
+    assert table.count("differ, as they must") == 2
+    assert table.count(" agree") == len(cases) - 4, "all others but the two plainest native cases are compared"
     assert "vllm.x:kernel" in output
 
 
@@ -129,3 +137,9 @@ def test_agreement_of_a_model_to_which_all_tokens_are_alike_says_nothing(tmp_pat
     status, output, _ = prove(tmp_path, *options, logprobs=(-1.1, -1.2))
     assert status == 1
     assert "DIFFER" in output
+
+
+def test_a_wrong_selection_that_nobody_notices_fails_the_proof(tmp_path: Path) -> None:
+    status, output, _ = prove(tmp_path, "--mtp", "off", "--graphs", "off", "--kv-cache-dtypes", "auto", misled=0.0)
+    assert status == 1
+    assert " AGREE" in output
