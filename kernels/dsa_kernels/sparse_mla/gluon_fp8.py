@@ -181,14 +181,14 @@ def attend_fp8_kernel(
     indices_ptr += token * indices_token_stride
     lanes = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(1, COPY))
     logit_lanes = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, LOGITS))
-    for stage in gl.static_range(STAGES - 1):
+    for stage in gl.static_range(STAGES):
         at = begin + stage * BLOCK_N + lanes
         rows = gl.load(indices_ptr + at, mask=at < end, other=-1)
         _gather(
             latent_ptr, scale_ptr, rope_ptr, rows, num_rows, page_stride, row_stride, codes.index(stage),
             scales.index(stage), ropes.index(stage), PAGE_SIZE, COPY,
         )  # fmt: skip
-    at = begin + (STAGES - 1) * BLOCK_N + lanes
+    at = begin + STAGES * BLOCK_N + lanes
     rows = gl.load(indices_ptr + at, mask=at < end, other=-1)
 
     q_rows = q_ptr + token * q_token_stride * 8
@@ -216,15 +216,8 @@ def attend_fp8_kernel(
     acc = gl.full([4, BLOCK_H, 128], 0.0, gl.float32, layout=MMA)
     slot = 0
     for start in range(begin, end, BLOCK_N):
-        async_copy.wait_group(STAGES - 2)
+        async_copy.wait_group(STAGES - 1)
         barrier()
-        free = (slot + STAGES - 1) % STAGES
-        _gather(
-            latent_ptr, scale_ptr, rope_ptr, rows, num_rows, page_stride, row_stride, codes.index(free),
-            scales.index(free), ropes.index(free), PAGE_SIZE, COPY,
-        )  # fmt: skip
-        after = start + STAGES * BLOCK_N + lanes
-        rows = gl.load(indices_ptr + after, mask=after < end, other=-1)
         here = start + logit_lanes
         met = gl.load(indices_ptr + here, mask=here < end, other=-1)
         valid = (met >= 0) & (met < num_rows)
@@ -246,6 +239,14 @@ def attend_fp8_kernel(
         logits = mma_v2(q_latent, k, logits)
         logits = gl.permute(gl.reshape(logits, [4, 2, 8, BLOCKS, 4, 2]), (0, 3, 2, 4, 1, 5))
         partials.store(gl.reshape(logits, [4 * BLOCKS, 128]))
+        # Every warp has read this slot and written its part of the logits.
+        barrier()
+        _gather(
+            latent_ptr, scale_ptr, rope_ptr, rows, num_rows, page_stride, row_stride, codes.index(slot),
+            scales.index(slot), ropes.index(slot), PAGE_SIZE, COPY,
+        )  # fmt: skip
+        after = start + (STAGES + 1) * BLOCK_N + lanes
+        rows = gl.load(indices_ptr + after, mask=after < end, other=-1)
         logits = gl.reshape(partials.load(PARTIALS), [4, BLOCKS, 8, 4, 2, 2])
         logits = gl.permute(gl.sum(logits, 0), (3, 1, 0, 2, 4))
         logits = gl.convert_layout(gl.reshape(logits, [BLOCK_H, BLOCK_N]), LOGITS, assert_trivial=True)
