@@ -26,15 +26,17 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 CASE = Path(__file__).with_name("case.py")
 CASES = ("native", "control", "forced", "emulated", "misled")
 MODES = {"native": "off", "control": "off", "forced": "force", "emulated": "auto", "misled": "force"}
-MEAN_LIMIT, MOST_LIMIT = 0.02, 0.5
+MEAN_LIMIT, MOST_LIMIT = 0.05, 0.5
 """Mean and largest absolute difference of a prompt token's log-probability, all in bf16 with an fp8 indexer."""
+NOISE_FACTOR = 1.5
+"""How many times as far from the native path as that path is from itself, with CUDA graphs and without, on average."""
 LEAST_SPREAD = 0.3
 """Standard deviation of the native log-probabilities: where all tokens are alike, agreement says nothing."""
 OURS = ("dsa_kernels", "dsa_doctor")
@@ -158,8 +160,23 @@ def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
             sum(a == b for a, b in zip(*pair, strict=True)) / len(pair[0])
             for pair in zip(one["tokens"], other["tokens"], strict=True)
         ],
-        "agree": mean < MEAN_LIMIT and most < MOST_LIMIT and spread > LEAST_SPREAD,
+        "near": mean < MEAN_LIMIT and most < MOST_LIMIT and spread > LEAST_SPREAD,
     }
+
+
+def noise_of_native(results: dict[Settings, dict[str, Any]], settings: Settings) -> float:
+    """Return the largest mean distance of the native path from itself with this case's cache and weights.
+
+    Zero where it was not compared with itself: nothing then agrees.
+    """
+    alike = [
+        found["compared"]["mean"]
+        for other, found in results.items()
+        if other.case in ("native", "control")
+        and "compared" in found
+        and replace(other, case="", graphs=False, mtp=False) == replace(settings, case="", graphs=False, mtp=False)
+    ]
+    return max(alike, default=0.0)
 
 
 def late_kernels(found: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -175,7 +192,7 @@ def table(results: dict[Settings, dict[str, Any]]) -> list[str]:
     lines = [titles + "    same greedy tokens  verdict"]
     for settings, found in results.items():
         if "failed" in found:
-            lines.append(f"{settings.name():<38} FAILED after {found['seconds']} s: {found['failed'][:110]}")
+            lines.append(f"{settings.name():<38} {progress(found)}")
             continue
         ours, others = late_kernels(found)
         line = f"{settings.name():<38} {','.join(found['backend']):<18} {found['seconds_to_start']:5.0f}"
@@ -187,22 +204,34 @@ def table(results: dict[Settings, dict[str, Any]]) -> list[str]:
         by_prompt = " ".join(f"{value:.5f}" for value in compared["mean_by_prompt"])
         same = " ".join(f"{value:.2f}" for value in compared["same_greedy_tokens"])
         line += f"   {compared['mean']:.6f}    {by_prompt}  {compared['most']:7.4f}    {same}"
-        lines.append(f"{line}     {judgement(settings, compared)}")
+        lines.append(f"{line}     {judgement(results, settings)}")
     return lines
 
 
-def judgement(settings: Settings, compared: dict[str, Any]) -> str:
-    """Return what to say of a comparison; capitals where it is not as it must be."""
+def judgement(results: dict[Settings, dict[str, Any]], settings: Settings) -> str:
+    """Return what to say of a case that was compared; capitals where it is not as it must be."""
+    compared = results[settings]["compared"]
+    noise = noise_of_native(results, settings)
+    agrees = compared["near"] and compared["mean"] <= NOISE_FACTOR * noise
     if settings.case == "misled":
-        return "AGREE" if compared["agree"] else "differ, as they must"
-    return "agree" if compared["agree"] else "DIFFER"
+        return "AGREE" if agrees else "differ, as they must"
+    return "agree" if agrees else "DIFFER"
 
 
-def is_sound(settings: Settings, found: dict[str, Any]) -> bool:
+def progress(found: dict[str, Any]) -> str:
+    """Return what can be said of a case before all are done."""
+    if "failed" in found:
+        return f"FAILED after {found['seconds']} s: {found['failed'][:110]}"
+    distance = f", mean distance {found['compared']['mean']:.6f}" if "compared" in found else ""
+    return f"done in {found['seconds']:.0f} s{distance}"
+
+
+def is_sound(results: dict[Settings, dict[str, Any]], settings: Settings) -> bool:
     """Whether a case ran, compiled nothing of ours late, and is as near its native reference as it must be."""
+    found = results[settings]
     if "failed" in found or late_kernels(found)[0]:
         return False
-    return "compared" not in found or judgement(settings, found["compared"]).islower()
+    return "compared" not in found or judgement(results, settings).islower()
 
 
 def compare_and_keep(ended: dict[Settings, dict[str, Any]], out: Path) -> dict[Settings, dict[str, Any]]:
@@ -268,8 +297,8 @@ def main() -> int:
             log.write(f"===== {settings.name()}\n{printed[:2000]}\n[...]\n{printed[-40000:]}\n")
             log.flush()
             known = compare_and_keep(ended, options.out)
-            for line in table({one: found for one, found in known.items() if one not in told})[1:]:
-                print(line, flush=True)
+            for one in known.keys() - told:
+                print(f"{one.name():<38} {progress(known[one])}", flush=True)
             told |= known.keys()
     results = {settings: ended[settings] for settings in plan}
     compare_and_keep(results, options.out)
@@ -278,7 +307,7 @@ def main() -> int:
     others = sorted({name for found in results.values() if "failed" not in found for name in late_kernels(found)[1]})
     print(f"ours compiled while serving: {', '.join(late) or 'none'}; vLLM's: {', '.join(others)[:400] or 'none'}")
     print(f"{len(results)} cases in {time.monotonic() - start:.0f} s")
-    return 0 if all(is_sound(settings, found) for settings, found in results.items()) else 1
+    return 0 if all(is_sound(results, settings) for settings in results) else 1
 
 
 if __name__ == "__main__":

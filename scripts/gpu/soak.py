@@ -28,7 +28,7 @@ sys.path[:0] = [str(HERE)]
 
 import tiny  # noqa: E402
 
-START_TIMEOUT = 200.0
+START_TIMEOUT = 400.0
 INTERVAL = 10.0
 SETTLING = 120.0
 """Seconds of load after which memory must not grow any more."""

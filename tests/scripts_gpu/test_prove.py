@@ -22,6 +22,8 @@ if mode == "auto" and settings["mtp"]:
 shift = {shift} if mode == "force" else 0.0
 if settings["case"] == "misled":
     shift = {misled}
+if mode == "off" and settings["graphs"]:
+    shift = {noise}
 json.dump({{
     "backend": ["TRITON_MLA_SPARSE" if mode != "off" else "FLASHMLA_SPARSE"],
     "seconds_to_start": 1.0,
@@ -41,10 +43,13 @@ def prove(
     late: str = "[]",
     logprobs: tuple[float, float] = (-2.0, -3.0),
     misled: float = 0.7,
+    noise: float = 0.0,
 ) -> tuple[int, str, list[dict[str, object]]]:
     """Run the script with the fake case; return its status, output and JSON."""
     fake = folder / "case.py"
-    fake.write_text(FAKE_CASE.format(shift=shift, late=late, misled=misled, second=logprobs[0], third=logprobs[1]))
+    fake.write_text(
+        FAKE_CASE.format(shift=shift, late=late, misled=misled, noise=noise, second=logprobs[0], third=logprobs[1])
+    )
     starter = (
         f"import sys; sys.path[:0] = [{str(SCRIPT.parent)!r}]; import prove; from pathlib import Path; "
         f"prove.CASE = Path({str(fake)!r}); prove.gpus = lambda: 1; sys.argv = ['prove.py', *sys.argv[1:]]; "
@@ -113,7 +118,7 @@ def test_a_run_that_is_cut_off_leaves_what_it_found(tmp_path: Path, scripts: Cal
     ended[native] = dict(answer)
     assert set(proof.compare_and_keep(ended, tmp_path)) == {native, forced}
     kept = {case["case"]: case for case in json.loads((tmp_path / "proof.json").read_text())}
-    assert kept["forced"]["compared"]["agree"]
+    assert kept["forced"]["compared"]["mean"] == 0
 
 
 def test_the_error_of_a_worker_is_found_before_what_torch_logs_after_it(scripts: Callable[[str], Any]) -> None:
@@ -143,3 +148,15 @@ def test_a_wrong_selection_that_nobody_notices_fails_the_proof(tmp_path: Path) -
     status, output, _ = prove(tmp_path, "--mtp", "off", "--graphs", "off", "--kv-cache-dtypes", "auto", misled=0.0)
     assert status == 1
     assert " AGREE" in output
+
+
+@pytest.mark.parametrize(("noise", "status", "said"), [(0.09, 0, " agree"), (0.03, 1, "DIFFER")])
+def test_the_plugin_may_be_little_further_from_native_than_native_is_from_itself(
+    tmp_path: Path, noise: float, status: int, said: str
+) -> None:
+    options = ("--mtp", "off", "--kv-cache-dtypes", "auto")
+    done, output, _ = prove(tmp_path, *options, shift=0.1, noise=noise)
+    assert done == status, output
+    *_, table = output.partition("verdict\n")
+    forced = next(line for line in table.splitlines() if line.startswith("forced   eager"))
+    assert said in forced

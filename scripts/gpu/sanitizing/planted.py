@@ -38,10 +38,10 @@ def planted_racecheck(out_ptr, SIZE: tl.constexpr):
 
 @triton.jit
 def planted_synccheck(out_ptr, SIZE: tl.constexpr):
-    """Bring only the first 16 threads of the block to a barrier."""
+    """Bring only half of a warp to a barrier that is for whole warps."""
     offsets = tl.arange(0, SIZE)
     passed = tl.inline_asm_elementwise(
-        "{ .reg .pred few; setp.lt.s32 few, $1, 16; @few barrier.sync 0; mov.b32 $0, $1; }",
+        "{ .reg .pred few; setp.lt.s32 few, $1, 16; @few bar.sync 0; mov.b32 $0, $1; }",
         "=r,r",
         [offsets],
         dtype=tl.int32,
