@@ -11,6 +11,10 @@ REPOSITORY = Path(__file__).parents[2]
 INDEX_TOPK = 512
 VOCABULARY = 2048
 EXPERTS = 4
+SPREAD = 1.2
+"""Standard deviation of a product with a weight matrix, over that of its input."""
+FP8_SPREAD = 64.0
+"""Standard deviation of fp8 weights, of which the block scales take care."""
 
 
 def model_folder(folder: Path, *, quantised: bool = False) -> Path:
@@ -53,17 +57,20 @@ def use_telling_weights() -> None:
 
 
 def fill(name: str, values: Any) -> None:
-    """Fill one weight: ones for norms, normally distributed values for matrices; quantised ones and scales stay."""
+    """Fill one weight: ones for norms, normally distributed values for matrices, quantised in blocks of 128 or not."""
     import torch
 
-    if not values.is_floating_point() or values.element_size() < 2 or "scale" in name:
+    if not values.is_floating_point():
         return
     if "norm" in name and name.endswith("weight"):
         values.fill_(1)
-    elif values.dim() > 1:
+    elif values.dim() > 1 and name.endswith("scale_inv"):
+        values.fill_(SPREAD / FP8_SPREAD / (128 * values.shape[-1]) ** 0.5)
+    elif values.dim() > 1 and "scale" not in name:
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-        drawn = torch.randn(values.shape, generator=generator) * 1.2 / values.shape[-1] ** 0.5
-        values.copy_(drawn)
+        drawn = torch.randn(values.shape, generator=generator)
+        quantised = values.element_size() == 1
+        values.copy_((drawn * (FP8_SPREAD if quantised else SPREAD / values.shape[-1] ** 0.5)).to(values.dtype))
 
 
 def count_compilations() -> Callable[[], list[str]]:
