@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 
 from dsa_doctor.compat.ledger import ALL_RELEASES, RELIANCES
-from dsa_doctor.compat.patches import PATCHES, PERSISTENT_TOPK, Patch
+from dsa_doctor.compat.patches import OP_PATCHES, PATCHES, Patch
 from generator.tables import code, page, table
 
 
 def releases_page() -> str:
     """Return the verified releases and both ledgers."""
-    patches = (*PATCHES, PERSISTENT_TOPK)
+    patches = (*PATCHES, *OP_PATCHES)
     return page(
         "vLLM releases and what is relied on in them",
         f"Verified against the stock wheels of {', '.join(ALL_RELEASES)}. For each of them the tests look up every"

@@ -106,7 +106,7 @@ PATCHES: tuple[Patch, ...] = (
     Patch(
         target="vllm.model_executor.models.registry:_ModelRegistry.register_model",
         use="relied on",
-        why="DSA models resolve to the generic class, whose indexer query path is free of fp8e4nv kernels",
+        why="DSA models resolve to the generic class, whose indexer query path calls one function that can be replaced",
         upstream=DEEP_GEMM_ISSUE,
         until=_IN_TREE_INDEXER,
         signatures=(("self", "model_arch", "model_cls"),),
@@ -212,21 +212,23 @@ PATCHES: tuple[Patch, ...] = (
         signatures=((),),
     ),
     Patch(
-        target=f"{_GENERIC_MODEL}:Indexer.__init__",
+        target=f"{_GENERIC_MODEL}:fused_indexer_q_rope_quant",
         use="replaced",
-        why="the fused query kernel casts to float8e4nv, which Triton below 8.9 refuses; its switch is cleared",
+        why="the fused query kernel casts to float8e4nv, which Triton below 8.9 refuses; dsa_kernels has the same op",
         upstream=DEEP_GEMM_ISSUE,
         until=_IN_TREE_INDEXER,
-        signatures=(("self", "vllm_config", "config"),),
+        origin=_INDEXER,
+        signatures=(("positions", "q", "cos_sin_cache", "weights", "softmax_scale", "head_scale", "is_neox"),),
+        exact=True,
     ),
     Patch(
         target=f"{_GENERIC_MODEL}:Indexer",
         use="relied on",
-        why="the switch that the entry above clears",
+        why="calls what the entry above replaces, by its name in this module",
         upstream=DEEP_GEMM_ISSUE,
         until=_IN_TREE_INDEXER,
         kind="class",
-        body="elif self.use_fused_indexer_q and",
+        body="= fused_indexer_q_rope_quant(",
     ),
     *(
         Patch(
@@ -295,7 +297,19 @@ PERSISTENT_TOPK = Patch(
     upstream=TOPK_ISSUE,
     until=_IN_TREE_INDEXER,
 )
-"""The one target that is no Python name: vLLM's call of it is what the sources can show."""
+"""No Python name: vLLM's call of it is what the sources can show."""
+
+COOPERATIVE_TOPK = Patch(
+    target="torch.ops._C:cooperative_topk",
+    use="replaced",
+    why="takes the place of persistent_topk on 9.x (where the plugin is forced), with the same faults",
+    upstream=TOPK_ISSUE,
+    until=_IN_TREE_INDEXER,
+    optional=True,
+)
+"""Takes the arguments of persistent_topk; a vLLM that does not call it is fine."""
+
+OP_PATCHES = (PERSISTENT_TOPK, COOPERATIVE_TOPK)
 
 _PERSISTENT_TOPK_CALLERS = (
     (_INDEXER, "sparse_attn_indexer"),
@@ -316,6 +330,7 @@ def patch_targets(root: Path) -> dict[str, str]:
     states = {patch.target: _state(tree, patch) for patch in PATCHES}
     called = any(tree.mentions(*caller, "torch.ops._C.persistent_topk(") for caller in _PERSISTENT_TOPK_CALLERS)
     states[PERSISTENT_TOPK.target] = PRESENT if called else "changed: no known caller calls it any more"
+    states[COOPERATIVE_TOPK.target] = PRESENT
     return states
 
 

@@ -52,6 +52,23 @@ def sparse_mla_with_kvcache(
     return out
 
 
+def fused_indexer_q_rope_quant(
+    positions: torch.Tensor,
+    q: torch.Tensor,
+    cos_sin_cache: torch.Tensor,
+    weights: torch.Tensor,
+    softmax_scale: float,
+    head_scale: float,
+    is_neox: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return e4m3 codes [T, H, 128] and weights [T, H]; contract of dsa_kernels.fp8.fused_indexer_q_rope_quant."""
+    import dsa_kernels.fp8 as ops
+
+    if uses_references(q.device.type):
+        return ops.naive_fused_indexer_q(positions, q, cos_sin_cache, weights, softmax_scale, head_scale, is_neox)
+    return ops.fused_indexer_q_rope_quant(positions, q, cos_sin_cache, weights, softmax_scale, head_scale, is_neox)
+
+
 def fp8_mqa_logits(
     q: torch.Tensor,
     kv: tuple[torch.Tensor, torch.Tensor],

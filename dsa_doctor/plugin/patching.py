@@ -1,6 +1,5 @@
 """Layer 3 of the plugin: replaces what the indexer calls. Applied once per process, all or nothing."""
 
-import functools
 import importlib
 import inspect
 from collections.abc import Callable
@@ -61,9 +60,10 @@ def _replacements() -> list[tuple[Any, str, Any]]:
         (builder, "has_deep_gemm", _never),
         (custom_ops, "top_k_per_row_prefill", stand_ins.top_k_per_row_prefill),
         (custom_ops, "top_k_per_row_decode", stand_ins.top_k_per_row_decode),
-        (generic.Indexer, "__init__", _without_fused_query(generic.Indexer.__init__)),
+        (generic, "fused_indexer_q_rope_quant", stand_ins.fused_indexer_q_rope_quant),
         # torch keeps the ops it has looked up as attributes of the namespace; no dispatcher registration is touched.
-        (torch.ops._C, "persistent_topk", stand_ins.persistent_topk),
+        (torch.ops._C, "persistent_topk", stand_ins.decode_topk),
+        (torch.ops._C, "cooperative_topk", stand_ins.decode_topk),
     ]
     kernel = getattr(importlib.import_module(_PACKING), "_PACK_SEQ_TRITON_KERNEL", None)
     if kernel is not None:
@@ -103,12 +103,3 @@ def _never() -> bool:
 
 def _no_warmup(*_arguments: Any, **_keywords: Any) -> None:
     """Register nothing: the Triton kernel that packs an fp8 query is not used."""
-
-
-def _without_fused_query(constructor: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(constructor)
-    def constructed(self: Any, *arguments: Any, **keywords: Any) -> None:
-        constructor(self, *arguments, **keywords)
-        self.use_fused_indexer_q = False
-
-    return constructed

@@ -1,14 +1,29 @@
 """The functions that stand in for what vLLM's sparse indexer calls, each with the signature of what it replaces.
 
 vLLM keeps orchestrating: chunking, workspaces, the K cache and the index buffer are its own. Only the logits, the
-selection and the packing of ragged decode batches are served here.
+selection, the fused query path and the packing of ragged decode batches are served here.
 """
 
 from typing import Any
 
 import torch
 
-from dsa_doctor.plugin import ops
+from dsa_doctor.plugin import ops, query
+
+
+def fused_indexer_q_rope_quant(
+    positions: torch.Tensor,
+    q: torch.Tensor,
+    cos_sin_cache: torch.Tensor,
+    weights: torch.Tensor,
+    softmax_scale: float,
+    head_scale: float,
+    is_neox: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Serve vLLM's function of the same name: rope, e4m3 and the weights of the indexer's query in one kernel."""
+    call: Any = getattr(torch.ops.dsa_doctor, query.NAME)
+    codes, scaled = call(positions, q, cos_sin_cache, weights, softmax_scale, head_scale, is_neox)
+    return codes, scaled
 
 
 def full_mqa_logits(
@@ -107,7 +122,7 @@ def top_k_per_row_decode(
     ops.topk_indices(logits, None, ends, topk_tokens, out=raw_topk_indices)
 
 
-def persistent_topk(
+def decode_topk(
     logits: torch.Tensor,
     lengths: torch.Tensor,
     output: torch.Tensor,
@@ -115,7 +130,7 @@ def persistent_topk(
     k: int,
     max_seq_len: int,
 ) -> None:
-    """Serve torch.ops._C.persistent_topk, whose own kernel can select wrong tokens on compute capability 8.x."""
+    """Serve torch.ops._C.persistent_topk and cooperative_topk, whose own kernels can select wrong tokens."""
     del workspace, max_seq_len
     next_n = logits.shape[0] // max(lengths.shape[0], 1)
     ends = row_ends(lengths, next_n, logits.shape[0])

@@ -11,7 +11,7 @@ _ATTENTION_FALLBACKS = {"sparse MLA": "dsa_kernels.sparse_mla_with_kvcache"}
 _INDEXER_FALLBACKS = {
     "indexer logits": "dsa_kernels.fp8_mqa_logits, dsa_kernels.fp8_paged_mqa_logits",
     "indexer top-k": "dsa_kernels.topk_indices",
-    "indexer query": "vLLM's unfused rotary embedding and per-token fp8 quantisation",
+    "indexer query": "dsa_kernels.fused_indexer_q_rope_quant",
 }
 
 

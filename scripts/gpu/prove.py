@@ -33,8 +33,8 @@ from typing import Any
 CASE = Path(__file__).with_name("case.py")
 CASES = ("native", "control", "forced", "emulated", "misled")
 MODES = {"native": "off", "control": "off", "forced": "force", "emulated": "auto", "misled": "force"}
-MEAN_LIMIT, MOST_LIMIT = 0.05, 1.0
-"""Mean and largest absolute difference of a prompt token's log-probability, all in bf16 with an fp8 indexer."""
+MEAN_LIMIT, MOST_LIMIT = 0.15, 1.0
+"""Mean and largest absolute difference of a prompt token's log-probability; a wrong selection makes about 0.7 and 5."""
 NOISE_FACTOR = 1.5
 """How many times as far from the native path as that path is from itself, with CUDA graphs and without, on average."""
 LEAST_SPREAD = 0.3
@@ -210,6 +210,8 @@ def table(results: dict[Settings, dict[str, Any]]) -> list[str]:
 
 def judgement(results: dict[Settings, dict[str, Any]], settings: Settings) -> str:
     """Return what to say of a case that was compared; capitals where it is not as it must be."""
+    if settings.fp8_weights and settings.case == "emulated":
+        return "not judged: below 8.9 the weights alone are fp8, natively the activations are too"
     compared = results[settings]["compared"]
     noise = noise_of_native(results, settings)
     agrees = compared["near"] and compared["mean"] <= NOISE_FACTOR * noise

@@ -231,6 +231,7 @@ class Release:
             "attention_layers": len(layers),
             "indexers": len(indexers),
             "fused_query": [bool(one.use_fused_indexer_q) for one in indexers],
+            "query_module": sys.modules[type(indexers[0]).__module__].fused_indexer_q_rope_quant.__module__,
             "kv_formats": sorted({layer.impl.kv_format for layer in layers}),
             "kv_cache_dtypes": sorted({str(layer.kv_cache_dtype) for layer in layers}),
             "projections": sorted({type(layer.impl.kv_b_proj).__name__ for layer in layers}),

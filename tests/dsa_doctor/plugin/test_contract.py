@@ -192,7 +192,8 @@ def test_whole_models_are_constructed(
     assert built["model"] == f"vllm.model_executor.models.deepseek_v2:{model_class}"
     assert built["backends"] == ["TRITON_MLA_SPARSE"]
     assert (built["attention_layers"], built["indexers"]) == (layers, indexers)
-    assert not any(built["fused_query"])
+    assert all(built["fused_query"])
+    assert built["query_module"] == "dsa_doctor.plugin.stand_ins"
     assert built["kv_formats"] == [kv_format]
     assert built["block_sizes"] == [64]
     assert not built["deep_gemm_imported"]

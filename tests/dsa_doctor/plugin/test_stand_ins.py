@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from dsa_doctor.plugin import indices, ops, stand_ins  # noqa: E402
-from dsa_kernels.fp8 import naive_indexer_k_quant_and_cache, naive_quantize_fp8  # noqa: E402
+from dsa_kernels.fp8 import naive_fused_indexer_q, naive_indexer_k_quant_and_cache, naive_quantize_fp8  # noqa: E402
 
 HEADS, TOPK, PAGE = 16, 8, 64
 
@@ -52,7 +52,7 @@ def test_prefill_and_decode_select_the_same_tokens(
         (codes.unsqueeze(1), None), paged_cache(keys, [3, 1, 6, 0]), weights, ends.unsqueeze(1), tables, None, 256
     )
     selected["paged"] = torch.empty((6, TOPK), dtype=torch.int32)
-    stand_ins.persistent_topk(paged, ends.unsqueeze(1), selected["paged"], None, TOPK, 200)
+    stand_ins.decode_topk(paged, ends.unsqueeze(1), selected["paged"], None, TOPK, 200)
     # vLLM's index buffer may be wider than the selection.
     selected["strided"] = torch.empty((6, 3 * TOPK), dtype=torch.int32)[:, :TOPK]
     stand_ins.top_k_per_row_decode(paged, 1, ends.unsqueeze(1), selected["strided"], 6, *paged.stride(), TOPK)
@@ -92,6 +92,27 @@ def test_draft_tokens_see_one_more_key_each(keys: torch.Tensor, query: tuple[tor
     )
     for row, end in enumerate(both.flatten().tolist()):
         assert torch.equal(pairs[row, :end], single[row, :end])
+
+
+def test_the_fused_query_is_an_op_that_the_compiler_takes_whole() -> None:
+    generator = torch.Generator().manual_seed(2)
+    q = torch.randn(5, HEADS, 128, generator=generator).to(torch.bfloat16)
+    angles = torch.randn(9, 32, generator=generator)
+    tables = torch.cat((angles.cos(), angles.sin()), 1)
+    both = torch.randn(5, 128 + HEADS, generator=generator)
+    positions = torch.tensor([0, 3, 8, 1, 1])
+
+    def forward(positions: torch.Tensor, q: torch.Tensor, both: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return stand_ins.fused_indexer_q_rope_quant(positions, q, tables, both[:, 128:], 128**-0.5, 0.25, False)
+
+    codes, weights = torch.compile(forward, backend="eager", fullgraph=True)(positions, q, both)
+    wanted, scaled = naive_fused_indexer_q(positions, q, tables, both[:, 128:], 128**-0.5, 0.25, False)
+    assert torch.equal(codes.view(torch.uint8), wanted.view(torch.uint8))
+    assert torch.equal(weights, scaled)
+    described = torch.ops.dsa_doctor.fused_indexer_q_rope_quant(
+        *(one.to("meta") for one in (positions, q, tables, both[:, 128:])), 1.0, 1.0, False
+    )
+    assert [(one.shape, one.dtype) for one in described] == [(one.shape, one.dtype) for one in (codes, weights)]
 
 
 def test_padded_batches_bring_too_few_weights(keys: torch.Tensor, query: tuple[torch.Tensor, torch.Tensor]) -> None:
