@@ -59,8 +59,9 @@ def makers(options: argparse.Namespace, peers: dict[str, MlaPeer | str]) -> Iter
 
 
 def use_config(text: str) -> None:
-    """Replace the default tile configuration for this run: block_h,block_n,num_warps,num_stages,programs_per_sm."""
-    chosen = tiles.TileConfig(*map(int, text.split(",")))
+    """Replace the default configuration: block_h,block_n,num_warps,num_stages,programs_per_sm[,kernel[,convert]]."""
+    fields = text.split(",")
+    chosen = tiles.TileConfig(*map(int, fields[:5]), *fields[5:6], convert="convert" in fields[6:])
     plans.tile_config = lambda capability, num_heads, fp8, gluon: chosen  # noqa: ARG005
 
 

@@ -59,6 +59,11 @@ def has_warpgroup_mma(capability: int) -> bool:
     return capability // 10 == 9
 
 
+def converts_fp8(capability: int) -> bool:
+    """Whether one instruction converts e4m3 codes to fp16 (8.9 and newer)."""
+    return capability >= 89
+
+
 def parse_target(text: str) -> int:
     """Read 'sm80', 'sm_80', 'sm90a', '8.0' or '80' as 80.
 

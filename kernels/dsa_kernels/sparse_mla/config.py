@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsa_kernels.targets import has_roomy_shared_memory, has_small_shared_memory, has_warpgroup_mma
+from dsa_kernels.targets import converts_fp8, has_roomy_shared_memory, has_small_shared_memory, has_warpgroup_mma
 
 #: Latent width of a row, which is also the width of a value.
 LATENT_DIM = 512
@@ -30,7 +30,9 @@ class TileConfig:
         num_warps: warps of a program.
         num_stages: depth of the pipeline: steps whose rows are in flight or in use.
         programs_per_sm: programs that one multiprocessor should be given before a selection is left whole.
-        kernel: "triton" (kernels.py), or a Gluon kernel: "wgmma" (gluon_wgmma.py), "mma" (gluon_mma.py).
+        kernel: "triton" (kernels.py), or a Gluon kernel: "wgmma" (gluon_wgmma.py), "mma" (gluon_mma.py), "fp8"
+            (gluon_fp8.py).
+        convert: whether Gluon kernels decode e4m3 codes by the conversion of 8.9 and later, or by integer operations.
     """
 
     block_h: int
@@ -39,6 +41,7 @@ class TileConfig:
     num_stages: int
     programs_per_sm: int
     kernel: str = "triton"
+    convert: bool = False
 
 
 def tile_config(capability: int, num_heads: int, fp8: bool, gluon: bool) -> TileConfig:
@@ -49,15 +52,20 @@ def tile_config(capability: int, num_heads: int, fp8: bool, gluon: bool) -> Tile
     """
     small = has_small_shared_memory(capability)
     if num_heads > 16:
-        if fp8:
-            return TileConfig(32, 32, 8, 1, 1)
         if gluon and has_warpgroup_mma(capability):
-            return TileConfig(64, 64, 8, 2, 1, "wgmma")
+            # With 32 rows there is room for two decoded tiles.
+            return TileConfig(64, 32 if fp8 else 64, 8, 2, 1, "wgmma", convert=fp8)
         if gluon and capability // 10 == 8 and not small:
             return TileConfig(64, 32, 8, 2, 1, "mma")
+        if fp8:
+            return TileConfig(32, 32, 8, 1, 1)
         return TileConfig(32, 32, 8, 2, 1) if small else TileConfig(32, 64, 8, 2, 1)
+    roomy = has_roomy_shared_memory(capability)
+    if fp8 and gluon:
+        # 16 rows where two programs of 32 do not fit a multiprocessor: not measured there.
+        return TileConfig(16, 16 if small else 32, 4, 2, 2, "fp8", convert=converts_fp8(capability))
     if fp8:
         return TileConfig(16, 32, 8, 2, 1) if small else TileConfig(16, 64, 8, 2, 1)
     if small:
         return TileConfig(16, 16, 4, 2, 2)
-    return TileConfig(16, 64, 4, 2, 2) if has_roomy_shared_memory(capability) else TileConfig(16, 32, 4, 2, 2)
+    return TileConfig(16, 64, 4, 2, 2) if roomy else TileConfig(16, 32, 4, 2, 2)

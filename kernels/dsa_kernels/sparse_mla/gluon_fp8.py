@@ -1,98 +1,84 @@
-"""The attention kernel for up to 16 heads over fp8_ds_mla rows: decoded in registers, straight to mma.sync operands."""
+"""The attention kernel for up to 16 heads over fp8_ds_mla rows, decoded in registers where mma.sync reads them."""
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
-from dsa_kernels.sparse_mla.gluon_rows import barrier, copy_to_shared, write_result
+from dsa_kernels.sparse_mla.gluon_fp8_rows import decode_fp8, gather_fp8_rows, stage_fp8_rows, view_staged
+from dsa_kernels.sparse_mla.gluon_rows import barrier, write_result
 from dsa_kernels.sparse_mla.kernels import _ANY_ALIGNMENT, _RUNTIME_INTEGERS
 
 
-def _decode_asm(to_pair: str) -> str:
-    """PTX that decodes 16 codes of one scale group to pairs in q's dtype; $0-$7 out, $8-$11 codes, $12 scale."""
-    lines = [
-        ".reg .b32 t, bad, p;",
-        ".reg .f32 s, a, b, c, d;",
-        ".reg .b16 l, h;",
-        ".reg .pred nan;",
-        "mov.b32 bad, 0;",
-    ]
-    for word in range(4):
-        # The sign of a byte flips only when the one below carries out of 0x7f, or out of another NaN.
-        lines += [f"add.u32 t, ${8 + word}, 0x01010101;", f"lop3.b32 bad, bad, t, ${8 + word}, 0xf6;"]
-    lines += [
-        "and.b32 bad, bad, 0x80808080;",
-        "setp.ne.u32 nan, bad, 0;",
-        "mul.f32 s, $12, 0f43800000;",
-        "selp.f32 s, 0f7fffffff, s, nan;",
-    ]
-    for word in range(4):
-        for selector, even, odd in ((0xA280, "a", "c"), (0xB391, "b", "d")):
-            lines += [
-                f"prmt.b32 p, ${8 + word}, 0, {selector:#x};",
-                "shl.b32 p, p, 7;",
-                "and.b32 p, p, 0xbf80bf80;",
-                "mov.b32 {l, h}, p;",
-                f"cvt.f32.f16 {even}, l;",
-                f"cvt.f32.f16 {odd}, h;",
-                f"mul.f32 {even}, {even}, s;",
-                f"mul.f32 {odd}, {odd}, s;",
-            ]
-        lines += [f"{to_pair} ${2 * word}, b, a;", f"{to_pair} ${2 * word + 1}, d, c;"]
-    return "{" + "\n".join(lines) + "}"
+@gluon.constexpr_function
+def _fragments(rows, width, row_warps, whole=False):
+    """Layout [rows, width] of 4 x row_warps warps, a sixteenth of the columns beside each other in a thread.
+
+    Four groups of warps share the columns; the warps of a group share the rows, by eights in turn, or have the whole.
+    Up to the order of the columns it is how mma.sync wants an operand whose columns are summed over: each lane then
+    reads its rows from shared memory 16 bytes at a time, and finds pairs for mma.sync in its registers.
+    """
+    near = width // 16
+    columns = [[0, 1 << bit] for bit in range(near.bit_length() - 1)]
+    lanes = [[0, near], [0, 2 * near], [1, 0], [2, 0], [4, 0]]
+    eights = [[8 << bit, 0] for bit in range(rows.bit_length() - 4)]
+    sharing = row_warps.bit_length() - 1
+    shared = [[0, 0]] * sharing if whole else eights[:sharing]
+    warps = [*shared, [0, 4 * near], [0, 8 * near]]
+    return gl.DistributedLinearLayout(columns + eights[0 if whole else sharing :], lanes, warps, [], [rows, width])
 
 
-_DECODE_BF16 = gl.constexpr(_decode_asm("cvt.rn.bf16x2.f32"))
-_DECODE_FP16 = gl.constexpr(_decode_asm("cvt.rn.f16x2.f32"))
-_DECODE_CONSTRAINTS = gl.constexpr(",".join(["=r"] * 8 + ["r"] * 4 + ["r"] * 16))
+@gluon.constexpr_function
+def _exchange(blocks, warps):
+    """Layout [blocks, 128] in which every warp has everything, a thread what its lane has of a group's logits."""
+    columns = [[0, 1], [0, 2]]
+    more_rows = [[1 << bit, 0] for bit in range(blocks.bit_length() - 1)]
+    lanes = [[0, 4 << bit] for bit in range(5)]
+    same = [[0, 0]] * (warps.bit_length() - 1)
+    return gl.DistributedLinearLayout(columns + more_rows, lanes, same, [], [blocks, 128])
 
 
 @gluon.jit
-def _decode(codes, scales, like):
-    ASM: gl.constexpr = _DECODE_BF16 if like.dtype == gl.bfloat16 else _DECODE_FP16
-    return gl.inline_asm_elementwise(
-        ASM, _DECODE_CONSTRAINTS, [codes, scales], dtype=like.dtype, is_pure=False, pack=16
-    )
+def _halves(values):
+    """[N, D] in `_fragments` as two of [N, D / 2], each in `_fragments` as well: the halves of a thread's columns."""
+    N: gl.constexpr = values.shape[0]
+    D: gl.constexpr = values.shape[1]
+    first, second = gl.permute(gl.reshape(values, [N, 16, 2, D // 32]), (0, 1, 3, 2)).split()
+    return gl.reshape(first, [N, D // 2]), gl.reshape(second, [N, D // 2])
 
 
 @gluon.jit
-def _transpose_blocks(values):
-    return gl.inline_asm_elementwise(
-        "movmatrix.sync.aligned.m8n8.trans.b16 $0, $1;", "=r,r", [values], dtype=values.dtype, is_pure=False, pack=2
-    )
+def _queries(values, MMA: gl.constexpr):
+    """[H, 4 D] in `_fragments` as first operand [4, H, D]: columns 4 groups x 4 lanes x D / 16 x 2 x 2, lanes last."""
+    H: gl.constexpr = values.shape[0]
+    STEPS: gl.constexpr = values.shape[1] // 64
+    parts = gl.permute(gl.reshape(values, [H, 4, 4, STEPS, 2, 2]), (1, 0, 3, 4, 2, 5))
+    return gl.convert_layout(gl.reshape(parts, [4, H, 16 * STEPS]), gl.DotOperandLayout(0, MMA, 2), assert_trivial=True)
 
 
 @gluon.jit
-def _row_starts(rows, num_rows, page_stride, row_stride, PAGE_SIZE: gl.constexpr):
-    wide = rows.to(gl.int64)
-    if PAGE_SIZE > 0:  # noqa: SIM108 (decided when compiling)
-        units = (wide // PAGE_SIZE) * page_stride + (wide % PAGE_SIZE) * row_stride
-    else:
-        units = wide * row_stride
-    return gl.expand_dims(units * 4, 1), gl.expand_dims((rows >= 0) & (rows < num_rows), 1)
+def _keys(values, MMA: gl.constexpr):
+    """[N, 4 D] in `_fragments` as second operand [4, D, N], columns in the order of `_queries`."""
+    N: gl.constexpr = values.shape[0]
+    STEPS: gl.constexpr = values.shape[1] // 64
+    parts = gl.permute(gl.reshape(values, [N, 4, 4, STEPS, 2, 2]), (1, 3, 4, 2, 5, 0))
+    return gl.convert_layout(gl.reshape(parts, [4, 16 * STEPS, N]), gl.DotOperandLayout(1, MMA, 2), assert_trivial=True)
 
 
 @gluon.jit
-def _gather(
-    latent_ptr, scale_ptr, rope_ptr, rows, num_rows, page_stride, row_stride, codes, scales, ropes,
-    PAGE_SIZE: gl.constexpr, COPY: gl.constexpr,
-):  # fmt: skip
-    starts, mask = _row_starts(rows, num_rows, page_stride, row_stride, PAGE_SIZE)
-    columns = gl.expand_dims(gl.arange(0, codes.shape[1], layout=gl.SliceLayout(0, COPY)), 0)
-    copy_to_shared(codes, latent_ptr + starts + columns, mask=mask)
-    columns = gl.expand_dims(gl.arange(0, ropes.shape[1], layout=gl.SliceLayout(0, COPY)), 0)
-    copy_to_shared(ropes, rope_ptr + starts + columns, mask=mask)
-    columns = gl.expand_dims(gl.arange(0, scales.shape[1], layout=gl.SliceLayout(0, COPY)), 0)
-    copy_to_shared(scales, scale_ptr + starts + columns, mask=mask)
-    async_copy.commit_group()
+def _load_queries(q_ptr, first_head, num_heads, head_stride, WIDTH: gl.constexpr, H: gl.constexpr):
+    """[H, WIDTH] of q in `_fragments`, zeros beyond the last head."""
+    LAYOUT: gl.constexpr = _fragments(H, WIDTH, gl.num_warps() // 4, True)
+    heads = gl.expand_dims(first_head + gl.arange(0, H, layout=gl.SliceLayout(1, LAYOUT)), 1)
+    columns = gl.expand_dims(gl.arange(0, WIDTH, layout=gl.SliceLayout(0, LAYOUT)), 0)
+    return gl.load(q_ptr + heads * head_stride * 8 + columns, mask=heads < num_heads, other=0.0)
 
 
 @gluon.jit(do_not_specialize=_RUNTIME_INTEGERS, do_not_specialize_on_alignment=_ANY_ALIGNMENT)
 def attend_fp8_kernel(
     q_ptr,
     latent_ptr,
-    scale_ptr,
-    rope_ptr,
+    scale_ptr,  # noqa: ARG001 (the arguments of kernels.attend_kernel)
+    rope_ptr,  # noqa: ARG001
     indices_ptr,
     length_ptr,
     sink_ptr,
@@ -123,38 +109,26 @@ def attend_fp8_kernel(
     BLOCK_H: gl.constexpr,
     BLOCK_N: gl.constexpr,
     STAGES: gl.constexpr,
+    CONVERT: gl.constexpr,
 ):
+    """`kernels.attend_kernel` for fp8_ds_mla rows, with the same arguments and results.
+
+    Warps share each row by its four groups of codes, and with eight warps the rows. A code is decoded once, in
+    registers: as it stands it is part of an operand of the logits (which the groups then add up through shared memory),
+    with columns permuted alike in q. For the second product it is stored to shared memory, from where ldmatrix
+    transposes. What is gathered stays packed, so that two programs fit a multiprocessor.
+
+    Columns go in two halves, which need fewer registers at a time.
+    """
+    gl.static_assert(gl.num_warps() % 4 == 0 and LATENT == 512 and ROPE == 64 and BLOCK_H == 16 and BLOCK_N <= 32)
     WARPS: gl.constexpr = gl.num_warps()
-    gl.static_assert(WARPS == 4 and LATENT == 512 and ROPE == 64 and BLOCK_H == 16)
-    dtype: gl.constexpr = q_ptr.dtype.element_ty
     BLOCKS: gl.constexpr = BLOCK_N // 8
+    dtype: gl.constexpr = q_ptr.dtype.element_ty
     COPY: gl.constexpr = gl.BlockedLayout([1, 4], [4, 8], [WARPS, 1], [1, 0])
-    MMA: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [WARPS, 1, 1], [1, 16, 8])
-    LOGITS: gl.constexpr = gl.SliceLayout(0, MMA)
-    ROW_BITS: gl.constexpr = [[8, 0], [16, 0], [32, 0]][: BLOCK_N.bit_length() - 4]
-    CODES: gl.constexpr = gl.DistributedLinearLayout(
-        [[0, 1], [0, 2], [0, 4], [0, 8], [0, 16]] + ROW_BITS,
-        [[0, 32], [0, 64], [1, 0], [2, 0], [4, 0]],
-        [[0, 128], [0, 256]], [], [BLOCK_N, 512],
-    )
-    ROPES: gl.constexpr = gl.DistributedLinearLayout(
-        [[0, 1], [0, 2]] + ROW_BITS, [[0, 4], [0, 8], [1, 0], [2, 0], [4, 0]], [[0, 16], [0, 32]], [], [BLOCK_N, 64],
-    )
-    Q_LATENT: gl.constexpr = gl.DistributedLinearLayout(
-        [[0, 1], [0, 2], [0, 4], [0, 8], [0, 16], [8, 0]],
-        [[0, 32], [0, 64], [1, 0], [2, 0], [4, 0]],
-        [[0, 128], [0, 256]], [], [16, 512],
-    )
-    Q_ROPE: gl.constexpr = gl.DistributedLinearLayout(
-        [[0, 1], [0, 2], [8, 0]], [[0, 4], [0, 8], [1, 0], [2, 0], [4, 0]], [[0, 16], [0, 32]], [], [16, 64],
-    )
-    PART_BITS: gl.constexpr = [[1, 0], [2, 0], [4, 0]][: BLOCK_N.bit_length() - 4]
-    PARTIALS: gl.constexpr = gl.DistributedLinearLayout(
-        [[0, 1], [0, 2]] + PART_BITS + [[BLOCKS, 0], [2 * BLOCKS, 0]],
-        [[0, 4], [0, 8], [0, 16], [0, 32], [0, 64]],
-        [[0, 0], [0, 0]], [], [4 * BLOCKS, 128],
-    )
-    PLAIN: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
+    MMA: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [4, 1, WARPS // 4], [1, 16, 8])
+    LOGITS: gl.constexpr = gl.SliceLayout(0, gl.NVMMADistributedLayout([2, 0], [WARPS, 1, 1], [1, 16, 8]))
+    ACC: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [1, WARPS], [16, 8])
+    EXCHANGE: gl.constexpr = _exchange(BLOCKS, WARPS)
     program = gl.program_id(0)
     head_block = program % num_head_blocks
     split = (program // num_head_blocks) % num_splits
@@ -168,89 +142,79 @@ def attend_fp8_kernel(
     begin = split * part
     end = gl.minimum(begin + part, length)
 
-    codes = gl.allocate_shared_memory(gl.int32, [STAGES, BLOCK_N, 128], gl.SwizzledSharedLayout(4, 1, 8, [1, 0]))
-    ropes = gl.allocate_shared_memory(gl.int32, [STAGES, BLOCK_N, 32], gl.SwizzledSharedLayout(8, 1, 4, [1, 0]))
-    scales = gl.allocate_shared_memory(gl.int32, [STAGES, BLOCK_N, 4], PLAIN)
-    code_bytes = codes._reinterpret(gl.int8, [STAGES, BLOCK_N, 512], gl.SwizzledSharedLayout(16, 1, 8, [1, 0]))
-    rope_values = ropes._reinterpret(gl.bfloat16, [STAGES, BLOCK_N, 64], gl.SwizzledSharedLayout(16, 1, 4, [1, 0]))
-    scale_values = scales._reinterpret(gl.float32, [STAGES, BLOCK_N, 4], PLAIN)
-    partials = gl.allocate_shared_memory(gl.float32, [4 * BLOCKS, 128], PLAIN)
+    codes, scales, ropes = stage_fp8_rows(STAGES, BLOCK_N)
+    # Two buffers: between writes to parts of one, Triton would put a barrier.
+    values = gl.allocate_shared_memory(dtype, [BLOCK_N, LATENT // 2], gl.SwizzledSharedLayout(8, 1, 8, [1, 0]))
+    more_values = gl.allocate_shared_memory(dtype, [BLOCK_N, LATENT // 2], gl.SwizzledSharedLayout(8, 1, 8, [1, 0]))
+    parts = gl.allocate_shared_memory(gl.float32, [4 * BLOCKS, 128], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
 
-    rope_ptr = rope_ptr.to(gl.pointer_type(gl.int32))
-    scale_ptr = scale_ptr.to(gl.pointer_type(gl.int32))
     indices_ptr += token * indices_token_stride
     lanes = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(1, COPY))
     logit_lanes = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, LOGITS))
+    # Indices are loaded one step ahead of the rows, and rows STAGES steps ahead of the products.
+    rows = gl.load(indices_ptr + begin + lanes, mask=begin + lanes < end, other=-1)
     for stage in gl.static_range(STAGES):
-        at = begin + stage * BLOCK_N + lanes
-        rows = gl.load(indices_ptr + at, mask=at < end, other=-1)
-        _gather(
-            latent_ptr, scale_ptr, rope_ptr, rows, num_rows, page_stride, row_stride, codes.index(stage),
-            scales.index(stage), ropes.index(stage), PAGE_SIZE, COPY,
+        gather_fp8_rows(
+            latent_ptr, rows, num_rows, page_stride, row_stride,
+            codes.index(stage), scales.index(stage), ropes.index(stage), PAGE_SIZE, COPY,
         )  # fmt: skip
-    at = begin + STAGES * BLOCK_N + lanes
-    rows = gl.load(indices_ptr + at, mask=at < end, other=-1)
+        after = begin + (stage + 1) * BLOCK_N + lanes
+        rows = gl.load(indices_ptr + after, mask=after < end, other=-1)
 
-    q_rows = q_ptr + token * q_token_stride * 8
-    heads = head_block * BLOCK_H + gl.arange(0, BLOCK_H, layout=gl.SliceLayout(1, Q_LATENT))
-    columns = gl.arange(0, LATENT, layout=gl.SliceLayout(0, Q_LATENT))
-    q = gl.load(
-        q_rows + gl.expand_dims(heads * q_head_stride * 8, 1) + gl.expand_dims(columns, 0),
-        mask=gl.expand_dims(heads < num_heads, 1),
-        other=0.0,
-    )
-    q = gl.permute(gl.reshape(q, [16, 4, 4, 8, 2, 2]), (1, 0, 3, 4, 2, 5))
-    q_latent = gl.convert_layout(gl.reshape(q, [4, 16, 128]), gl.DotOperandLayout(0, MMA, 2), assert_trivial=True)
-    heads = head_block * BLOCK_H + gl.arange(0, BLOCK_H, layout=gl.SliceLayout(1, Q_ROPE))
-    columns = gl.arange(0, ROPE, layout=gl.SliceLayout(0, Q_ROPE))
-    q = gl.load(
-        q_rows + LATENT + gl.expand_dims(heads * q_head_stride * 8, 1) + gl.expand_dims(columns, 0),
-        mask=gl.expand_dims(heads < num_heads, 1),
-        other=0.0,
-    )
-    q = gl.permute(gl.reshape(q, [16, 4, 4, 2, 2]), (1, 0, 3, 2, 4))
-    q_rope = gl.convert_layout(gl.reshape(q, [4, 16, 16]), gl.DotOperandLayout(0, MMA, 2), assert_trivial=True)
+    q_ptr += token * q_token_stride * 8
+    first_head = head_block * BLOCK_H
+    q_first, q_second = _halves(_load_queries(q_ptr, first_head, num_heads, q_head_stride, LATENT, BLOCK_H))
+    q_first = _queries(q_first, MMA)
+    q_second = _queries(q_second, MMA)
+    q_rope = _queries(_load_queries(q_ptr + LATENT, first_head, num_heads, q_head_stride, ROPE, BLOCK_H), MMA)
 
     row_max = gl.full([BLOCK_H], float("-inf"), gl.float32, layout=gl.SliceLayout(1, LOGITS))
     row_sum = gl.full([BLOCK_H], 0.0, gl.float32, layout=gl.SliceLayout(1, LOGITS))
-    acc = gl.full([4, BLOCK_H, 128], 0.0, gl.float32, layout=MMA)
+    acc = gl.full([BLOCK_H, LATENT // 2], 0.0, gl.float32, layout=ACC)
+    more_acc = acc
     slot = 0
     for start in range(begin, end, BLOCK_N):
+        # After the barrier every warp has these rows, and none still reads values or parts of the step before.
         async_copy.wait_group(STAGES - 1)
         barrier()
-        here = start + logit_lanes
-        met = gl.load(indices_ptr + here, mask=here < end, other=-1)
-        valid = (met >= 0) & (met < num_rows)
-
-        words = gl.reshape(code_bytes.index(slot).load(CODES), [BLOCK_N, 4, 128])
-        row_scales = scale_values.index(slot).load(gl.SliceLayout(2, words.type.layout))
-        latent = _decode(words, gl.expand_dims(row_scales, 2), q_rope)
-        k = gl.permute(gl.reshape(latent, [BLOCK_N, 4, 4, 8, 2, 2]), (1, 3, 4, 2, 5, 0))
-        k = gl.convert_layout(gl.reshape(k, [4, 128, BLOCK_N]), gl.DotOperandLayout(1, MMA, 2), assert_trivial=True)
-        k_rope = rope_values.index(slot).load(ROPES)
+        code_bytes, scale_values, rope_values = view_staged(codes.index(slot), scales.index(slot), ropes.index(slot))
+        words, more_words = _halves(code_bytes.load(_fragments(BLOCK_N, LATENT, WARPS // 4)))
+        words = gl.reshape(words, [BLOCK_N, 4, LATENT // 8])
+        more_words = gl.reshape(more_words, [BLOCK_N, 4, LATENT // 8])
+        group_scales = scale_values.load(gl.SliceLayout(2, words.type.layout))
+        rope = rope_values.load(_fragments(BLOCK_N, ROPE, WARPS // 4))
         if dtype != gl.bfloat16:
-            k_rope = k_rope.to(gl.float32).to(dtype)
-        k_rope = gl.permute(gl.reshape(k_rope, [BLOCK_N, 4, 4, 2, 2]), (1, 3, 2, 4, 0))
-        k_rope = gl.convert_layout(
-            gl.reshape(k_rope, [4, 16, BLOCK_N]), gl.DotOperandLayout(1, MMA, 2), assert_trivial=True
-        )
+            rope = rope.to(gl.float32).to(dtype)
         logits = gl.full([4, BLOCK_H, BLOCK_N], 0.0, gl.float32, layout=MMA)
-        logits = mma_v2(q_rope, k_rope, logits)
-        logits = mma_v2(q_latent, k, logits)
-        logits = gl.permute(gl.reshape(logits, [4, 2, 8, BLOCKS, 4, 2]), (0, 3, 2, 4, 1, 5))
-        partials.store(gl.reshape(logits, [4 * BLOCKS, 128]))
-        # Every warp has read this slot and written its part of the logits.
+        logits = mma_v2(q_rope, _keys(rope, MMA), logits)
+        latent = decode_fp8(words, group_scales, values, CONVERT)
+        values.store(latent)
+        logits = mma_v2(q_first, _keys(latent, MMA), logits)
+        latent = decode_fp8(more_words, group_scales, values, CONVERT)
+        more_values.store(latent)
+        logits = mma_v2(q_second, _keys(latent, MMA), logits)
+        # In the order in which threads hold them: a thread reads what the same lane of each warp has written.
+        by_lane = gl.permute(gl.reshape(logits, [4, 2, 8, BLOCKS, 4, 2]), (0, 3, 2, 4, 1, 5))
+        parts.store(gl.reshape(by_lane, [4 * BLOCKS, 128]))
+        # After this one every warp has written its share and read the slot, which takes the rows STAGES steps ahead.
         barrier()
-        _gather(
-            latent_ptr, scale_ptr, rope_ptr, rows, num_rows, page_stride, row_stride, codes.index(slot),
-            scales.index(slot), ropes.index(slot), PAGE_SIZE, COPY,
+        gather_fp8_rows(
+            latent_ptr, rows, num_rows, page_stride, row_stride,
+            codes.index(slot), scales.index(slot), ropes.index(slot), PAGE_SIZE, COPY,
         )  # fmt: skip
         after = start + (STAGES + 1) * BLOCK_N + lanes
         rows = gl.load(indices_ptr + after, mask=after < end, other=-1)
-        logits = gl.reshape(partials.load(PARTIALS), [4, BLOCKS, 8, 4, 2, 2])
-        logits = gl.permute(gl.sum(logits, 0), (3, 1, 0, 2, 4))
-        logits = gl.convert_layout(gl.reshape(logits, [BLOCK_H, BLOCK_N]), LOGITS, assert_trivial=True)
+        slot = (slot + 1) % STAGES
+        here = start + logit_lanes
+        met = gl.load(indices_ptr + here, mask=here < end, other=-1)
+        valid = met.to(gl.uint32, bitcast=True) < num_rows.to(gl.uint32, bitcast=True)
 
+        by_lane = parts.slice(0, BLOCKS, dim=0).load(EXCHANGE)
+        for group in gl.static_range(1, 4):
+            by_lane += parts.slice(group * BLOCKS, BLOCKS, dim=0).load(EXCHANGE)
+        logits = gl.permute(gl.reshape(by_lane, [BLOCKS, 8, 4, 2, 2]), (3, 1, 0, 2, 4))
+        logits = gl.reshape(logits, [BLOCK_H, BLOCK_N])
+        logits = gl.convert_layout(logits, LOGITS, assert_trivial=True)
         logits = gl.where(gl.expand_dims(valid, 0), logits * scale_log2, float("-inf"))
         new_max = gl.maximum(row_max, gl.max(logits, 1))
         base = gl.where(new_max == float("-inf"), 0.0, new_max)
@@ -258,19 +222,18 @@ def attend_fp8_kernel(
         decay = gl.exp2(row_max - base)
         row_sum = row_sum * decay + gl.sum(weights, 1)
         row_max = new_max
-        acc = acc * gl.expand_dims(gl.expand_dims(decay, 1), 0)
-        p = gl.expand_dims(weights.to(dtype), 0).broadcast_to([4, BLOCK_H, BLOCK_N])
-        v = gl.permute(gl.reshape(_transpose_blocks(latent), [BLOCKS, 8, 4, 4, 8, 2, 2]), (2, 0, 3, 6, 4, 5, 1))
-        v = gl.convert_layout(gl.reshape(v, [4, BLOCK_N, 128]), gl.DotOperandLayout(1, MMA, 2), assert_trivial=True)
-        acc = mma_v2(gl.convert_layout(p, gl.DotOperandLayout(0, MMA, 2), assert_trivial=True), v, acc)
-        slot = (slot + 1) % STAGES
+        decay = gl.expand_dims(gl.convert_layout(decay, gl.SliceLayout(1, ACC), assert_trivial=True), 1)
+        weights = gl.convert_layout(weights.to(dtype), gl.DotOperandLayout(0, ACC, 2), assert_trivial=True)
+        acc = mma_v2(weights, values.load(gl.DotOperandLayout(1, ACC, 2)), acc * decay)
+        more_acc = mma_v2(weights, more_values.load(gl.DotOperandLayout(1, ACC, 2)), more_acc * decay)
     async_copy.wait_group(0)
     barrier()
-    out = gl.permute(gl.reshape(acc, [4, BLOCK_H, 8, 2, 4, 2]), (1, 0, 4, 2, 3, 5))
+    acc = gl.join(gl.reshape(acc, [BLOCK_H, 16, LATENT // 32]), gl.reshape(more_acc, [BLOCK_H, 16, LATENT // 32]))
+    acc = gl.reshape(gl.permute(acc, (0, 1, 3, 2)), [BLOCK_H, LATENT])
     # Derived anew, so that nothing of it stays in registers across the loop.
     first_head = (program + gl.num_programs(0)) % num_head_blocks * BLOCK_H
     write_result(
-        gl.reshape(out, [BLOCK_H, LATENT]), row_max, row_sum, sink_ptr, out_ptr, max_logits_ptr, lse_ptr, partial_ptr,
-        partial_max_ptr, partial_sum_ptr, first_head, token, split, (begin >= end).to(gl.int32), num_heads, num_splits,
-        has_sink, out_token_stride, out_head_stride,
+        acc, row_max, row_sum, sink_ptr, out_ptr, max_logits_ptr, lse_ptr, partial_ptr, partial_max_ptr,
+        partial_sum_ptr, first_head, token, split, (begin >= end).to(gl.int32), num_heads, num_splits, has_sink,
+        out_token_stride, out_head_stride,
     )  # fmt: skip

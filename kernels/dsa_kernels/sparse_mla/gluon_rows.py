@@ -1,4 +1,4 @@
-"""What the two Gluon kernels share: gathering rows into shared memory, and writing a program's result.
+"""What the Gluon kernels share: gathering rows into shared memory, and writing a program's result.
 
 Gluon is Triton's language of explicit layouts and waits. `USABLE` tells whether this Triton has what the kernels need;
 its interpreter runs no Gluon, so there the kernel of `kernels.py` serves every head count.
@@ -23,6 +23,17 @@ USABLE = gluon is not None and os.environ.get("TRITON_INTERPRET", "0") in ("", "
 if gluon is not None:
 
     @gluon.jit
+    def row_starts(rows, num_rows, page_stride, row_stride, PAGE_SIZE: gl.constexpr):
+        """Where `rows` ([N], sliced from a layout) start, in units of 16 bytes, and which are valid: both [N, 1]."""
+        valid = (rows >= 0) & (rows < num_rows)
+        wide = rows.to(gl.int64)
+        if PAGE_SIZE > 0:  # noqa: SIM108 (decided when compiling)
+            units = (wide // PAGE_SIZE) * page_stride + (wide % PAGE_SIZE) * row_stride
+        else:
+            units = wide * row_stride
+        return gl.expand_dims(units, 1), gl.expand_dims(valid, 1)
+
+    @gluon.jit
     def gather_rows(
         latent_ptr,
         rope_ptr,
@@ -38,14 +49,8 @@ if gluon is not None:
         COPY: gl.constexpr,
     ):
         """Start copying `rows` ([BLOCK_N], sliced from COPY) to shared memory, zeros where a row is not valid."""
-        valid = (rows >= 0) & (rows < num_rows)
-        wide = rows.to(gl.int64)
-        if PAGE_SIZE > 0:  # noqa: SIM108 (decided when compiling)
-            units = (wide // PAGE_SIZE) * page_stride + (wide % PAGE_SIZE) * row_stride
-        else:
-            units = wide * row_stride
-        starts = gl.expand_dims(units * 8, 1)
-        mask = gl.expand_dims(valid, 1)
+        units, mask = row_starts(rows, num_rows, page_stride, row_stride, PAGE_SIZE)
+        starts = units * 8
         columns = gl.expand_dims(gl.arange(0, LATENT, layout=gl.SliceLayout(0, COPY)), 0)
         copy_to_shared(latent, latent_ptr + starts + columns, mask=mask)
         if ROPE > 0:

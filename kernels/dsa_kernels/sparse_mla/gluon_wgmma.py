@@ -10,6 +10,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from dsa_kernels.sparse_mla.gluon_fp8_rows import decode_fp8_rows, gather_fp8_rows, stage_fp8_rows
 from dsa_kernels.sparse_mla.gluon_rows import barrier, copy_to_shared, gather_rows, write_result
 from dsa_kernels.sparse_mla.kernels import _ANY_ALIGNMENT, _RUNTIME_INTEGERS
 
@@ -49,8 +50,11 @@ def attend_wgmma_kernel(
     PAGE_SIZE: gl.constexpr,
     BLOCK_H: gl.constexpr,
     BLOCK_N: gl.constexpr,
+    STAGES: gl.constexpr,
+    FP8: gl.constexpr,
+    CONVERT: gl.constexpr,
 ):
-    """`kernels.attend_kernel` for unpacked rows, with the same arguments and results.
+    """`kernels.attend_kernel`, with the same arguments and results; STAGES and CONVERT are for fp8_ds_mla rows.
 
     Two warpgroups share the output by columns. Each computes all logits: the weights then stand where the second
     product wants them, without an exchange through shared memory.
@@ -58,6 +62,9 @@ def attend_wgmma_kernel(
     WARPS: gl.constexpr = gl.num_warps()
     dtype: gl.constexpr = q_ptr.dtype.element_ty
     COPY: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [WARPS, 1], [1, 0])
+    ROW_COPY: gl.constexpr = gl.BlockedLayout([1, 4 if FP8 else 8], [4, 8], [WARPS, 1], [1, 0])
+    # Two tiles, where there is room, so that fp8 rows are decoded under the product of the step before.
+    BUFFERS: gl.constexpr = 1 if FP8 and BLOCK_N > 32 else 2
     LOGITS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, BLOCK_N, 16])
     ACC: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, WARPS // 4], [16, 256, 16])
     ROWS: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
@@ -75,12 +82,15 @@ def attend_wgmma_kernel(
     end = gl.minimum(begin + part, length)
 
     q_latent = gl.allocate_shared_memory(dtype, [BLOCK_H, LATENT], ROWS)
-    latents = gl.allocate_shared_memory(dtype, [2, BLOCK_N, LATENT], ROWS)
     q_rope = q_latent
-    ropes = latents
     if ROPE > 0:
         q_rope = gl.allocate_shared_memory(dtype, [BLOCK_H, ROPE], ROWS)
-        ropes = gl.allocate_shared_memory(dtype, [2, BLOCK_N, ROPE], ROWS)
+    latents = gl.allocate_shared_memory(dtype, [BUFFERS, BLOCK_N, LATENT], ROWS)
+    ropes = latents
+    if ROPE > 0:
+        ropes = gl.allocate_shared_memory(dtype, [BUFFERS, BLOCK_N, ROPE], ROWS)
+    if FP8:
+        codes, scales, rope_words = stage_fp8_rows(STAGES, BLOCK_N)
     heads = head_block * BLOCK_H + gl.arange(0, BLOCK_H, layout=gl.SliceLayout(1, COPY))
     is_head = gl.expand_dims(heads < num_heads, 1)
     q_rows = q_ptr + token * q_token_stride * 8 + gl.expand_dims(heads * q_head_stride * 8, 1)
@@ -91,39 +101,63 @@ def attend_wgmma_kernel(
         copy_to_shared(q_rope, q_rows + LATENT + gl.expand_dims(rope_columns, 0), mask=is_head)
 
     indices_ptr += token * indices_token_stride
-    lanes = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(1, COPY))
+    lanes = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(1, ROW_COPY))
     logit_lanes = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, LOGITS))
-    # Indices are loaded one step ahead of the rows, and rows one step ahead of the products.
+    # Indices are loaded one step ahead of the rows, and rows AHEAD steps ahead of the products.
+    AHEAD: gl.constexpr = STAGES if FP8 else 1
     rows = gl.load(indices_ptr + begin + lanes, mask=begin + lanes < end, other=-1)
-    gather_rows(
-        latent_ptr, rope_ptr, rows, num_rows, page_stride, row_stride,
-        latents.index(0), ropes.index(0), LATENT, ROPE, PAGE_SIZE, COPY,
-    )  # fmt: skip
-    rows = gl.load(indices_ptr + begin + BLOCK_N + lanes, mask=begin + BLOCK_N + lanes < end, other=-1)
+    for stage in gl.static_range(AHEAD):
+        if FP8:
+            gather_fp8_rows(
+                latent_ptr, rows, num_rows, page_stride, row_stride,
+                codes.index(stage), scales.index(stage), rope_words.index(stage), PAGE_SIZE, ROW_COPY,
+            )  # fmt: skip
+        else:
+            gather_rows(
+                latent_ptr, rope_ptr, rows, num_rows, page_stride, row_stride,
+                latents.index(0), ropes.index(0), LATENT, ROPE, PAGE_SIZE, ROW_COPY,
+            )  # fmt: skip
+        after = begin + (stage + 1) * BLOCK_N + lanes
+        rows = gl.load(indices_ptr + after, mask=after < end, other=-1)
 
     row_max = gl.full([BLOCK_H], float("-inf"), gl.float32, layout=gl.SliceLayout(1, LOGITS))
     row_sum = gl.full([BLOCK_H], 0.0, gl.float32, layout=gl.SliceLayout(1, LOGITS))
     acc = gl.full([BLOCK_H, LATENT], 0.0, gl.float32, layout=ACC)
     no_logits = gl.full([BLOCK_H, BLOCK_N], 0.0, gl.float32, layout=LOGITS)
     pending = warpgroup_mma_init(acc)
+    tile = 0
     slot = 0
     for start in range(begin, end, BLOCK_N):
-        latent = latents.index(slot)
-        rope = ropes.index(slot)
-        # After the barrier every warp has these rows, and none still reads those of the step before.
-        acc = warpgroup_mma_wait(0, deps=[pending])
-        async_copy.wait_group(0)
+        latent = latents.index(tile)
+        rope = ropes.index(tile)
+        # After the barrier every warp has these rows.
+        if not FP8 or BUFFERS == 1:
+            acc = warpgroup_mma_wait(0, deps=[pending])
+        async_copy.wait_group(AHEAD - 1)
+        if FP8:
+            barrier()
+            decode_fp8_rows(codes.index(slot), scales.index(slot), rope_words.index(slot), latent, rope, CONVERT)
+            if BUFFERS == 2:
+                acc = warpgroup_mma_wait(0, deps=[pending])
         fence_async_shared()
+        # After this one the tile can be read by products, and what the step before has read can be written.
         barrier()
         unfinished = warpgroup_mma(q_latent, latent.permute((1, 0)), no_logits, use_acc=False, is_async=True)
         if ROPE > 0:
             unfinished = warpgroup_mma(q_rope, rope.permute((1, 0)), unfinished, is_async=True)
-        slot = 1 - slot
-        gather_rows(
-            latent_ptr, rope_ptr, rows, num_rows, page_stride, row_stride,
-            latents.index(slot), ropes.index(slot), LATENT, ROPE, PAGE_SIZE, COPY,
-        )  # fmt: skip
-        after = start + 2 * BLOCK_N + lanes
+        tile = (tile + 1) % BUFFERS
+        if FP8:
+            gather_fp8_rows(
+                latent_ptr, rows, num_rows, page_stride, row_stride,
+                codes.index(slot), scales.index(slot), rope_words.index(slot), PAGE_SIZE, ROW_COPY,
+            )  # fmt: skip
+            slot = (slot + 1) % STAGES
+        else:
+            gather_rows(
+                latent_ptr, rope_ptr, rows, num_rows, page_stride, row_stride,
+                latents.index(tile), ropes.index(tile), LATENT, ROPE, PAGE_SIZE, ROW_COPY,
+            )  # fmt: skip
+        after = start + (AHEAD + 1) * BLOCK_N + lanes
         rows = gl.load(indices_ptr + after, mask=after < end, other=-1)
         here = start + logit_lanes
         met = gl.load(indices_ptr + here, mask=here < end, other=-1)

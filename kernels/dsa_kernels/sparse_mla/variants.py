@@ -28,9 +28,8 @@ def attend_variant(
         "PAGE_SIZE": page_size,
         "BLOCK_H": config.block_h,
         "BLOCK_N": config.block_n,
+        **{name: value for name, value in keywords.items() if name in kernel.arg_names},
     }
-    if "FP8" in keywords:
-        constexprs["FP8"] = fp8
     pointers = {
         "q_ptr": f"*{dtype}",
         "latent_ptr": f"*{row}",

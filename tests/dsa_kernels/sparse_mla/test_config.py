@@ -1,0 +1,48 @@
+import pytest
+
+from dsa_kernels.aot.table import compile_table
+from dsa_kernels.sparse_mla.config import tile_config
+from dsa_kernels.targets import SHARED_MEMORY_LIMIT, VERIFIED_TARGETS
+
+
+@pytest.mark.parametrize("capability", sorted(SHARED_MEMORY_LIMIT))
+@pytest.mark.parametrize("heads", [1, 16, 17, 128])
+@pytest.mark.parametrize("fp8", [False, True])
+def test_without_gluon_there_is_only_triton(capability, heads, fp8):
+    assert tile_config(capability, heads, fp8, gluon=False).kernel == "triton"
+
+
+@pytest.mark.parametrize(
+    ("capability", "convert"), [(80, False), (86, False), (87, False), (89, True), (90, True), (120, True)]
+)
+def test_few_heads_over_fp8_rows_are_decoded_as_the_target_does_it_best(capability, convert):
+    for heads in (1, 8, 16):
+        config = tile_config(capability, heads, fp8=True, gluon=True)
+        assert (config.kernel, config.convert) == ("fp8", convert)
+    assert tile_config(capability, 17, fp8=True, gluon=True).kernel != "fp8"
+    assert tile_config(capability, 16, fp8=False, gluon=True).kernel != "fp8"
+
+
+@pytest.mark.parametrize(
+    ("capability", "kernel"), [(80, "mma"), (86, "triton"), (87, "mma"), (89, "triton"), (90, "wgmma"), (120, "triton")]
+)
+@pytest.mark.parametrize("fp8", [False, True])
+def test_many_heads_get_the_matrix_instruction_of_the_target(capability, kernel, fp8):
+    config = tile_config(capability, 128, fp8=fp8, gluon=True)
+    assert config.kernel == kernel
+    assert config.convert == (fp8 and kernel == "wgmma")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", VERIFIED_TARGETS)
+def test_two_programs_over_fp8_rows_share_a_multiprocessor(capability):
+    """The limit of a block is all of a multiprocessor's shared memory but the 1 KiB that every block takes besides."""
+    rows = [
+        row
+        for row in compile_table(capability, jobs=1, op="sparse_mla_with_kvcache")
+        if row.kernel == "attend_fp8_kernel"
+    ]
+    assert rows
+    for row in rows:
+        assert 2 * (row.shared_bytes + 1024) <= SHARED_MEMORY_LIMIT[capability] + 1024
+        assert 2 * 32 * row.num_warps * row.registers <= 65_536
