@@ -16,31 +16,40 @@ MAX_HEADS = 128
 WIDEN_BLOCK = 2048
 CLEAN_BLOCK = 4096
 
-#: Most elements that one program selects from; longer rows are thinned out until that many can be left.
+#: Most elements that are selected from as they are; longer rows are thinned out until that many can be left.
 SELECT_BLOCK = 4096
+#: Warps of the program that selects from a row, where none can be longer than that, and where some can.
 SELECT_WARPS = 8
+LONG_WARPS = 16
 
-#: Elements of a step over rows that thinning out leaves too long.
-ROW_BLOCK = 2048
-ROW_WARPS = 8
-
-#: Groups whose maxima bound a row from below, and the warps of the program that finds the bound.
+#: Groups whose maxima bound a row from below.
 THIN_GROUPS = 4096
-BOUND_WARPS = 4
+#: Elements of each group that the program of a row loads at once, and words of 32 marks that it gathers at once.
+ROW_REPEATS = 2
+GATHER_WORDS = 1024
+#: Words of 32 marks that a program makes of one tile.
+MARK_WORDS = 256
 
+#: Where there are few rows, those longer than this are thinned out by many programs each.
+FEW_ROWS = 32
+SHARED_LENGTH = 131_072
+#: Warps of the program that finds a bound.
+BOUND_WARPS = 8
 #: Neighbouring groups of one program, and how many elements of each it loads at once.
 MAXIMA_COLUMNS = 128
 MAXIMA_REPEATS = 16
 MAXIMA_WARPS = 4
-
-#: Words of 32 positions that one program marks, and its warps; one warp gathers them.
-MARK_WORDS = 256
+#: Warps of the program that marks one tile.
 MARK_WARPS = 8
-GATHER_WARPS = 1
 
 #: A program of the paged logits passes over at most this many tiles, and the programs fill the GPU this many times.
 MOST_TILES = 32
 PAGED_WAVES = 4
+
+
+def one_program_limit(num_rows: int) -> int:
+    """Longest row that one program thins out alone: any, where there are rows enough to keep the GPU busy."""
+    return SHARED_LENGTH if num_rows <= FEW_ROWS else 2**31 - 1
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,21 @@ import torch
 from dsa_kernels.errors import expect, expect_contiguous_last, expect_same_device, expect_tensor
 from dsa_kernels.indexer.config import (
     BOUND_WARPS,
-    GATHER_WARPS,
+    GATHER_WORDS,
+    LONG_WARPS,
     MARK_WARPS,
     MARK_WORDS,
     MAXIMA_COLUMNS,
     MAXIMA_REPEATS,
     MAXIMA_WARPS,
-    ROW_BLOCK,
-    ROW_WARPS,
+    ROW_REPEATS,
     SELECT_BLOCK,
     SELECT_WARPS,
     THIN_GROUPS,
+    one_program_limit,
 )
-from dsa_kernels.indexer.select_kernels import select_block_kernel, select_row_kernel
-from dsa_kernels.indexer.thin_kernels import bound_kernel, gather_kernel, mark_kernel, maxima_kernel
+from dsa_kernels.indexer.select_kernels import select_kernel
+from dsa_kernels.indexer.thin_kernels import bound_kernel, mark_kernel, maxima_kernel
 
 _BOUNDS = (torch.int32, torch.int64)
 
@@ -35,9 +36,10 @@ def topk_indices(
     """The positions of the k largest values of each row, exactly, whatever the values.
 
     Row i selects from logits[i, row_starts[i]:row_ends[i]], bounds clamped to [0, N]. NaN and -inf are never selected.
-    Of equal values (0.0 and -0.0 are equal) the lower position is selected. Rows longer than 4,096 are shared by many
-    programs, which read them twice; those of which more than 4,096 elements may be selected (k beyond that, or equal
-    values at the bound) are read more often by one program each, slower and just as exact.
+    Of equal values (0.0 and -0.0 are equal) the lower position is selected. Rows longer than 4,096 are read twice, by
+    one program each, or by many where there are few rows and they are very long; those of which more than 4,096
+    elements may be selected (k beyond that, or equal values at the bound) are read more often, slower and just as
+    exact. What is not shared costs time by the lengths of rows, not by N.
 
     Args:
         logits: [M, N] fp32, any row stride, contiguous last dimension; M may be 0.
@@ -53,7 +55,7 @@ def topk_indices(
     Raises:
         ArgumentError: a wrong shape, dtype, stride or device; the message names the argument.
 
-    Scratch where N > 4,096: 16 KiB + 8 bytes a row, and N rounded up to 8,192 columns at 1,028 bytes each 8,192: a
+    Scratch where N > 4,096: 16 KiB + 8 bytes a row, and N + 31 rounded up to 8,192 columns at a bit each: a
     thirty-second of the logits.
 
     Nothing waits for the device, and allocations depend on shapes alone: safe under CUDA graph capture once
@@ -86,79 +88,73 @@ def _select(
 ) -> None:
     num_rows, width = logits.shape
     starts = row_ends if row_starts is None else row_starts
-    stride, out_stride = logits.stride(0), out.stride(0)
-    chunk = 32 * MARK_WORDS
-    parts = -(-width // chunk)
+    stride = logits.stride(0)
+    limit = one_program_limit(num_rows)
+    # A row begins up to 31 elements behind its line.
+    parts = -(-(width + 31) // (32 * MARK_WORDS))
     given = {"HAS_STARTS": row_starts is not None}
-    limited = given | {"LIMIT": SELECT_BLOCK}
-    thinned = width > SELECT_BLOCK
+    groups = {"GROUPS": THIN_GROUPS, **given}
+    is_long = width > SELECT_BLOCK
     # Rows that fit a block need no scratch; the pointers are then never followed.
-    found = counts = bounds = row_ends
-    if thinned:
-        # The maxima are done with when positions are gathered: both live in one buffer.
+    found = words = bounds = row_ends
+    if is_long:
+        # The maxima are done with when elements are gathered: both live in one buffer.
         found = _scratch(logits, num_rows * max(THIN_GROUPS, SELECT_BLOCK))
-        counts, bounds = _scratch(logits, num_rows * parts), _scratch(logits, num_rows * 2)
         words = _scratch(logits, num_rows * parts * MARK_WORDS)
+        # Read for shared rows alone, but of one type for all.
+        bounds = found
+    if width > limit:
+        bounds, maxima = _scratch(logits, num_rows * 2), found.view(torch.float32)
         maxima_kernel[(num_rows * (THIN_GROUPS // MAXIMA_COLUMNS),)](
             logits,
             starts,
             row_ends,
-            found,
+            maxima,
             width,
+            limit,
             stride,
-            GROUPS=THIN_GROUPS,
             COLUMNS=MAXIMA_COLUMNS,
             REPEATS=MAXIMA_REPEATS,
             num_warps=MAXIMA_WARPS,
-            **limited,
+            **groups,
         )
-        bound_kernel[(num_rows,)](
-            starts, row_ends, found, bounds, width, k, GROUPS=THIN_GROUPS, num_warps=BOUND_WARPS, **limited
-        )
-        mark = {"WORDS": MARK_WORDS, **limited}
+        bound_kernel[(num_rows,)](starts, row_ends, maxima, bounds, width, limit, k, num_warps=BOUND_WARPS, **groups)
         mark_kernel[(num_rows * parts,)](
-            logits, starts, row_ends, bounds, words, counts, width, stride, parts, num_warps=MARK_WARPS, **mark
+            logits,
+            starts,
+            row_ends,
+            bounds,
+            words,
+            width,
+            limit,
+            stride,
+            parts,
+            WORDS=MARK_WORDS,
+            num_warps=MARK_WARPS,
+            **given,
         )
-        gather_kernel[(num_rows * parts,)](
-            starts, row_ends, words, counts, found, width, parts, num_warps=GATHER_WARPS, **mark
-        )
-    select_block_kernel[(num_rows,)](
+    select_kernel[(num_rows,)](
         logits,
         starts,
         row_ends,
         found,
-        counts,
+        words,
         bounds,
         out,
         width,
+        limit,
         stride,
         k,
-        out_stride,
-        parts,
-        THINNED=thinned,
-        CHUNK=chunk,
+        out.stride(0),
+        parts * MARK_WORDS,
+        LONG=is_long,
+        REPEATS=ROW_REPEATS,
+        MARK_WORDS=MARK_WORDS,
+        GATHER_WORDS=GATHER_WORDS,
         BLOCK=SELECT_BLOCK,
-        num_warps=SELECT_WARPS,
-        **given,
+        num_warps=LONG_WARPS if is_long else SELECT_WARPS,
+        **groups,
     )
-    if thinned:
-        select_row_kernel[(num_rows,)](
-            logits,
-            starts,
-            row_ends,
-            counts,
-            bounds,
-            out,
-            width,
-            stride,
-            k,
-            out_stride,
-            parts,
-            CHUNK=chunk,
-            BLOCK=ROW_BLOCK,
-            num_warps=ROW_WARPS,
-            **limited,
-        )
 
 
 def _scratch(logits: torch.Tensor, size: int) -> torch.Tensor:

@@ -9,15 +9,15 @@ from dsa_kernels.fp8.variants import make_variant
 from dsa_kernels.indexer.config import (
     BOUND_WARPS,
     CLEAN_BLOCK,
-    GATHER_WARPS,
+    GATHER_WORDS,
     HEAD_DIM,
+    LONG_WARPS,
     MARK_WARPS,
     MARK_WORDS,
     MAXIMA_COLUMNS,
     MAXIMA_REPEATS,
     MAXIMA_WARPS,
-    ROW_BLOCK,
-    ROW_WARPS,
+    ROW_REPEATS,
     SELECT_BLOCK,
     SELECT_WARPS,
     THIN_GROUPS,
@@ -31,8 +31,8 @@ from dsa_kernels.indexer.config import (
     rows_per_step,
 )
 from dsa_kernels.indexer.logits_kernels import clean_kernel, paged_kernel, ragged_kernel, widen_kernel
-from dsa_kernels.indexer.select_kernels import select_block_kernel, select_row_kernel
-from dsa_kernels.indexer.thin_kernels import bound_kernel, gather_kernel, mark_kernel, maxima_kernel
+from dsa_kernels.indexer.select_kernels import select_kernel
+from dsa_kernels.indexer.thin_kernels import bound_kernel, mark_kernel, maxima_kernel
 
 #: Head counts of the models (GLM-5: 32, DeepSeek-V3.2: 64).
 HEAD_COUNTS = (32, 64)
@@ -134,23 +134,23 @@ def _helper_variants() -> list[KernelVariant]:
 
 
 def _select_variants() -> list[KernelVariant]:
-    limit: dict[str, object] = {"LIMIT": SELECT_BLOCK}
     groups: dict[str, object] = {"GROUPS": THIN_GROUPS}
     columns: dict[str, object] = {"COLUMNS": MAXIMA_COLUMNS, "REPEATS": MAXIMA_REPEATS}
-    words: dict[str, object] = {"WORDS": MARK_WORDS}
-    chunk: dict[str, object] = {"CHUNK": 32 * MARK_WORDS}
-    block: dict[str, object] = {"BLOCK": SELECT_BLOCK, **chunk}
+    row: dict[str, object] = {
+        "REPEATS": ROW_REPEATS,
+        "MARK_WORDS": MARK_WORDS,
+        "GATHER_WORDS": GATHER_WORDS,
+        "BLOCK": SELECT_BLOCK,
+    }
     kernels: list[tuple[str, Any, dict[str, object], int]] = [
-        ("maxima", maxima_kernel, limit | groups | columns, MAXIMA_WARPS),
-        ("bound", bound_kernel, limit | groups, BOUND_WARPS),
-        ("mark", mark_kernel, limit | words, MARK_WARPS),
-        ("gather", gather_kernel, limit | words, GATHER_WARPS),
-        ("block", select_block_kernel, {"THINNED": False, **block}, SELECT_WARPS),
-        ("block, thinned", select_block_kernel, {"THINNED": True, **block}, SELECT_WARPS),
-        ("whole row", select_row_kernel, limit | chunk | {"BLOCK": ROW_BLOCK}, ROW_WARPS),
+        ("maxima", maxima_kernel, groups | columns, MAXIMA_WARPS),
+        ("bound", bound_kernel, groups, BOUND_WARPS),
+        ("mark", mark_kernel, {"WORDS": MARK_WORDS}, MARK_WARPS),
+        ("short rows", select_kernel, groups | row | {"LONG": False}, SELECT_WARPS),
+        ("rows of any length", select_kernel, groups | row | {"LONG": True}, LONG_WARPS),
     ]
-    integers = ("starts", "ends", "maxima", "bounds", "words", "counts", "found", "out")
-    types = {"logits_ptr": "*fp32", **{f"{name}_ptr": "*i32" for name in integers}}
+    integers = ("starts", "ends", "bounds", "words", "found", "out")
+    types = {"logits_ptr": "*fp32", "maxima_ptr": "*fp32", **{f"{name}_ptr": "*i32" for name in integers}}
     return [
         make_variant(
             "topk_indices",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dsa_kernels.indexer.chunked import indexer_topk
-from dsa_kernels.indexer.config import HEAD_DIM, SELECT_BLOCK
+from dsa_kernels.indexer.config import HEAD_DIM, SELECT_BLOCK, SHARED_LENGTH
 from dsa_kernels.indexer.paged import fp8_paged_mqa_logits
 from dsa_kernels.indexer.ragged import fp8_mqa_logits
 from dsa_kernels.indexer.topk import topk_indices
@@ -35,8 +35,8 @@ def warmup_indexer(
     for width in (0, 4):
         fp8_mqa_logits(q, (keys, scale), weights, start, end, max_seqlen_k=width)
     indexer_topk(q, (keys, scale), weights, start, end, topk)
-    # A row that one program selects from, and one that is thinned out.
-    for columns in (4, SELECT_BLOCK + 1):
+    # A row that is selected from as it is, one that one program thins out, and one that many do.
+    for columns in (4, SELECT_BLOCK + 1, SHARED_LENGTH + 1):
         logits = torch.zeros((1, columns), dtype=torch.float32, device=device)
         for starts in (None, start):
             topk_indices(logits, starts, end, topk)

@@ -89,7 +89,7 @@ def paged_logits(device: torch.device, heads: int, next_n: int, per_row: bool) -
 
 
 def selection(device: torch.device, width: int, k: int, values: str, has_starts: bool) -> None:
-    """Rows that one program selects from, rows that are thinned out, and rows of ties that thinning cannot shorten."""
+    """Rows that are selected from as they are, rows thinned out by one program or many, rows that stay long."""
     generator = torch.Generator().manual_seed(4)
     rows = 3
     logits = torch.randn(rows, width, generator=generator)
@@ -153,7 +153,13 @@ def all_cases() -> dict[str, Case]:
             found[f"paged logits, {heads} heads, next_n {next_n}"] = partial(
                 paged_logits, heads=heads, next_n=next_n, per_row=next_n == 2
             )
-    for width, k, values in ((300, 64, "random"), (9001, 2048, "random"), (9001, 64, "narrow"), (9001, 2048, "equal")):
+    for width, k, values in (
+        (300, 64, "random"),
+        (9001, 2048, "random"),
+        (9001, 64, "narrow"),
+        (9001, 2048, "equal"),
+        (131_201, 2048, "random"),
+    ):
         for has_starts in (False, True):
             found[f"top {k} of {width} {values}{', row starts' if has_starts else ''}"] = partial(
                 selection, width=width, k=k, values=values, has_starts=has_starts

@@ -1,9 +1,11 @@
+from unittest import mock
+
 import pytest
 import torch
 
 from dsa_kernels.errors import ArgumentError
-from dsa_kernels.indexer import naive_topk_indices, topk_indices
-from dsa_kernels.indexer.config import MARK_WORDS, SELECT_BLOCK, THIN_GROUPS
+from dsa_kernels.indexer import naive_topk_indices, topk, topk_indices
+from dsa_kernels.indexer.config import FEW_ROWS, MARK_WORDS, SELECT_BLOCK, SHARED_LENGTH, THIN_GROUPS, one_program_limit
 
 INF = float("inf")
 
@@ -45,6 +47,14 @@ def rows_of(name: str, width: int) -> torch.Tensor:
         return torch.where(positions % 2 == 0, -INF, float("nan"))
     if name == "all negative":
         return -noise.abs() - 1e-30
+    if name == "far outliers":
+        row = noise.clone()
+        row[positions % 1000 == 7] = 3e38
+        row[positions % 3 == 0] = -3e38
+        return row
+    if name == "two clusters":
+        # The k-th largest lies among values a millionth apart, far from all others.
+        return torch.where(noise > 1, 100 + noise * 1e-6, noise)
     if name == "every exponent":
         bits = torch.randint(-(2**31), 2**31, (width,), generator=generator)
         return from_bits(bits)
@@ -62,8 +72,16 @@ NAMES = (
     "nan and infinities",
     "nothing to select",
     "all negative",
+    "far outliers",
+    "two clusters",
     "every exponent",
 )
+
+
+@pytest.fixture
+def share_rows_beyond(monkeypatch):
+    """Rows longer than the number that this is called with are thinned out by many programs."""
+    return lambda limit: monkeypatch.setattr(topk, "one_program_limit", lambda num_rows: limit)
 
 
 def check(logits, starts, ends, k):
@@ -83,8 +101,8 @@ def check(logits, starts, ends, k):
 def test_traps(device, on_gpu, name, k):
     width = 40_000 if on_gpu else 6_000
     row = rows_of(name, width)
-    logits = torch.stack((row, row.flip(0))).to(device)
-    got = check(logits, None, torch.tensor([width, width - 5], device=device), k)
+    logits = torch.stack((row, row.flip(0), row)).to(device)
+    got = check(logits, None, torch.tensor([width, width - 5, SELECT_BLOCK - 3], device=device), k)
     # Against another sort: the selected values are the largest ones.
     values = logits[0].nan_to_num(nan=-INF, posinf=INF, neginf=-INF)
     wanted = values.sort(descending=True).values[:k]
@@ -108,9 +126,12 @@ def test_values_outside_the_bounds_are_never_selected(device):
     assert got[0].tolist() == list(range(4890, 4900))
 
 
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("k", [1, 500])
-def test_rows_of_several_parts(device, k):
-    """Parts before a row's start and behind its end, starts and ends inside words, and all candidates in one part."""
+def test_rows_of_several_tiles(device, share_rows_beyond, shared, k):
+    """Starts and ends inside words, whole tiles outside a row, all candidates in one tile."""
+    if shared:
+        share_rows_beyond(SELECT_BLOCK)
     generator = torch.Generator().manual_seed(5)
     part = 32 * MARK_WORDS
     width = 3 * part + 77
@@ -123,6 +144,81 @@ def test_rows_of_several_parts(device, k):
     starts = torch.tensor([0, 33, 31, 1, 0, part + 5, 7], dtype=torch.int32)
     ends = torch.tensor([width, width, width - 1, width - 33, width, width, part + 31], dtype=torch.int32)
     check(logits.to(device), starts.to(device), ends.to(device), k)
+
+
+@pytest.mark.parametrize("name", ["random", "all equal", "two values", "nan and infinities", "every exponent"])
+def test_rows_that_one_program_thins_out_beside_rows_that_many_do(device, share_rows_beyond, name):
+    """Lengths around the most that is selected from as it is, and around the longest of one program."""
+    limit = 6000
+    share_rows_beyond(limit)
+    lengths = [SELECT_BLOCK - 1, SELECT_BLOCK, SELECT_BLOCK + 1, limit - 1, limit, limit + 1, limit + 999]
+    width = limit + 999 + 40
+    logits = rows_of(name, width).expand(len(lengths), -1).to(device)
+    starts = torch.arange(len(lengths), dtype=torch.int32) * 5
+    check(logits, starts.to(device), (starts + torch.tensor(lengths)).to(device), 700)
+
+
+def test_rows_begin_anywhere_in_a_line(device):
+    """Every element is read whatever the address of the row's first one: the largest are the first and the last."""
+    count = SELECT_BLOCK + 29
+    buffer = torch.full((7, 2 * SELECT_BLOCK + 13), INF, device=device)
+    for offset in (0, 1, 2, 3, 4, 15, 30, 31):
+        logits = buffer[:, offset:]
+        starts = torch.arange(7, device=device) * 3
+        for row, start in enumerate(starts.tolist()):
+            logits[row, start : start + count] = torch.arange(count, 0, -1)
+            logits[row, start + count - 3 : start + count] = 1e6
+        got = check(logits, starts, starts + count, 40)
+        assert got[6].tolist() == [*range(37), count - 3, count - 2, count - 1]
+        buffer.fill_(INF)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_last_elements_of_an_unaligned_row_of_whole_tiles(device, share_rows_beyond, shared):
+    """Counted from its line, the row needs one more tile than it has elements for."""
+    if shared:
+        share_rows_beyond(SELECT_BLOCK)
+    width = 32 * MARK_WORDS
+    logits = torch.randn(3, width + 33, device=device)[:, 5:-28]
+    logits[:, -3:] += 100
+    check(logits, None, torch.full((3,), width, device=device), 20)
+
+
+@pytest.mark.parametrize("left", [SELECT_BLOCK - 1, SELECT_BLOCK, SELECT_BLOCK + 1])
+def test_as_many_elements_left_as_a_block_holds(device, left):
+    row = torch.full((1, SELECT_BLOCK + 500), -INF)
+    row[0, :left] = torch.arange(left) * 1.0
+    check(row.to(device), None, torch.tensor([row.numel()], device=device), SELECT_BLOCK)
+
+
+@pytest.mark.parametrize("width", [600, 5600])
+def test_ties_among_neighbouring_floats(device, width):
+    """Few keys with several values each: intervals of every small width, with equal values at both of their ends."""
+    generator = torch.Generator().manual_seed(8)
+    spread = torch.tensor([2, 6, 23, 60, *range(184, 200)])[:, None]
+    whole = torch.randint(0, 2**30, (spread.numel(), width), generator=generator)
+    logits = from_bits(0x3F800000 + whole % spread).to(device)
+    ends = torch.full((spread.numel(),), width, device=device)
+    for k in (519, 589):
+        check(logits, None, ends, k)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_scratch_is_int32_whatever_the_bounds_are(device, monkeypatch, share_rows_beyond, shared):
+    """The interpreter would take anything; a kernel compiled for int64 scratch would not compile."""
+    if shared:
+        share_rows_beyond(SELECT_BLOCK)
+    launch = mock.MagicMock()
+    monkeypatch.setattr(topk, "select_kernel", launch)
+    topk_indices(torch.zeros(1, 5000, device=device), None, torch.tensor([0], device=device), 3)
+    pointers = launch.__getitem__.return_value.call_args.args[:7]
+    types = [torch.float32, torch.int64, torch.int64, *[torch.int32] * 4]
+    assert [pointer.dtype for pointer in pointers] == types
+
+
+def test_few_long_rows_are_shared():
+    assert one_program_limit(1) == one_program_limit(FEW_ROWS) == SHARED_LENGTH
+    assert one_program_limit(FEW_ROWS + 1) > 2**30
 
 
 def test_more_candidates_than_a_block_with_different_values(device):

@@ -41,7 +41,7 @@ def check_nothing_compiles() -> None:
         q, kv, weights, starts, ends = ragged_case(rows, 32, keys, "causal", device)
         indexer_topk(q, kv, weights, starts, ends, 64, budget_bytes=7 * 5 * keys)
         fp8_mqa_logits(q[rows // 3 :], kv, weights[rows // 3 :], starts[rows // 3 :], ends[rows // 3 :], True, 77)
-    for rows, width in ((1, 1), (3, 70_001), (400, 20_000)):
+    for rows, width in ((1, 1), (3, 70_001), (400, 20_000), (1, 140_001)):
         logits = torch.randn(rows + 1, width, device=device)[1:]
         topk_indices(logits, None, torch.full((rows + 1,), width, dtype=torch.int32, device=device)[1:], 33)
     for next_n in (1, 2):
