@@ -88,6 +88,10 @@ def draw(picture: Picture, found: list[tuple[Row, Row]], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(6.4, 4.2))
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.margins(y=0.12)
+    for axis in (axes.xaxis, axes.yaxis):
+        # Where an axis spans little more than a decade, matplotlib labels these too, one over the other.
+        axis.set_minor_formatter(pyplot.NullFormatter())
     abscissae = [row["flop"] / row["moved_bytes"] if counted else row["moved_bytes"] for _, row in found]
     left, right = min(abscissae) / 2, max(abscissae) * 2
     if counted:
