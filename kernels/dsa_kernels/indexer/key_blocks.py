@@ -45,9 +45,9 @@ def population(words):
 
 
 @triton.jit
-def points_above(low, step):
-    """Four keys 1, 2, 4 and 6 steps above `low`: what thinning leaves crowds at the lower end."""
-    return low + step, low + 2 * step, low + 4 * step, low + 6 * step
+def inner_points(low, high, step):
+    """Four keys from low + step to high, nearer to each other at the lower end: what thinning leaves crowds there."""
+    return low + step, low + 2 * step, tl.minimum(low + 4 * step, high), tl.minimum(low + 6 * step, high)
 
 
 @triton.jit
@@ -75,9 +75,9 @@ def count_block(values, points, AXIS: tl.constexpr):
 
 @triton.jit
 def narrow(low, high, above_low, above_high, points, counts, k):
-    """The interval between neighbouring points in which the k-th largest lies, and how many values reach its ends.
+    """The part of [low, high) between two neighbouring points where the number of values that reach falls below k.
 
-    The end may lie above the former one, where a step is a single key: the number that goes with it is its own.
+    And how many values reach its ends.
     """
     if counts[2] >= k:
         if counts[3] >= k:
@@ -115,7 +115,7 @@ def block_threshold(values, low, high, reaching, k, slack, AXIS: tl.constexpr):
     """
     above = tl.full((), 0, tl.int32)
     while (reaching > k + slack) & (high > low + 1):
-        points = points_above(low, tl.maximum((high - low) >> 3, 1))
+        points = inner_points(low, high, tl.maximum((high - low) >> 3, 1))
         counts = count_block(values, points, AXIS)
         low, high, reaching, above = narrow(low, high, reaching, above, points, counts, k)
     return low, reaching, above

@@ -11,11 +11,11 @@ from dsa_kernels.indexer.key_blocks import (
     LOWEST_KEY,
     block_threshold,
     find_bound,
+    inner_points,
     key_value,
     mark_selected,
     narrow,
     ordered_key,
-    points_above,
     sums_before,
 )
 from dsa_kernels.indexer.row_tiles import (
@@ -117,7 +117,7 @@ def select_from_all(start_ptr, count, out_ptr, shift, low, high, reaching, k, BL
     # Many equal values are what brings rows here: ask first whether the bound itself is the threshold.
     step = tl.full((), 1, tl.uint32)
     while (reaching > k) & (high > low + 1):
-        points = points_above(low, step)
+        points = inner_points(low, high, step)
         counts = count_row(start_ptr, count, points, BLOCK)
         low, high, reaching, above = narrow(low, high, reaching, above, points, counts, k)
         step = tl.maximum((high - low) >> 3, 1)
