@@ -5,36 +5,32 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
 from dsa_kernels.sparse_mla.gluon_fp8_rows import decode_fp8, gather_fp8_rows, stage_fp8_rows, view_staged
-from dsa_kernels.sparse_mla.gluon_rows import barrier, write_result
+from dsa_kernels.sparse_mla.gluon_rows import barrier, part_of_selection, write_result
 from dsa_kernels.sparse_mla.kernels import _ANY_ALIGNMENT, _RUNTIME_INTEGERS
 
 
 @gluon.constexpr_function
-def _fragments(rows, width, row_warps, whole=False):
-    """Layout [rows, width] of 4 x row_warps warps, a sixteenth of the columns beside each other in a thread.
+def _fragments(rows, width):
+    """Layout [rows, width] of four warps: a quarter of the columns each, a sixteenth beside each other in a thread.
 
-    Four groups of warps share the columns; the warps of a group share the rows, by eights in turn, or have the whole.
     Up to the order of the columns it is how mma.sync wants an operand whose columns are summed over: each lane then
     reads its rows from shared memory 16 bytes at a time, and finds pairs for mma.sync in its registers.
     """
     near = width // 16
     columns = [[0, 1 << bit] for bit in range(near.bit_length() - 1)]
     lanes = [[0, near], [0, 2 * near], [1, 0], [2, 0], [4, 0]]
-    eights = [[8 << bit, 0] for bit in range(rows.bit_length() - 4)]
-    sharing = row_warps.bit_length() - 1
-    shared = [[0, 0]] * sharing if whole else eights[:sharing]
-    warps = [*shared, [0, 4 * near], [0, 8 * near]]
-    return gl.DistributedLinearLayout(columns + eights[0 if whole else sharing :], lanes, warps, [], [rows, width])
+    more_rows = [[8 << bit, 0] for bit in range(rows.bit_length() - 4)]
+    warps = [[0, 4 * near], [0, 8 * near]]
+    return gl.DistributedLinearLayout(columns + more_rows, lanes, warps, [], [rows, width])
 
 
 @gluon.constexpr_function
-def _exchange(blocks, warps):
-    """Layout [blocks, 128] in which every warp has everything, a thread what its lane has of a group's logits."""
+def _exchange(blocks):
+    """Layout [blocks, 128] in which every warp has everything, a thread what its lane has of a warp's logits."""
     columns = [[0, 1], [0, 2]]
     more_rows = [[1 << bit, 0] for bit in range(blocks.bit_length() - 1)]
     lanes = [[0, 4 << bit] for bit in range(5)]
-    same = [[0, 0]] * (warps.bit_length() - 1)
-    return gl.DistributedLinearLayout(columns + more_rows, lanes, same, [], [blocks, 128])
+    return gl.DistributedLinearLayout(columns + more_rows, lanes, [[0, 0], [0, 0]], [], [blocks, 128])
 
 
 @gluon.jit
@@ -48,7 +44,7 @@ def _halves(values):
 
 @gluon.jit
 def _queries(values, MMA: gl.constexpr):
-    """[H, 4 D] in `_fragments` as first operand [4, H, D]: columns 4 groups x 4 lanes x D / 16 x 2 x 2, lanes last."""
+    """[H, 4 D] in `_fragments` as first operand [4, H, D]: columns 4 warps x 4 lanes x D / 16 x 2 x 2, lanes last."""
     H: gl.constexpr = values.shape[0]
     STEPS: gl.constexpr = values.shape[1] // 64
     parts = gl.permute(gl.reshape(values, [H, 4, 4, STEPS, 2, 2]), (1, 0, 3, 4, 2, 5))
@@ -67,7 +63,7 @@ def _keys(values, MMA: gl.constexpr):
 @gluon.jit
 def _load_queries(q_ptr, first_head, num_heads, head_stride, WIDTH: gl.constexpr, H: gl.constexpr):
     """[H, WIDTH] of q in `_fragments`, zeros beyond the last head."""
-    LAYOUT: gl.constexpr = _fragments(H, WIDTH, gl.num_warps() // 4, True)
+    LAYOUT: gl.constexpr = _fragments(H, WIDTH)
     heads = gl.expand_dims(first_head + gl.arange(0, H, layout=gl.SliceLayout(1, LAYOUT)), 1)
     columns = gl.expand_dims(gl.arange(0, WIDTH, layout=gl.SliceLayout(0, LAYOUT)), 0)
     return gl.load(q_ptr + heads * head_stride * 8 + columns, mask=heads < num_heads, other=0.0)
@@ -113,34 +109,25 @@ def attend_fp8_kernel(
 ):
     """`kernels.attend_kernel` for fp8_ds_mla rows, with the same arguments and results.
 
-    Warps share each row by its four groups of codes, and with eight warps the rows. A code is decoded once, in
-    registers: as it stands it is part of an operand of the logits (which the groups then add up through shared memory),
-    with columns permuted alike in q. For the second product it is stored to shared memory, from where ldmatrix
-    transposes. What is gathered stays packed, so that two programs fit a multiprocessor.
+    Four warps share each row by its four groups of codes. A code is decoded once, in registers: as it stands it is
+    part of an operand of the logits (which the warps then add up through shared memory), with columns permuted
+    alike in q. For the second product it is stored to shared memory, from where ldmatrix transposes. What is
+    gathered stays packed, so that two programs fit a multiprocessor.
 
     Columns go in two halves, which need fewer registers at a time.
     """
-    gl.static_assert(gl.num_warps() % 4 == 0 and LATENT == 512 and ROPE == 64 and BLOCK_H == 16 and BLOCK_N <= 32)
+    gl.static_assert(gl.num_warps() == 4 and LATENT == 512 and ROPE == 64 and BLOCK_H == 16 and BLOCK_N <= 32)
     WARPS: gl.constexpr = gl.num_warps()
     BLOCKS: gl.constexpr = BLOCK_N // 8
     dtype: gl.constexpr = q_ptr.dtype.element_ty
     COPY: gl.constexpr = gl.BlockedLayout([1, 4], [4, 8], [WARPS, 1], [1, 0])
-    MMA: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [4, 1, WARPS // 4], [1, 16, 8])
-    LOGITS: gl.constexpr = gl.SliceLayout(0, gl.NVMMADistributedLayout([2, 0], [WARPS, 1, 1], [1, 16, 8]))
+    MMA: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [WARPS, 1, 1], [1, 16, 8])
+    LOGITS: gl.constexpr = gl.SliceLayout(0, MMA)
     ACC: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [1, WARPS], [16, 8])
-    EXCHANGE: gl.constexpr = _exchange(BLOCKS, WARPS)
-    program = gl.program_id(0)
-    head_block = program % num_head_blocks
-    split = (program // num_head_blocks) % num_splits
-    token = (program // num_head_blocks // num_splits).to(gl.int64)
-
-    length = topk
-    if has_length != 0:
-        length = gl.load(length_ptr + token)
-    length = gl.minimum(gl.maximum(length, 0), topk)
-    part = gl.cdiv(gl.cdiv(length, num_splits), BLOCK_N) * BLOCK_N
-    begin = split * part
-    end = gl.minimum(begin + part, length)
+    EXCHANGE: gl.constexpr = _exchange(BLOCKS)
+    program, head_block, split, token, begin, end = part_of_selection(
+        length_ptr, topk, num_head_blocks, num_splits, has_length, BLOCK_N
+    )
 
     codes, scales, ropes = stage_fp8_rows(STAGES, BLOCK_N)
     # Two buffers: between writes to parts of one, Triton would put a barrier.
@@ -178,11 +165,11 @@ def attend_fp8_kernel(
         async_copy.wait_group(STAGES - 1)
         barrier()
         code_bytes, scale_values, rope_values = view_staged(codes.index(slot), scales.index(slot), ropes.index(slot))
-        words, more_words = _halves(code_bytes.load(_fragments(BLOCK_N, LATENT, WARPS // 4)))
+        words, more_words = _halves(code_bytes.load(_fragments(BLOCK_N, LATENT)))
         words = gl.reshape(words, [BLOCK_N, 4, LATENT // 8])
         more_words = gl.reshape(more_words, [BLOCK_N, 4, LATENT // 8])
         group_scales = scale_values.load(gl.SliceLayout(2, words.type.layout))
-        rope = rope_values.load(_fragments(BLOCK_N, ROPE, WARPS // 4))
+        rope = rope_values.load(_fragments(BLOCK_N, ROPE))
         if dtype != gl.bfloat16:
             rope = rope.to(gl.float32).to(dtype)
         logits = gl.full([4, BLOCK_H, BLOCK_N], 0.0, gl.float32, layout=MMA)

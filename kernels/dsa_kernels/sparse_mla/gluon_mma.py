@@ -5,7 +5,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
 from dsa_kernels.sparse_mla.gluon_fp8_rows import decode_fp8_rows, gather_fp8_rows, stage_fp8_rows
-from dsa_kernels.sparse_mla.gluon_rows import barrier, copy_to_shared, gather_rows, write_result
+from dsa_kernels.sparse_mla.gluon_rows import barrier, copy_to_shared, gather_rows, part_of_selection, write_result
 from dsa_kernels.sparse_mla.kernels import _ANY_ALIGNMENT, _RUNTIME_INTEGERS
 
 
@@ -69,18 +69,9 @@ def attend_mma_kernel(
     K: gl.constexpr = gl.DotOperandLayout(1, LOGITS, 2)
     P: gl.constexpr = gl.DotOperandLayout(0, ACC, 2)
     V: gl.constexpr = gl.DotOperandLayout(1, ACC, 2)
-    program = gl.program_id(0)
-    head_block = program % num_head_blocks
-    split = (program // num_head_blocks) % num_splits
-    token = (program // num_head_blocks // num_splits).to(gl.int64)
-
-    length = topk
-    if has_length != 0:
-        length = gl.load(length_ptr + token)
-    length = gl.minimum(gl.maximum(length, 0), topk)
-    part = gl.cdiv(gl.cdiv(length, num_splits), BLOCK_N) * BLOCK_N
-    begin = split * part
-    end = gl.minimum(begin + part, length)
+    program, head_block, split, token, begin, end = part_of_selection(
+        length_ptr, topk, num_head_blocks, num_splits, has_length, BLOCK_N
+    )
 
     q_latent = gl.allocate_shared_memory(dtype, [BLOCK_H, LATENT], ROWS)
     q_rope = q_latent

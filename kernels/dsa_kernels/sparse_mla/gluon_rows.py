@@ -1,4 +1,4 @@
-"""What the Gluon kernels share: gathering rows into shared memory, and writing a program's result.
+"""What the Gluon kernels share: a program's part, gathering its rows into shared memory, and writing its result.
 
 Gluon is Triton's language of explicit layouts and waits. `USABLE` tells whether this Triton has what the kernels need;
 its interpreter runs no Gluon, so there the kernel of `kernels.py` serves every head count.
@@ -21,6 +21,27 @@ except (ImportError, AttributeError):
 USABLE = gluon is not None and os.environ.get("TRITON_INTERPRET", "0") in ("", "0")
 
 if gluon is not None:
+
+    @gluon.jit
+    def part_of_selection(length_ptr, topk, num_head_blocks, num_splits, has_length, BLOCK_N: gl.constexpr):
+        """What this program works on, as `kernels.attend_kernel` shares it out.
+
+        Returns:
+            Number of the program, of its heads, of the part and of the token, and the part's bounds in the selection.
+        """
+        program = gl.program_id(0)
+        head_block = program % num_head_blocks
+        split = (program // num_head_blocks) % num_splits
+        token = (program // num_head_blocks // num_splits).to(gl.int64)
+
+        length = topk
+        if has_length != 0:
+            length = gl.load(length_ptr + token)
+        length = gl.minimum(gl.maximum(length, 0), topk)
+        part = gl.cdiv(gl.cdiv(length, num_splits), BLOCK_N) * BLOCK_N
+        begin = split * part
+        end = gl.minimum(begin + part, length)
+        return program, head_block, split, token, begin, end
 
     @gluon.jit
     def row_starts(rows, num_rows, page_stride, row_stride, PAGE_SIZE: gl.constexpr):

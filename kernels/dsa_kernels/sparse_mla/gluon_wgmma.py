@@ -11,7 +11,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from dsa_kernels.sparse_mla.gluon_fp8_rows import decode_fp8_rows, gather_fp8_rows, stage_fp8_rows
-from dsa_kernels.sparse_mla.gluon_rows import barrier, copy_to_shared, gather_rows, write_result
+from dsa_kernels.sparse_mla.gluon_rows import barrier, copy_to_shared, gather_rows, part_of_selection, write_result
 from dsa_kernels.sparse_mla.kernels import _ANY_ALIGNMENT, _RUNTIME_INTEGERS
 
 
@@ -63,32 +63,21 @@ def attend_wgmma_kernel(
     dtype: gl.constexpr = q_ptr.dtype.element_ty
     COPY: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [WARPS, 1], [1, 0])
     ROW_COPY: gl.constexpr = gl.BlockedLayout([1, 4 if FP8 else 8], [4, 8], [WARPS, 1], [1, 0])
-    # Two tiles, where there is room, so that fp8 rows are decoded under the product of the step before.
-    BUFFERS: gl.constexpr = 1 if FP8 and BLOCK_N > 32 else 2
     LOGITS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, BLOCK_N, 16])
     ACC: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, WARPS // 4], [16, 256, 16])
     ROWS: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
-    program = gl.program_id(0)
-    head_block = program % num_head_blocks
-    split = (program // num_head_blocks) % num_splits
-    token = (program // num_head_blocks // num_splits).to(gl.int64)
-
-    length = topk
-    if has_length != 0:
-        length = gl.load(length_ptr + token)
-    length = gl.minimum(gl.maximum(length, 0), topk)
-    part = gl.cdiv(gl.cdiv(length, num_splits), BLOCK_N) * BLOCK_N
-    begin = split * part
-    end = gl.minimum(begin + part, length)
+    program, head_block, split, token, begin, end = part_of_selection(
+        length_ptr, topk, num_head_blocks, num_splits, has_length, BLOCK_N
+    )
 
     q_latent = gl.allocate_shared_memory(dtype, [BLOCK_H, LATENT], ROWS)
     q_rope = q_latent
     if ROPE > 0:
         q_rope = gl.allocate_shared_memory(dtype, [BLOCK_H, ROPE], ROWS)
-    latents = gl.allocate_shared_memory(dtype, [BUFFERS, BLOCK_N, LATENT], ROWS)
+    latents = gl.allocate_shared_memory(dtype, [2, BLOCK_N, LATENT], ROWS)
     ropes = latents
     if ROPE > 0:
-        ropes = gl.allocate_shared_memory(dtype, [BUFFERS, BLOCK_N, ROPE], ROWS)
+        ropes = gl.allocate_shared_memory(dtype, [2, BLOCK_N, ROPE], ROWS)
     if FP8:
         codes, scales, rope_words = stage_fp8_rows(STAGES, BLOCK_N)
     heads = head_block * BLOCK_H + gl.arange(0, BLOCK_H, layout=gl.SliceLayout(1, COPY))
@@ -131,21 +120,21 @@ def attend_wgmma_kernel(
         latent = latents.index(tile)
         rope = ropes.index(tile)
         # After the barrier every warp has these rows.
-        if not FP8 or BUFFERS == 1:
+        if not FP8:
             acc = warpgroup_mma_wait(0, deps=[pending])
         async_copy.wait_group(AHEAD - 1)
         if FP8:
             barrier()
             decode_fp8_rows(codes.index(slot), scales.index(slot), rope_words.index(slot), latent, rope, CONVERT)
-            if BUFFERS == 2:
-                acc = warpgroup_mma_wait(0, deps=[pending])
+            # The other tile is still being multiplied while this one is decoded.
+            acc = warpgroup_mma_wait(0, deps=[pending])
         fence_async_shared()
         # After this one the tile can be read by products, and what the step before has read can be written.
         barrier()
         unfinished = warpgroup_mma(q_latent, latent.permute((1, 0)), no_logits, use_acc=False, is_async=True)
         if ROPE > 0:
             unfinished = warpgroup_mma(q_rope, rope.permute((1, 0)), unfinished, is_async=True)
-        tile = (tile + 1) % BUFFERS
+        tile = (tile + 1) % 2
         if FP8:
             gather_fp8_rows(
                 latent_ptr, rows, num_rows, page_stride, row_stride,
