@@ -34,6 +34,10 @@ KEYS = (8192, 32768, 131072)
 BATCHES = (1, 16, 64)
 CONTEXTS = (4096, 32768, 131072)
 NEXT_N = (1, 4)
+#: Under CUDA graphs results are as wide as the longest context that the server takes: contexts in such a width.
+WIDTH = 131072
+SHORT_CONTEXTS = (4096, 16384)
+PAGED_LENGTHS = [(context, context) for context in CONTEXTS] + [(context, WIDTH) for context in SHORT_CONTEXTS]
 #: The plain formula in PyTorch is slow: on larger shapes it is left out.
 MOST_TORCH_PAIRS = 1024 * 32768
 
@@ -49,10 +53,11 @@ def make_ragged(rows: int, keys: int, heads: int, deep_gemm: Any) -> Case:
     return case
 
 
-def make_paged(machine: Machine, batch: int, next_n: int, context: int, heads: int, deep_gemm: Any) -> Case:
+def make_paged(machine: Machine, batch: int, next_n: int, context: int, width: int, heads: int, deep_gemm: Any) -> Case:
     """Every request at the same context, pages in random order."""
-    inputs = paged_inputs(batch, next_n, context, heads, machine.l2_bytes)
-    case = paged_case(inputs, {"batch": batch, "next_n": next_n, "context": context, "heads": heads})
+    inputs = paged_inputs(batch, next_n, context, heads, machine.l2_bytes, width=width)
+    shape: dict[str, int | str] = {"batch": batch, "next_n": next_n, "context": context, "width": width, "heads": heads}
+    case = paged_case(inputs, shape)
     if deep_gemm is not None:
         case.peers["DeepGEMM"] = deep_gemm if isinstance(deep_gemm, str) else deep_gemm_paged(deep_gemm, inputs)
     return case
@@ -76,9 +81,9 @@ def makers(options: argparse.Namespace, deep_gemm: Any) -> Iterator[Maker]:
     for heads in HEADS if "paged" in kinds else ():
         for next_n in NEXT_N:
             for batch in (1, 64) if quick else BATCHES:
-                for context in (32768,) if quick else CONTEXTS:
-                    yield lambda machine, b=batch, t=next_n, c=context, h=heads: make_paged(
-                        machine, b, t, c, h, deep_gemm
+                for context, width in [(32768, 32768)] if quick else PAGED_LENGTHS:
+                    yield lambda machine, b=batch, t=next_n, c=context, w=width, h=heads: make_paged(
+                        machine, b, t, c, w, h, deep_gemm
                     )
     if "chunked" in kinds:
         for keys in (32768,) if quick else (32768, 131072):

@@ -51,7 +51,7 @@ def deep_gemm_paged(deep_gemm: Any, inputs: PagedInputs) -> Peer:
         if not schedules:
             parts = deep_gemm.get_num_sms() // clusters
             schedules.append(deep_gemm.get_paged_mqa_logits_metadata(inputs.lengths, 64, parts))
-        arguments = (inputs.q, inputs.cache, inputs.weights, inputs.lengths, table, schedules[0], inputs.context)
+        arguments = (inputs.q, inputs.cache, inputs.weights, inputs.lengths, table, schedules[0], inputs.width)
         return deep_gemm.fp8_paged_mqa_logits(*arguments, clean_logits=False)
 
     calls = [(lambda table=table: call(table)) for table in inputs.tables]

@@ -11,8 +11,9 @@ from dsa_kernels.aot import sass
 from dsa_kernels.aot.variants import KernelVariant
 from dsa_kernels.targets import shared_memory_limit
 
-#: Index and scale words may be loaded 4 bytes at a time; the rows themselves must dominate, 16 bytes at a time.
-MINIMAL_WIDE_SHARE = 0.5
+#: Indices, scales and weights may be loaded 4 or 8 bytes at a time, weights anew by many threads; what the rows take
+#: must go 16 bytes at a time. Where rows do not, next to nothing does.
+MINIMAL_WIDE_SHARE = 0.4
 
 #: Environment under which Triton would not compile for the target it is asked for.
 MISLEADING_ENVIRONMENT = ("TRITON_INTERPRET", "TRITON_OVERRIDE_ARCH")
@@ -68,7 +69,7 @@ def _compile(variant: KernelVariant, capability: int, limit: int) -> CompiledRep
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
+    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages, "maxnreg": variant.most_registers}
     if getattr(variant.kernel, "is_gluon", bool)():
         # Gluon kernels are pipelined by hand, and compiled from a source of their own.
         from triton.experimental.gluon._runtime import GluonASTSource as ASTSource

@@ -105,7 +105,10 @@ def chunked_case(inputs: RaggedInputs, topk: int, shape: dict[str, int | str]) -
 
 @dataclass(frozen=True)
 class PagedInputs:
-    """A decode batch, every request at the same context, pages in random order; one block table for each rotation."""
+    """A decode batch, every request at the same context, pages in random order; one block table for each rotation.
+
+    The result has `width` columns: as many as the context, or, as under CUDA graphs, as the longest a server takes.
+    """
 
     q: torch.Tensor
     cache: torch.Tensor
@@ -113,11 +116,12 @@ class PagedInputs:
     lengths: torch.Tensor
     tables: torch.Tensor
     context: int
+    width: int
 
     def run(self, table: torch.Tensor) -> torch.Tensor:
         """`fp8_paged_mqa_logits` without cleaning, as vLLM calls it."""
         return fp8_paged_mqa_logits(
-            self.q, self.cache, self.weights, self.lengths, table, None, self.context, clean_logits=False
+            self.q, self.cache, self.weights, self.lengths, table, None, self.width, clean_logits=False
         )
 
     def check_logits(self, name: str, logits: torch.Tensor, limit: float = LIMIT) -> float:
@@ -136,7 +140,7 @@ class PagedInputs:
                 in_order,
                 self.context,
             )
-            got = logits[rows].masked_fill(wanted == float("-inf"), float("-inf"))
+            got = logits[rows, : self.context].masked_fill(wanted == float("-inf"), float("-inf"))
             worst = max(worst, require(name, got, wanted, limit))
         return worst
 
@@ -148,9 +152,13 @@ def paged_inputs(
     heads: int,
     l2_bytes: int,
     most_pages: int | None = None,
+    width: int | None = None,
     device: torch.device | str = "cuda",
 ) -> PagedInputs:
-    """Draw them; with fewer than `batch` contexts' worth of pages in `most_pages`, requests share pages."""
+    """Draw them; with fewer than `batch` contexts' worth of pages in `most_pages`, requests share pages.
+
+    The width is the context unless given.
+    """
     pages = -(-context // PAGE_SIZE)
     sets = rotations(l2_bytes, batch * context * 132, 16)
     if most_pages is not None:
@@ -166,6 +174,7 @@ def paged_inputs(
         (context + steps).expand(batch, next_n).contiguous(),
         order.to(torch.int32).view(sets, batch, pages),
         context,
+        width or context,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsa_kernels.targets import has_small_shared_memory
+from dsa_kernels.targets import has_small_shared_memory, has_warpgroup_mma
 
 #: Width of the indexer's q and k rows.
 HEAD_DIM = 128
@@ -19,8 +19,10 @@ CLEAN_BLOCK = 4096
 #: Most elements that are selected from as they are; longer rows are thinned out until that many can be left.
 SELECT_BLOCK = 4096
 #: Warps of the program that selects from a row, where none can be longer than that, and where some can.
-SELECT_WARPS = 8
+SELECT_WARPS = 4
 LONG_WARPS = 16
+#: Most registers of a thread of the latter: two such programs then fit a multiprocessor.
+LONG_REGISTERS = 64
 
 #: Groups whose maxima bound a row from below.
 THIN_GROUPS = 4096
@@ -42,14 +44,22 @@ MAXIMA_WARPS = 4
 #: Warps of the program that marks one tile.
 MARK_WARPS = 8
 
-#: A program of the paged logits passes over at most this many tiles, and the programs fill the GPU this many times.
-MOST_TILES = 32
-PAGED_WAVES = 4
+#: A program of the paged logits passes over at most this many keys.
+MOST_KEYS = 4096
+#: How many times its programs fill the GPU; once where a program has more columns than this, whose queries cost more
+#: than a tile of keys.
+PAGED_WAVES = 2
+MANY_COLUMNS = 128
 
 
 def one_program_limit(num_rows: int) -> int:
     """Longest row that one program thins out alone: any, where there are rows enough to keep the GPU busy."""
     return SHARED_LENGTH if num_rows <= FEW_ROWS else 2**31 - 1
+
+
+def long_registers(capability: int) -> int | None:
+    """Most registers of a thread that selects from long rows; None where the compiler would spill (12.x)."""
+    return LONG_REGISTERS if capability < 100 else None
 
 
 @dataclass(frozen=True)
@@ -89,8 +99,8 @@ def ragged_config(capability: int, heads: int) -> LogitsConfig:
     """
     if heads > 64:
         return LogitsConfig(128, 128, 8, 2, 64)
-    if capability // 10 == 9:
-        return LogitsConfig(128, 64, 4, 3, 64)
+    if has_warpgroup_mma(capability):
+        return LogitsConfig(256, 64, 8, 3, 64) if heads > 32 else LogitsConfig(128, 64, 4, 3, 128)
     return LogitsConfig(128, 128, 4, 2, 64)
 
 
@@ -119,14 +129,14 @@ def paged_config(capability: int, heads: int) -> PagedConfig:
     """The configuration of `fp8_paged_mqa_logits` for a target and a padded head count.
 
     With wgmma, smaller tiles and two of them in flight are faster, above all for several draft tokens; with mma.sync
-    the larger tile is.
+    larger tiles are, and fewer columns a dot.
     """
     most = 128 if has_small_shared_memory(capability) else 256
     if heads > 64:
         return PagedConfig(64, 128, most, 4, 4, 2)
-    if capability // 10 == 9:
+    if has_warpgroup_mma(capability):
         return PagedConfig(64, 64, most, 4, 5, 2)
-    return PagedConfig(128, 64, most, 4, 4, 2)
+    return PagedConfig(128, 32, most, 4, 4, 2)
 
 
 def paged_steps(config: PagedConfig, heads: int, next_n: int) -> tuple[int, int]:
@@ -139,11 +149,13 @@ def paged_steps(config: PagedConfig, heads: int, next_n: int) -> tuple[int, int]
     return rows, rows * -(-dots // blocks)
 
 
-def tiles_per_program(num_tiles: int, slots: int) -> int:
-    """Tiles of keys that a program passes over: several where that still fills the GPU a few times over.
+def programs_per_request(requests: int, columns: int, slots: int) -> int:
+    """Programs that share a request's tiles, however long its context: enough to fill the GPU.
 
     Args:
-        num_tiles: tiles of all requests at the full width; contexts are not known here.
+        requests: requests, times the blocks that each one's query rows are cut into.
+        columns: columns of a program: its query rows times padded heads.
         slots: programs that the GPU holds at once.
     """
-    return max(1, min(MOST_TILES, num_tiles // (PAGED_WAVES * slots)))
+    waves = PAGED_WAVES if columns <= MANY_COLUMNS else 1
+    return max(1, waves * slots // requests)

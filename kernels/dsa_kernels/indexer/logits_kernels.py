@@ -104,8 +104,8 @@ def head_sum(scores, weights, BLOCK_N: tl.constexpr, ROWS: tl.constexpr, PADDED:
 
 
 @triton.jit(
-    do_not_specialize=["num_rows", "num_keys", "weights_stride", "out_stride", "width"],
-    do_not_specialize_on_alignment=["k_scale_ptr", "weights_ptr", "starts_ptr", "ends_ptr"],
+    do_not_specialize=["num_rows", "num_keys", "out_stride", "width"],
+    do_not_specialize_on_alignment=["k_scale_ptr", "starts_ptr", "ends_ptr"],
 )
 def ragged_kernel(
     wide_ptr,
@@ -117,10 +117,8 @@ def ragged_kernel(
     out_ptr,
     num_rows,
     num_keys,
-    weights_stride,
     out_stride,
     width,
-    HEADS: tl.constexpr,
     PADDED: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     ROWS: tl.constexpr,
@@ -148,14 +146,13 @@ def ragged_kernel(
         )  # [BLOCK_N, HEAD_DIM]
         scale = tl.load(k_scale_ptr + keys, mask=keys < num_keys, other=0.0) * 65536.0
         line = tl.arange(0, ROWS * PADDED)
-        heads = line % PADDED
+        lines = (num_rows - first_row) * PADDED
+        weights_ptr += first_row.to(tl.int64) * PADDED
         wide = wide_ptr + first_row.to(tl.int64) * (PADDED * HEAD_DIM)
         for step in range(begin, stop, ROWS):
             q = tl.load(wide + (step * PADDED + line)[None, :] * HEAD_DIM + dims[:, None])  # [HEAD_DIM, ROWS * PADDED]
-            row = (first_row + step + line // PADDED).to(tl.int64)
-            weights = tl.load(
-                weights_ptr + row * weights_stride + heads, mask=(row < num_rows) & (heads < HEADS), other=0.0
-            )
+            at = step * PADDED + line
+            weights = tl.load(weights_ptr + at, mask=at < lines, other=0.0)
             scores = tl.dot(k, q)  # [BLOCK_N, ROWS * PADDED]
             logits = head_sum(scores, weights, BLOCK_N, ROWS, PADDED) * scale[:, None]  # [BLOCK_N, ROWS]
             out_row = first_row + step + tl.arange(0, ROWS)
@@ -200,7 +197,8 @@ def load_queries(q_ptr, line_starts, present, HALF: tl.constexpr, MASKED: tl.con
         "q_head_stride",
         "out_stride",
         "width",
-        "tiles",
+        "share",
+        "most_tiles",
     ],
     do_not_specialize_on_alignment=["lengths_ptr", "table_ptr"],
 )
@@ -220,7 +218,8 @@ def paged_kernel(
     q_head_stride,
     out_stride,
     width,
-    tiles,
+    share,
+    most_tiles,
     NEXT_N: tl.constexpr,
     STEPS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -231,7 +230,11 @@ def paged_kernel(
     BLOCK_N: tl.constexpr,
     INLINE: tl.constexpr,
 ):
-    """Logits of STEPS rows of one request against up to `tiles` tiles of its context.
+    """Logits of STEPS rows of one request against every n-th tile of its context.
+
+    n is how many programs share the request: `share`, or more where each would have more than `most_tiles` tiles. It
+    depends on the context, not on the width of the result, so that a short context in a wide result, as under CUDA
+    graphs, is shared by as many programs as a long one. The grid has programs for the longest; the others return.
 
     The rows' queries stay, decoded, in shared memory, ROWS of them to a dot; codes of keys pass over them and are
     decoded in registers, once for all rows. Cells of the cache that no page names are read from page 0 and masked
@@ -249,9 +252,10 @@ def paged_kernel(
         seen = tl.load(lengths_ptr + first_row + ahead, mask=first_step + ahead < NEXT_N, other=0)
         longest = tl.maximum(longest, seen)
     longest = tl.minimum(longest, width)
-    first_tile = tl.program_id(0) * tiles
-    last_tile = tl.minimum(first_tile + tiles, tl.cdiv(longest, BLOCK_N))
-    if first_tile < last_tile:
+    tiles = tl.cdiv(longest, BLOCK_N)
+    programs = tl.maximum(share, tl.cdiv(tiles, most_tiles))
+    program = tl.program_id(0)
+    if (program < programs) & (program < tiles):
         line = tl.arange(0, COLUMNS)
         head = line % PADDED
         firsts = ()  # type: tuple
@@ -268,7 +272,7 @@ def paged_kernel(
         offsets = tl.arange(0, BLOCK_N)
         pairs = tl.arange(0, HALF)
         scales = cache_ptr.to(tl.pointer_type(tl.float32)) + PAGE_SIZE * HEAD_DIM // 4
-        for tile in range(first_tile, last_tile):
+        for tile in range(program, tiles, programs):
             positions = tile * BLOCK_N + offsets
             offset = positions % PAGE_SIZE
             if PAGE_SIZE * 2 >= BLOCK_N:

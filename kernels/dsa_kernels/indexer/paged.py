@@ -10,13 +10,14 @@ from dsa_kernels.fp8.interface import check_indexer_cache
 from dsa_kernels.indexer.config import (
     HEAD_DIM,
     MAX_HEADS,
+    MOST_KEYS,
     padded_heads,
     paged_config,
     paged_steps,
-    tiles_per_program,
+    programs_per_request,
 )
 from dsa_kernels.indexer.logits_kernels import paged_kernel
-from dsa_kernels.indexer.ragged import CODES, clean, empty_logits
+from dsa_kernels.indexer.ragged import CODES, clean, empty_logits, pad_weights
 from dsa_kernels.targets import device_facts
 
 
@@ -133,12 +134,14 @@ def _launch(
     rows, steps = paged_steps(config, padded, next_n)
     blocks = -(-next_n // steps)
     num_tiles = -(-width // config.block_n)
-    tiles = tiles_per_program(num_tiles * batch * blocks, multiprocessors * config.programs_per_sm)
+    share = programs_per_request(batch * blocks, steps * padded, multiprocessors * config.programs_per_sm)
+    most_tiles = MOST_KEYS // config.block_n
+    programs = min(num_tiles, max(share, -(-num_tiles // most_tiles)))
     if num_pages == 0:
         # The kernel reads page 0 in place of what is not a page.
         cache = torch.zeros((1, page_size, cache.shape[2]), dtype=torch.uint8, device=cache.device)
     pairs = q.view(torch.uint8).view(torch.int16)
-    paged_kernel[(-(-num_tiles // tiles), batch, blocks)](
+    paged_kernel[(programs, batch, blocks)](
         pairs,
         cache.view(torch.int16),
         pad_weights(weights, padded),
@@ -154,7 +157,8 @@ def _launch(
         pairs.stride(2) // 8,
         logits.stride(0),
         width,
-        tiles,
+        share,
+        most_tiles,
         NEXT_N=next_n,
         STEPS=steps,
         ROWS=rows,
@@ -167,16 +171,3 @@ def _launch(
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
-
-
-def pad_weights(weights: torch.Tensor, padded: int) -> torch.Tensor:
-    """Weights as the kernel reads them, 16 bytes at a time: [M, H] -> [M, padded], dense, 0 beyond H.
-
-    What a model passes is that already; anything else is copied.
-    """
-    num_heads = weights.shape[1]
-    if num_heads == padded and weights.is_contiguous() and weights.data_ptr() % 16 == 0:
-        return weights
-    wider = torch.zeros((weights.shape[0], padded), dtype=torch.float32, device=weights.device)
-    wider[:, :num_heads] = weights
-    return wider

@@ -178,16 +178,14 @@ def write_logits(
         wide,
         wide_keys,
         k_scale.reshape(-1).contiguous(),
-        weights,
+        pad_weights(weights, padded),
         starts.contiguous(),
         ends.contiguous(),
         logits,
         num_rows,
         num_keys,
-        weights.stride(0),
         logits.stride(0),
         logits.shape[1],
-        HEADS=num_heads,
         PADDED=padded,
         HEAD_DIM=HEAD_DIM,
         ROWS=rows,
@@ -197,6 +195,19 @@ def write_logits(
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
+
+
+def pad_weights(weights: torch.Tensor, padded: int) -> torch.Tensor:
+    """Weights as the kernel reads them, 16 bytes at a time: [M, H] -> [M, padded], dense, 0 beyond H.
+
+    What a model passes is that already; anything else is copied.
+    """
+    num_heads = weights.shape[1]
+    if num_heads == padded and weights.is_contiguous() and weights.data_ptr() % 16 == 0:
+        return weights
+    wider = torch.zeros((weights.shape[0], padded), dtype=torch.float32, device=weights.device)
+    wider[:, :num_heads] = weights
+    return wider
 
 
 def clean(logits: torch.Tensor, starts: torch.Tensor, ends: torch.Tensor) -> None:

@@ -18,10 +18,12 @@ from dsa_kernels.indexer.config import (
     SELECT_BLOCK,
     SELECT_WARPS,
     THIN_GROUPS,
+    long_registers,
     one_program_limit,
 )
 from dsa_kernels.indexer.select_kernels import select_kernel
 from dsa_kernels.indexer.thin_kernels import bound_kernel, mark_kernel, maxima_kernel
+from dsa_kernels.targets import device_facts
 
 _BOUNDS = (torch.int32, torch.int64)
 
@@ -153,6 +155,7 @@ def _select(
         GATHER_WORDS=GATHER_WORDS,
         BLOCK=SELECT_BLOCK,
         num_warps=LONG_WARPS if is_long else SELECT_WARPS,
+        maxnreg=long_registers(device_facts(logits.device)[0]) if is_long else None,
         **groups,
     )
 

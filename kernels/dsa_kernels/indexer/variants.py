@@ -24,6 +24,7 @@ from dsa_kernels.indexer.config import (
     WIDEN_BLOCK,
     LogitsConfig,
     PagedConfig,
+    long_registers,
     padded_heads,
     paged_config,
     paged_steps,
@@ -61,7 +62,6 @@ def ragged_variant(config: LogitsConfig, heads: int, compressed: bool) -> Kernel
             "out_ptr": "*fp32",
         },
         {
-            "HEADS": heads,
             "PADDED": padded,
             "HEAD_DIM": HEAD_DIM,
             "ROWS": rows_per_step(config, padded),
@@ -133,7 +133,7 @@ def _helper_variants() -> list[KernelVariant]:
     return found
 
 
-def _select_variants() -> list[KernelVariant]:
+def _select_variants(capability: int) -> list[KernelVariant]:
     groups: dict[str, object] = {"GROUPS": THIN_GROUPS}
     columns: dict[str, object] = {"COLUMNS": MAXIMA_COLUMNS, "REPEATS": MAXIMA_REPEATS}
     row: dict[str, object] = {
@@ -142,12 +142,12 @@ def _select_variants() -> list[KernelVariant]:
         "GATHER_WORDS": GATHER_WORDS,
         "BLOCK": SELECT_BLOCK,
     }
-    kernels: list[tuple[str, Any, dict[str, object], int]] = [
-        ("maxima", maxima_kernel, groups | columns, MAXIMA_WARPS),
-        ("bound", bound_kernel, groups, BOUND_WARPS),
-        ("mark", mark_kernel, {"WORDS": MARK_WORDS}, MARK_WARPS),
-        ("short rows", select_kernel, groups | row | {"LONG": False}, SELECT_WARPS),
-        ("rows of any length", select_kernel, groups | row | {"LONG": True}, LONG_WARPS),
+    kernels: list[tuple[str, Any, dict[str, object], int, int | None]] = [
+        ("maxima", maxima_kernel, groups | columns, MAXIMA_WARPS, None),
+        ("bound", bound_kernel, groups, BOUND_WARPS, None),
+        ("mark", mark_kernel, {"WORDS": MARK_WORDS}, MARK_WARPS, None),
+        ("short rows", select_kernel, groups | row | {"LONG": False}, SELECT_WARPS, None),
+        ("rows of any length", select_kernel, groups | row | {"LONG": True}, LONG_WARPS, long_registers(capability)),
     ]
     integers = ("starts", "ends", "bounds", "words", "found", "out")
     types = {"logits_ptr": "*fp32", "maxima_ptr": "*fp32", **{f"{name}_ptr": "*i32" for name in integers}}
@@ -159,15 +159,16 @@ def _select_variants() -> list[KernelVariant]:
             types,
             {"HAS_STARTS": has_starts, **constants},
             num_warps,
+            most_registers=most_registers,
         )
-        for name, kernel, constants, num_warps in kernels
+        for name, kernel, constants, num_warps, most_registers in kernels
         for has_starts in (False, True)
     ]
 
 
 def variants(capability: int) -> list[KernelVariant]:
     """Every default variant on `capability` (80 means 8.0)."""
-    found = _helper_variants() + _select_variants()
+    found = _helper_variants() + _select_variants(capability)
     for heads in HEAD_COUNTS:
         padded = padded_heads(heads)
         ragged = ragged_config(capability, padded)

@@ -51,11 +51,14 @@ def tile_config(capability: int, num_heads: int, fp8: bool, gluon: bool) -> Tile
     by the matrix units: more heads share each gathered row, as registers and shared memory allow.
     """
     small = has_small_shared_memory(capability)
-    if num_heads > 16:
-        if gluon and has_warpgroup_mma(capability):
+    wgmma = gluon and has_warpgroup_mma(capability)
+    mma = gluon and capability // 10 == 8 and not small
+    # By mma.sync, gathering twice for 17 to 32 heads is cheaper than half a tile of 64.
+    if num_heads > (32 if mma else 16):
+        if wgmma:
             # With 32 rows there is room for two decoded tiles.
             return TileConfig(64, 32 if fp8 else 64, 8, 2, 1, "wgmma", convert=fp8)
-        if gluon and capability // 10 == 8 and not small:
+        if mma:
             return TileConfig(64, 32, 8, 2, 1, "mma")
         if fp8:
             return TileConfig(32, 32, 8, 1, 1)

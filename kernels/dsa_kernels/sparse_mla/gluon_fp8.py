@@ -33,13 +33,15 @@ def _exchange(blocks):
     return gl.DistributedLinearLayout(columns + more_rows, lanes, [[0, 0], [0, 0]], [], [blocks, 128])
 
 
-@gluon.jit
-def _halves(values):
-    """[N, D] in `_fragments` as two of [N, D / 2], each in `_fragments` as well: the halves of a thread's columns."""
-    N: gl.constexpr = values.shape[0]
-    D: gl.constexpr = values.shape[1]
-    first, second = gl.permute(gl.reshape(values, [N, 16, 2, D // 32]), (0, 1, 3, 2)).split()
-    return gl.reshape(first, [N, D // 2]), gl.reshape(second, [N, D // 2])
+@gluon.constexpr_function
+def _value_tile(rows):
+    """Shared layout [rows, 512] of decoded values: neither storing `_fragments` nor ldmatrix meets a bank twice.
+
+    In plain order but for 16-byte units, which the row and a column bit beyond the bank's (64, at 16) move.
+    """
+    columns = [[0, 1], [0, 2], [0, 4], [0, 8], [0, 16], [0, 32], [0, 80], [0, 128], [0, 256]]
+    lines = [[1, 8], [2, 16], [4, 32]] + [[8 << bit, 0] for bit in range(rows.bit_length() - 4)]
+    return gl.SharedLinearLayout(columns + lines)
 
 
 @gluon.jit
@@ -113,8 +115,6 @@ def attend_fp8_kernel(
     part of an operand of the logits (which the warps then add up through shared memory), with columns permuted
     alike in q. For the second product it is stored to shared memory, from where ldmatrix transposes. What is
     gathered stays packed, so that two programs fit a multiprocessor.
-
-    Columns go in two halves, which need fewer registers at a time.
     """
     gl.static_assert(gl.num_warps() == 4 and LATENT == 512 and ROPE == 64 and BLOCK_H == 16 and BLOCK_N <= 32)
     WARPS: gl.constexpr = gl.num_warps()
@@ -130,9 +130,7 @@ def attend_fp8_kernel(
     )
 
     codes, scales, ropes = stage_fp8_rows(STAGES, BLOCK_N)
-    # Two buffers: between writes to parts of one, Triton would put a barrier.
-    values = gl.allocate_shared_memory(dtype, [BLOCK_N, LATENT // 2], gl.SwizzledSharedLayout(8, 1, 8, [1, 0]))
-    more_values = gl.allocate_shared_memory(dtype, [BLOCK_N, LATENT // 2], gl.SwizzledSharedLayout(8, 1, 8, [1, 0]))
+    values = gl.allocate_shared_memory(dtype, [BLOCK_N, LATENT], _value_tile(BLOCK_N))
     parts = gl.allocate_shared_memory(gl.float32, [4 * BLOCKS, 128], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
 
     indices_ptr += token * indices_token_stride
@@ -150,36 +148,28 @@ def attend_fp8_kernel(
 
     q_ptr += token * q_token_stride * 8
     first_head = head_block * BLOCK_H
-    q_first, q_second = _halves(_load_queries(q_ptr, first_head, num_heads, q_head_stride, LATENT, BLOCK_H))
-    q_first = _queries(q_first, MMA)
-    q_second = _queries(q_second, MMA)
+    q_latent = _queries(_load_queries(q_ptr, first_head, num_heads, q_head_stride, LATENT, BLOCK_H), MMA)
     q_rope = _queries(_load_queries(q_ptr + LATENT, first_head, num_heads, q_head_stride, ROPE, BLOCK_H), MMA)
 
     row_max = gl.full([BLOCK_H], float("-inf"), gl.float32, layout=gl.SliceLayout(1, LOGITS))
     row_sum = gl.full([BLOCK_H], 0.0, gl.float32, layout=gl.SliceLayout(1, LOGITS))
-    acc = gl.full([BLOCK_H, LATENT // 2], 0.0, gl.float32, layout=ACC)
-    more_acc = acc
+    acc = gl.full([BLOCK_H, LATENT], 0.0, gl.float32, layout=ACC)
     slot = 0
     for start in range(begin, end, BLOCK_N):
         # After the barrier every warp has these rows, and none still reads values or parts of the step before.
         async_copy.wait_group(STAGES - 1)
         barrier()
         code_bytes, scale_values, rope_values = view_staged(codes.index(slot), scales.index(slot), ropes.index(slot))
-        words, more_words = _halves(code_bytes.load(_fragments(BLOCK_N, LATENT)))
-        words = gl.reshape(words, [BLOCK_N, 4, LATENT // 8])
-        more_words = gl.reshape(more_words, [BLOCK_N, 4, LATENT // 8])
+        words = gl.reshape(code_bytes.load(_fragments(BLOCK_N, LATENT)), [BLOCK_N, 4, LATENT // 4])
         group_scales = scale_values.load(gl.SliceLayout(2, words.type.layout))
+        latent = decode_fp8(words, group_scales, values, CONVERT)
+        values.store(latent)
         rope = rope_values.load(_fragments(BLOCK_N, ROPE))
         if dtype != gl.bfloat16:
             rope = rope.to(gl.float32).to(dtype)
         logits = gl.full([4, BLOCK_H, BLOCK_N], 0.0, gl.float32, layout=MMA)
         logits = mma_v2(q_rope, _keys(rope, MMA), logits)
-        latent = decode_fp8(words, group_scales, values, CONVERT)
-        values.store(latent)
-        logits = mma_v2(q_first, _keys(latent, MMA), logits)
-        latent = decode_fp8(more_words, group_scales, values, CONVERT)
-        more_values.store(latent)
-        logits = mma_v2(q_second, _keys(latent, MMA), logits)
+        logits = mma_v2(q_latent, _keys(latent, MMA), logits)
         # In the order in which threads hold them: a thread reads what the same lane of each warp has written.
         by_lane = gl.permute(gl.reshape(logits, [4, 2, 8, BLOCKS, 4, 2]), (0, 3, 2, 4, 1, 5))
         parts.store(gl.reshape(by_lane, [4 * BLOCKS, 128]))
@@ -212,11 +202,8 @@ def attend_fp8_kernel(
         decay = gl.expand_dims(gl.convert_layout(decay, gl.SliceLayout(1, ACC), assert_trivial=True), 1)
         weights = gl.convert_layout(weights.to(dtype), gl.DotOperandLayout(0, ACC, 2), assert_trivial=True)
         acc = mma_v2(weights, values.load(gl.DotOperandLayout(1, ACC, 2)), acc * decay)
-        more_acc = mma_v2(weights, more_values.load(gl.DotOperandLayout(1, ACC, 2)), more_acc * decay)
     async_copy.wait_group(0)
     barrier()
-    acc = gl.join(gl.reshape(acc, [BLOCK_H, 16, LATENT // 32]), gl.reshape(more_acc, [BLOCK_H, 16, LATENT // 32]))
-    acc = gl.reshape(gl.permute(acc, (0, 1, 3, 2)), [BLOCK_H, LATENT])
     # Derived anew, so that nothing of it stays in registers across the loop.
     first_head = (program + gl.num_programs(0)) % num_head_blocks * BLOCK_H
     write_result(

@@ -90,7 +90,7 @@ def test_indexer_cases_are_right(script, device, monkeypatch):
     assert ragged.peers["torch"].check() <= 1e-2
     chunked = module.make_chunked(3, 40, 4)
     assert chunked.peers["unchunked"].check() == 0.0
-    for case in (ragged, chunked, module.make_paged(NATIVE, 1, 2, 70, 4, None)):
+    for case in (ragged, chunked, module.make_paged(NATIVE, 1, 2, 70, 200, 4, None)):
         assert case.check() <= case.limit
 
 

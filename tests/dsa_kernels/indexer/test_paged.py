@@ -36,12 +36,24 @@ def test_any_head_count_and_more_rows_than_a_program_takes(device, next_n, heads
     assert compare(*paged_case(2, next_n, heads, 64, 200, device, per_row=True), 200) < 1e-6
 
 
-@pytest.mark.parametrize("tiles", [2, 3, 100])
+@pytest.mark.parametrize(("share", "most_tiles"), [(1, 100), (2, 100), (3, 2), (1, 1), (100, 100)])
 @pytest.mark.parametrize("page_size", [16, 64, 128])
 @pytest.mark.usefixtures("poisoned")
-def test_a_program_passes_over_several_tiles(device, monkeypatch, tiles, page_size):
-    monkeypatch.setattr(paged_module, "tiles_per_program", lambda num_tiles, slots: tiles)
+def test_a_program_passes_over_several_tiles(device, monkeypatch, share, most_tiles, page_size):
+    monkeypatch.setattr(paged_module, "programs_per_request", lambda requests, columns, slots: share)
+    monkeypatch.setattr(paged_module, "MOST_KEYS", most_tiles * paged_module.paged_config(80, 32).block_n)
     assert compare(*paged_case(2, 2, 32, page_size, 700, device, per_row=True), 640) < 1e-6
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_a_short_context_in_a_wide_result_is_shared_as_in_a_narrow_one(device, monkeypatch):
+    """Under CUDA graphs the result is as wide as the longest context that the server takes."""
+    monkeypatch.setattr(paged_module, "programs_per_request", lambda requests, columns, slots: 3)
+    q, cache, weights, lengths, tables = paged_case(2, 2, 32, 64, 300, device, per_row=True)
+    narrow = fp8_paged_mqa_logits(q, cache, weights, lengths, tables, None, 300)
+    wide = fp8_paged_mqa_logits(q, cache, weights, lengths, tables, None, 20000)
+    assert torch.equal(wide[:, :300], narrow)
+    assert (wide[:, 300:] == float("-inf")).all()
 
 
 def test_weights_of_any_stride_and_alignment_give_the_same_bits(device):

@@ -11,7 +11,7 @@ from tests.dsa_kernels.sparse_mla.cases import make_case
 
 
 @pytest.mark.parametrize("capability", VERIFIED_TARGETS)
-@pytest.mark.parametrize("heads", [1, 8, 16, 17, 64, 128])
+@pytest.mark.parametrize("heads", [1, 8, 16, 17, 32, 33, 64, 128])
 def test_configuration_does_not_depend_on_the_batch(capability, heads):
     found = {
         plans.plan_launch(tokens, heads, topk, False, capability, 108).config
