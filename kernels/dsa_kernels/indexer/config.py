@@ -72,6 +72,8 @@ class LogitsConfig:
         num_warps: warps of a program.
         num_stages: depth of the pipeline over query rows.
         row_block: query rows that pass over one tile of keys (ragged logits).
+        kernel: "triton" (logits_kernels.py) or "mma" (gluon_ragged.py).
+        most_registers: of a thread; None for what the target has.
     """
 
     block_n: int
@@ -79,6 +81,8 @@ class LogitsConfig:
     num_warps: int
     num_stages: int
     row_block: int
+    kernel: str = "triton"
+    most_registers: int | None = None
 
 
 def padded_heads(num_heads: int) -> int:
@@ -91,16 +95,19 @@ def rows_per_step(config: LogitsConfig, heads: int) -> int:
     return max(1, config.columns // heads)
 
 
-def ragged_config(capability: int, heads: int) -> LogitsConfig:
-    """The configuration of `fp8_mqa_logits` for a target and a padded head count.
+def ragged_config(capability: int, heads: int, gluon: bool) -> LogitsConfig:
+    """The configuration of `fp8_mqa_logits` for a target, a padded head count, and a Triton with or without Gluon.
 
-    With mma.sync, 128 columns a step read the keys' operands half as often from shared memory; with wgmma, which reads
-    them there anyway, 64 columns leave room for a third stage.
+    With mma.sync, Gluon keeps the keys' operands in registers, and three programs fit a multiprocessor; Triton reads
+    them from shared memory for every dot, half as often with 128 columns. With wgmma, which reads them there anyway,
+    64 columns leave room for a third stage.
     """
     if heads > 64:
         return LogitsConfig(128, 128, 8, 2, 64)
     if has_warpgroup_mma(capability):
         return LogitsConfig(256, 64, 8, 3, 64) if heads > 32 else LogitsConfig(128, 64, 4, 3, 128)
+    if gluon:
+        return LogitsConfig(128, 64, 4, 3, 64, "mma", None if has_small_shared_memory(capability) else 168)
     return LogitsConfig(128, 128, 4, 2, 64)
 
 
@@ -137,6 +144,11 @@ def paged_config(capability: int, heads: int) -> PagedConfig:
     if has_warpgroup_mma(capability):
         return PagedConfig(64, 64, most, 4, 5, 2)
     return PagedConfig(128, 32, most, 4, 4, 2)
+
+
+def dots_per_row(config: PagedConfig, heads: int) -> int:
+    """Dots that a query row's padded heads are cut into, where there are more of them than columns."""
+    return max(1, heads // config.columns)
 
 
 def paged_steps(config: PagedConfig, heads: int, next_n: int) -> tuple[int, int]:

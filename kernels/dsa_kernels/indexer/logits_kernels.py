@@ -223,6 +223,7 @@ def paged_kernel(
     NEXT_N: tl.constexpr,
     STEPS: tl.constexpr,
     ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
     HEADS: tl.constexpr,
     PADDED: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -236,11 +237,11 @@ def paged_kernel(
     depends on the context, not on the width of the result, so that a short context in a wide result, as under CUDA
     graphs, is shared by as many programs as a long one. The grid has programs for the longest; the others return.
 
-    The rows' queries stay, decoded, in shared memory, ROWS of them to a dot; codes of keys pass over them and are
-    decoded in registers, once for all rows. Cells of the cache that no page names are read from page 0 and masked
-    afterwards, so there is at least one page to read.
+    The rows' queries stay, decoded, in shared memory, ROWS of them to a dot, or PARTS dots to a row; codes of keys pass
+    over them and are decoded in registers, once for all rows. Cells of the cache that no page names are read from page
+    0 and masked afterwards, so there is at least one page to read.
     """
-    COLUMNS: tl.constexpr = ROWS * PADDED
+    COLUMNS: tl.constexpr = ROWS * PADDED // PARTS
     GROUPS: tl.constexpr = STEPS // ROWS
     HALF: tl.constexpr = HEAD_DIM // 2
     MASKED: tl.constexpr = HEADS != PADDED or NEXT_N % STEPS != 0
@@ -257,11 +258,11 @@ def paged_kernel(
     program = tl.program_id(0)
     if (program < programs) & (program < tiles):
         line = tl.arange(0, COLUMNS)
-        head = line % PADDED
         firsts = ()  # type: tuple
         seconds = ()  # type: tuple
-        for group in tl.static_range(GROUPS):
-            step = first_step + group * ROWS + line // PADDED
+        for place in tl.static_range(GROUPS * PARTS):
+            step = first_step + place // PARTS * ROWS + line // PADDED
+            head = place % PARTS * COLUMNS + line % PADDED
             starts = request.to(tl.int64) * q_batch_stride + step * q_step_stride + head * q_head_stride
             present = (head < HEADS) & (step < NEXT_N)
             # Strides of q and of pages come in units of 16 bytes; codes are read two to a word.
@@ -297,14 +298,17 @@ def paged_kernel(
             scale = tl.load(scales + (start * 4 + offset)) * 65536.0
             k_first, k_second = decode_pairs(words, INLINE)  # [BLOCK_N, HALF] each
             for group in tl.static_range(GROUPS):
-                scores = tl.dot(k_second, seconds[group], acc=tl.dot(k_first, firsts[group]))  # [BLOCK_N, COLUMNS]
                 row = group * ROWS + tl.arange(0, ROWS)
                 exists = first_step + row < NEXT_N
-                heads = weights_ptr + first_row * PADDED + group * COLUMNS + line
                 step = first_step + group * ROWS + line // PADDED
-                weights = tl.load(heads, mask=step < NEXT_N, other=0.0) if MASKED else tl.load(heads)
-                logits = head_sum(scores, weights, BLOCK_N, ROWS, PADDED) * scale[:, None]  # [BLOCK_N, ROWS]
-                logits = tl.where(known[:, None], logits, float("-inf"))
+                logits = tl.zeros((BLOCK_N, ROWS), tl.float32)
+                for part in tl.static_range(PARTS):
+                    first, second = firsts[group * PARTS + part], seconds[group * PARTS + part]
+                    scores = tl.dot(k_second, second, acc=tl.dot(k_first, first))  # [BLOCK_N, COLUMNS]
+                    heads = weights_ptr + first_row * PADDED + (group * PARTS + part) * COLUMNS + line
+                    weights = tl.load(heads, mask=step < NEXT_N, other=0.0) if MASKED else tl.load(heads)
+                    logits += head_sum(scores, weights, BLOCK_N, ROWS, PADDED // PARTS)
+                logits = tl.where(known[:, None], logits * scale[:, None], float("-inf"))
                 length = tl.minimum(tl.load(lengths_ptr + first_row + row, mask=exists, other=0), width)
                 tl.store(
                     out_ptr + (first_row + row)[None, :] * out_stride + positions[:, None],

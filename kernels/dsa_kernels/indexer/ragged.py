@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+from dsa_kernels import gluon_support
 from dsa_kernels.errors import (
     ArgumentError,
     expect,
@@ -17,6 +20,7 @@ from dsa_kernels.indexer.config import (
     HEAD_DIM,
     MAX_HEADS,
     WIDEN_BLOCK,
+    LogitsConfig,
     padded_heads,
     ragged_config,
     rows_per_step,
@@ -143,6 +147,16 @@ def _widen(codes: torch.Tensor, padded: int, spare_rows: int) -> torch.Tensor:
     return wide
 
 
+def logits_kernel(config: LogitsConfig) -> tuple[Any, dict[str, object]]:
+    """The kernel of a configuration, and the keywords that it alone takes."""
+    if config.kernel == "mma":
+        # Imported here: it exists only where Triton has Gluon.
+        from dsa_kernels.indexer.gluon_ragged import ragged_mma_kernel
+
+        return ragged_mma_kernel, {"STAGES": config.num_stages}
+    return ragged_kernel, {"num_stages": config.num_stages}
+
+
 def write_logits(
     q: torch.Tensor,
     wide_keys: torch.Tensor,
@@ -170,11 +184,12 @@ def write_logits(
     if num_keys == 0:
         return
     padded = padded_heads(num_heads)
-    config = ragged_config(device_facts(q.device)[0], padded)
+    config = ragged_config(device_facts(q.device)[0], padded, gluon_support.USABLE)
+    kernel, keywords = logits_kernel(config)
     rows = rows_per_step(config, padded)
     # The last step of a block may look past the last row: spare rows keep that inside the allocation.
     wide = _widen(q.view(torch.uint8), padded, rows - 1)
-    ragged_kernel[(-(-num_keys // config.block_n), -(-num_rows // config.row_block))](
+    kernel[(-(-num_keys // config.block_n), -(-num_rows // config.row_block))](
         wide,
         wide_keys,
         k_scale.reshape(-1).contiguous(),
@@ -193,7 +208,8 @@ def write_logits(
         BLOCK_N=config.block_n,
         COMPRESSED=compressed,
         num_warps=config.num_warps,
-        num_stages=config.num_stages,
+        maxnreg=config.most_registers,
+        **keywords,
     )
 
 

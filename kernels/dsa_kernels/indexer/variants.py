@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dsa_kernels import gluon_support
 from dsa_kernels.aot.variants import KernelVariant
 from dsa_kernels.fp8.variants import make_variant
 from dsa_kernels.indexer.config import (
@@ -24,6 +25,7 @@ from dsa_kernels.indexer.config import (
     WIDEN_BLOCK,
     LogitsConfig,
     PagedConfig,
+    dots_per_row,
     long_registers,
     padded_heads,
     paged_config,
@@ -31,7 +33,8 @@ from dsa_kernels.indexer.config import (
     ragged_config,
     rows_per_step,
 )
-from dsa_kernels.indexer.logits_kernels import clean_kernel, paged_kernel, ragged_kernel, widen_kernel
+from dsa_kernels.indexer.logits_kernels import clean_kernel, paged_kernel, widen_kernel
+from dsa_kernels.indexer.ragged import logits_kernel
 from dsa_kernels.indexer.select_kernels import select_kernel
 from dsa_kernels.indexer.thin_kernels import bound_kernel, mark_kernel, maxima_kernel
 
@@ -48,10 +51,11 @@ PAGE_SIZE = 64
 def ragged_variant(config: LogitsConfig, heads: int, compressed: bool) -> KernelVariant:
     """The ragged logits kernel for a configuration, as a launch would specialise it."""
     padded = padded_heads(heads)
+    kernel, keywords = logits_kernel(config)
     return make_variant(
         "fp8_mqa_logits",
         f"{heads} heads x {config.block_n} keys, {'compressed' if compressed else 'full width'}",
-        ragged_kernel,
+        kernel,
         {
             "wide_ptr": "*fp16",
             "wide_k_ptr": "*fp16",
@@ -68,10 +72,12 @@ def ragged_variant(config: LogitsConfig, heads: int, compressed: bool) -> Kernel
             "ROW_BLOCK": config.row_block,
             "BLOCK_N": config.block_n,
             "COMPRESSED": compressed,
+            **{name: value for name, value in keywords.items() if name != "num_stages"},
         },
         config.num_warps,
         config.num_stages,
         wide_copies=True,
+        most_registers=config.most_registers,
     )
 
 
@@ -95,6 +101,7 @@ def paged_variant(config: PagedConfig, heads: int, next_n: int, page_size: int =
             "NEXT_N": next_n,
             "STEPS": steps,
             "ROWS": rows,
+            "PARTS": dots_per_row(config, padded),
             "HEADS": heads,
             "PADDED": padded,
             "HEAD_DIM": HEAD_DIM,
@@ -171,7 +178,7 @@ def variants(capability: int) -> list[KernelVariant]:
     found = _helper_variants() + _select_variants(capability)
     for heads in HEAD_COUNTS:
         padded = padded_heads(heads)
-        ragged = ragged_config(capability, padded)
+        ragged = ragged_config(capability, padded, gluon_support.USABLE)
         found.extend(ragged_variant(ragged, heads, compressed) for compressed in (False, True))
         paged = paged_config(capability, padded)
         found.extend(paged_variant(paged, heads, next_n) for next_n in NEXT_N)

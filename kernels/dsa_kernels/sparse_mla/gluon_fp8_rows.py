@@ -4,8 +4,9 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 
+from dsa_kernels.gluon_support import copy_to_shared
 from dsa_kernels.sparse_mla import fp8_ptx
-from dsa_kernels.sparse_mla.gluon_rows import copy_to_shared, row_starts
+from dsa_kernels.sparse_mla.gluon_rows import row_starts
 
 _CONSTRAINTS = gl.constexpr(fp8_ptx.CONSTRAINTS)
 _INTEGERS_TO_BF16 = gl.constexpr(fp8_ptx.decode_by_integers("bf16"))

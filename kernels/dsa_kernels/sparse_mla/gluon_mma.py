@@ -4,8 +4,9 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
+from dsa_kernels.gluon_support import barrier, copy_to_shared
 from dsa_kernels.sparse_mla.gluon_fp8_rows import decode_fp8_rows, gather_fp8_rows, stage_fp8_rows
-from dsa_kernels.sparse_mla.gluon_rows import barrier, copy_to_shared, gather_rows, part_of_selection, write_result
+from dsa_kernels.sparse_mla.gluon_rows import gather_rows, part_of_selection, write_result
 from dsa_kernels.sparse_mla.kernels import _ANY_ALIGNMENT, _RUNTIME_INTEGERS
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsa_kernels.sparse_mla import gluon_rows
+from dsa_kernels import gluon_support
 from dsa_kernels.sparse_mla.config import MAX_SPLITS, TileConfig, tile_config
 
 #: Fewer rows than this are not worth a part of their own.
@@ -30,7 +30,7 @@ def plan_launch(
     num_tokens: int, num_heads: int, topk: int, fp8: bool, capability: int, multiprocessors: int
 ) -> LaunchPlan:
     """Choose the plan. The configuration depends on (capability, num_heads, fp8) alone: no compile per batch size."""
-    config = tile_config(capability, num_heads, fp8, gluon_rows.USABLE)
+    config = tile_config(capability, num_heads, fp8, gluon_support.USABLE)
     num_head_blocks = -(-num_heads // config.block_h)
     slots = multiprocessors * config.programs_per_sm
     wanted = slots // max(1, num_tokens * num_head_blocks)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dsa_kernels import gluon_support
 from dsa_kernels.aot.variants import KernelVariant
-from dsa_kernels.sparse_mla import gluon_rows
 from dsa_kernels.sparse_mla.config import LATENT_DIM, MAX_SPLITS, MERGE_COLUMNS, MERGE_PARTS, TileConfig, tile_config
 from dsa_kernels.sparse_mla.kernels import merge_kernel
 from dsa_kernels.sparse_mla.launch import attention_kernel
@@ -85,8 +85,8 @@ def variants(capability: int) -> list[KernelVariant]:
     """Every default variant on `capability` (80 means 8.0)."""
     found = {}
     for heads in HEAD_CLASSES:
-        plain = tile_config(capability, heads, fp8=False, gluon=gluon_rows.USABLE)
-        packed = tile_config(capability, heads, fp8=True, gluon=gluon_rows.USABLE)
+        plain = tile_config(capability, heads, fp8=False, gluon=gluon_support.USABLE)
+        packed = tile_config(capability, heads, fp8=True, gluon=gluon_support.USABLE)
         for variant in (
             *(attend_variant(plain, dtype, rope) for dtype in ("bf16", "fp16") for rope in (64, 0)),
             attend_variant(plain, page_size=64),

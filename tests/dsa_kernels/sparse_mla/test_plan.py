@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from dsa_kernels.sparse_mla import gluon_rows, launch, naive_sparse_mla_fwd, sparse_mla_fwd, warmup_sparse_mla
+from dsa_kernels import gluon_support
+from dsa_kernels.sparse_mla import launch, naive_sparse_mla_fwd, sparse_mla_fwd, warmup_sparse_mla
 from dsa_kernels.sparse_mla import plan as plans
 from dsa_kernels.sparse_mla.config import MAX_SPLITS
 from dsa_kernels.sparse_mla.interface import sparse_mla_with_kvcache
@@ -94,7 +95,7 @@ def test_warmup_covers_what_serving_reaches(specialisations, device, heads, kv_f
 @pytest.mark.parametrize("heads", [8, 64])
 def test_nothing_compiles_after_warmup(device, heads):
     capability, _ = device_facts(device)
-    kernel, _ = launch.attention_kernel(plans.tile_config(capability, heads, False, gluon_rows.USABLE), False)
+    kernel, _ = launch.attention_kernel(plans.tile_config(capability, heads, False, gluon_support.USABLE), False)
 
     def compiled() -> int:
         return sum(len(cache[0]) for one in (kernel, merge_kernel) for cache in one.device_caches.values())
