@@ -92,7 +92,7 @@ def makers(options: argparse.Namespace, deep_gemm: Any) -> Iterator[Maker]:
 
 def use_config(module: Any, name: str, text: str) -> None:
     """Replace a default configuration for this run: the fields of its class in order, numbers and the kernel's name."""
-    kind = type(getattr(module, name)(80, 64, *[False] * (name == "ragged_config")))
+    kind = type(getattr(module, name)(80, 64, 1))
     chosen = kind(*(int(value) if value.isdigit() else value for value in text.split(",")))
     setattr(module, name, lambda *_: chosen)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 import triton
 
+from dsa_kernels.bench.confine import confine_to_target
 from dsa_kernels.bench.timing import time_calls
 
 
@@ -21,6 +22,8 @@ class Machine:
         override_arch: TRITON_OVERRIDE_ARCH, or empty: the pipeline that the kernels were compiled for.
         copy_bytes_per_s: bytes read plus bytes written by a large copy.
         bf16_flop_per_s: a large bf16 product on random data.
+        confined_bytes: shared memory of a multiprocessor that Triton's kernels are left, as their target has it; 0
+            where they have all that this GPU has.
     """
 
     gpu: str
@@ -32,6 +35,7 @@ class Machine:
     copy_bytes_per_s: float
     bf16_flop_per_s: float
     l2_bytes: int
+    confined_bytes: int = 0
 
     @property
     def pipeline(self) -> str:
@@ -39,7 +43,8 @@ class Machine:
         if not self.override_arch:
             return "native"
         other = ", not an A100" if self.override_arch == "sm80" else ""
-        return f"{self.override_arch} pipeline on {self.gpu}{other}"
+        shared = f" with {self.confined_bytes // 1024} KiB of shared memory" if self.confined_bytes else ""
+        return f"{self.override_arch} pipeline on {self.gpu}{shared}{other}"
 
 
 def driver_version() -> str:
@@ -68,7 +73,10 @@ def product_rate(milliseconds: float, side: int = 8192) -> float:
 
 
 def describe_machine(copy_bytes_per_s: float = 1.0, bf16_flop_per_s: float = 1.0) -> Machine:
-    """The current CUDA device and the software, with ceilings that were measured, or none."""
+    """The current CUDA device and the software, with ceilings that were measured, or none.
+
+    From now on Triton's kernels are confined to the shared memory of their target (confine.py).
+    """
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     return Machine(
         gpu=properties.name,
@@ -80,6 +88,7 @@ def describe_machine(copy_bytes_per_s: float = 1.0, bf16_flop_per_s: float = 1.0
         copy_bytes_per_s=copy_bytes_per_s,
         bf16_flop_per_s=bf16_flop_per_s,
         l2_bytes=properties.L2_cache_size,
+        confined_bytes=confine_to_target(),
     )
 
 

@@ -46,10 +46,6 @@ MARK_WARPS = 8
 
 #: A program of the paged logits passes over at most this many keys.
 MOST_KEYS = 4096
-#: How many times its programs fill the GPU; once where a program has more columns than this, whose queries cost more
-#: than a tile of keys.
-PAGED_WAVES = 2
-MANY_COLUMNS = 128
 
 
 def one_program_limit(num_rows: int) -> int:
@@ -105,7 +101,7 @@ def ragged_config(capability: int, heads: int, gluon: bool) -> LogitsConfig:
     if heads > 64:
         return LogitsConfig(128, 128, 8, 2, 64)
     if has_warpgroup_mma(capability):
-        return LogitsConfig(256, 64, 8, 3, 64) if heads > 32 else LogitsConfig(128, 64, 4, 3, 128)
+        return LogitsConfig(256, 64, 8, 3, 64) if heads > 32 else LogitsConfig(128, 128, 8, 2, 64)
     if gluon:
         return LogitsConfig(128, 64, 4, 3, 64, "mma", None if has_small_shared_memory(capability) else 168)
     return LogitsConfig(128, 128, 4, 2, 64)
@@ -121,7 +117,6 @@ class PagedConfig:
         most_columns: columns of a program: what its queries take of shared memory is 256 bytes a column.
         num_warps: warps of a program.
         num_stages: depth of the pipeline over tiles; the page of a tile is read a stage before its keys.
-        programs_per_sm: programs that a multiprocessor holds.
     """
 
     block_n: int
@@ -129,21 +124,38 @@ class PagedConfig:
     most_columns: int
     num_warps: int
     num_stages: int
-    programs_per_sm: int
 
 
-def paged_config(capability: int, heads: int) -> PagedConfig:
-    """The configuration of `fp8_paged_mqa_logits` for a target and a padded head count.
+def paged_config(capability: int, heads: int, next_n: int) -> PagedConfig:
+    """The configuration of `fp8_paged_mqa_logits` for a target, a padded head count and the query rows of a request.
 
     With wgmma, smaller tiles and two of them in flight are faster, above all for several draft tokens; with mma.sync
-    larger tiles are, and fewer columns a dot.
+    larger tiles are, and few columns a dot: registers decide there how many programs fit.
     """
     most = 128 if has_small_shared_memory(capability) else 256
     if heads > 64:
-        return PagedConfig(64, 128, most, 4, 4, 2)
+        return PagedConfig(64, 128, most, 4, 4)
     if has_warpgroup_mma(capability):
-        return PagedConfig(64, 64, most, 4, 5, 2)
-    return PagedConfig(128, 32, most, 4, 4, 2)
+        return PagedConfig(64, 64, most, 4, 5)
+    return PagedConfig(128, 16 if heads > 32 and next_n == 1 else 32, most, 4, 4)
+
+
+def resident_programs(capability: int, columns: int) -> int:
+    """Programs of the paged logits that a multiprocessor holds, by the columns of one: query rows times padded heads.
+
+    By registers and shared memory on 8.0 and 9.0.
+    """
+    if columns > 128:
+        return 2
+    if has_small_shared_memory(capability):
+        return 3 if columns <= 64 else 2
+    return 4 if columns <= 64 or has_warpgroup_mma(capability) else 3
+
+
+def paged_registers(capability: int, columns: int) -> int | None:
+    """Most registers of a thread of the paged logits, so that as many programs fit; None for what the target has."""
+    four = columns <= 64 and not has_warpgroup_mma(capability) and not has_small_shared_memory(capability)
+    return 128 if four else None
 
 
 def dots_per_row(config: PagedConfig, heads: int) -> int:
@@ -161,13 +173,11 @@ def paged_steps(config: PagedConfig, heads: int, next_n: int) -> tuple[int, int]
     return rows, rows * -(-dots // blocks)
 
 
-def programs_per_request(requests: int, columns: int, slots: int) -> int:
-    """Programs that share a request's tiles, however long its context: enough to fill the GPU.
+def programs_per_request(requests: int, slots: int) -> int:
+    """Programs that share a request's tiles, however long its context: enough to fill the GPU once.
 
     Args:
         requests: requests, times the blocks that each one's query rows are cut into.
-        columns: columns of a program: its query rows times padded heads.
         slots: programs that the GPU holds at once.
     """
-    waves = PAGED_WAVES if columns <= MANY_COLUMNS else 1
-    return max(1, waves * slots // requests)
+    return max(1, slots // requests)

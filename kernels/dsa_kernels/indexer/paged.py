@@ -14,8 +14,10 @@ from dsa_kernels.indexer.config import (
     dots_per_row,
     padded_heads,
     paged_config,
+    paged_registers,
     paged_steps,
     programs_per_request,
+    resident_programs,
 )
 from dsa_kernels.indexer.logits_kernels import paged_kernel
 from dsa_kernels.indexer.ragged import CODES, clean, empty_logits, pad_weights
@@ -131,11 +133,12 @@ def _launch(
     num_pages, page_size, width = cache.shape[0], cache.shape[1], logits.shape[1]
     capability, multiprocessors = device_facts(q.device)
     padded = padded_heads(num_heads)
-    config = paged_config(capability, padded)
+    config = paged_config(capability, padded, next_n)
     rows, steps = paged_steps(config, padded, next_n)
     blocks = -(-next_n // steps)
     num_tiles = -(-width // config.block_n)
-    share = programs_per_request(batch * blocks, steps * padded, multiprocessors * config.programs_per_sm)
+    columns = steps * padded
+    share = programs_per_request(batch * blocks, multiprocessors * resident_programs(capability, columns))
     most_tiles = MOST_KEYS // config.block_n
     programs = min(num_tiles, max(share, -(-num_tiles // most_tiles)))
     if num_pages == 0:
@@ -172,4 +175,5 @@ def _launch(
         INLINE=isinstance(paged_kernel, JITFunction),
         num_warps=config.num_warps,
         num_stages=config.num_stages,
+        maxnreg=paged_registers(capability, columns),
     )

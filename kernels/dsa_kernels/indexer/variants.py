@@ -24,11 +24,11 @@ from dsa_kernels.indexer.config import (
     THIN_GROUPS,
     WIDEN_BLOCK,
     LogitsConfig,
-    PagedConfig,
     dots_per_row,
     long_registers,
     padded_heads,
     paged_config,
+    paged_registers,
     paged_steps,
     ragged_config,
     rows_per_step,
@@ -81,9 +81,10 @@ def ragged_variant(config: LogitsConfig, heads: int, compressed: bool) -> Kernel
     )
 
 
-def paged_variant(config: PagedConfig, heads: int, next_n: int, page_size: int = PAGE_SIZE) -> KernelVariant:
-    """The paged logits kernel for a configuration, as a launch would specialise it."""
+def paged_variant(capability: int, heads: int, next_n: int, page_size: int = PAGE_SIZE) -> KernelVariant:
+    """The paged logits kernel on a target, as a launch would specialise it."""
     padded = padded_heads(heads)
+    config = paged_config(capability, padded, next_n)
     rows, steps = paged_steps(config, padded, next_n)
     return make_variant(
         "fp8_paged_mqa_logits",
@@ -111,6 +112,7 @@ def paged_variant(config: PagedConfig, heads: int, next_n: int, page_size: int =
         },
         config.num_warps,
         config.num_stages,
+        most_registers=paged_registers(capability, steps * padded),
     )
 
 
@@ -180,6 +182,5 @@ def variants(capability: int) -> list[KernelVariant]:
         padded = padded_heads(heads)
         ragged = ragged_config(capability, padded, gluon_support.USABLE)
         found.extend(ragged_variant(ragged, heads, compressed) for compressed in (False, True))
-        paged = paged_config(capability, padded)
-        found.extend(paged_variant(paged, heads, next_n) for next_n in NEXT_N)
+        found.extend(paged_variant(capability, heads, next_n) for next_n in NEXT_N)
     return found

@@ -30,8 +30,8 @@ class TileConfig:
         num_warps: warps of a program.
         num_stages: depth of the pipeline: steps whose rows are in flight or in use.
         programs_per_sm: programs that one multiprocessor should be given before a selection is left whole.
-        kernel: "triton" (kernels.py), or a Gluon kernel: "wgmma" (gluon_wgmma.py), "mma" (gluon_mma.py), "fp8"
-            (gluon_fp8.py).
+        kernel: "triton" (kernels.py), or a Gluon kernel: "wgmma" (gluon_wgmma.py), "mma" (gluon_mma.py), "few"
+            (gluon_few.py).
         convert: whether Gluon kernels decode e4m3 codes by the conversion of 8.9 and later, or by integer operations.
     """
 
@@ -47,28 +47,27 @@ class TileConfig:
 def tile_config(capability: int, num_heads: int, fp8: bool, gluon: bool) -> TileConfig:
     """The default configuration for a target, a head count, a cache format, and a Triton with or without Gluon.
 
-    Up to 16 heads the op is bound by gathering: small programs, several on a multiprocessor. From 17 heads it is bound
-    by the matrix units: more heads share each gathered row, as registers and shared memory allow.
+    Up to 16 heads the op is bound by gathering: small programs, several on a multiprocessor. With more it is bound by
+    the matrix units: more heads share each gathered row, as registers and shared memory allow.
     """
     small = has_small_shared_memory(capability)
-    wgmma = gluon and has_warpgroup_mma(capability)
-    mma = gluon and capability // 10 == 8 and not small
-    # By mma.sync, gathering twice for 17 to 32 heads is cheaper than half a tile of 64.
-    if num_heads > (32 if mma else 16):
-        if wgmma:
+    wgmma = has_warpgroup_mma(capability)
+    # Two programs of 16 heads that gather the same rows are cheaper than one of 64 that is half empty.
+    if gluon and num_heads <= (16 if wgmma and not fp8 else 32):
+        rows = 32 if fp8 and not small else 16
+        programs = 2 if fp8 or small else 3
+        return TileConfig(16, rows, 4, 2, programs, "few", convert=fp8 and converts_fp8(capability))
+    if num_heads > 16:
+        if gluon and wgmma:
             # With 32 rows there is room for two decoded tiles.
             return TileConfig(64, 32 if fp8 else 64, 8, 2, 1, "wgmma", convert=fp8)
-        if mma:
+        if gluon and capability // 10 == 8 and not small:
             return TileConfig(64, 32, 8, 2, 1, "mma")
         if fp8:
             return TileConfig(32, 32, 8, 1, 1)
         return TileConfig(32, 32, 8, 2, 1) if small else TileConfig(32, 64, 8, 2, 1)
-    roomy = has_roomy_shared_memory(capability)
-    if fp8 and gluon:
-        # 16 rows where two programs of 32 do not fit a multiprocessor: not measured there.
-        return TileConfig(16, 16 if small else 32, 4, 2, 2, "fp8", convert=converts_fp8(capability))
     if fp8:
         return TileConfig(16, 32, 8, 2, 1) if small else TileConfig(16, 64, 8, 2, 1)
     if small:
         return TileConfig(16, 16, 4, 2, 2)
-    return TileConfig(16, 64, 4, 2, 2) if roomy else TileConfig(16, 32, 4, 2, 2)
+    return TileConfig(16, 64, 4, 2, 2) if has_roomy_shared_memory(capability) else TileConfig(16, 32, 4, 2, 2)

@@ -48,19 +48,19 @@ def _sixteenths(tensor: torch.Tensor, dimension: int) -> int:
 def attention_kernel(config: TileConfig, fp8: bool) -> tuple[Any, dict[str, object]]:
     """The kernel of a configuration, and the keywords that it alone takes."""
     # Imported here: they exist only where Triton has Gluon.
-    keywords: dict[str, object] = {"STAGES": config.num_stages, "CONVERT": config.convert}
+    keywords: dict[str, object] = {"STAGES": config.num_stages, "CONVERT": config.convert, "FP8": fp8}
     if config.kernel == "wgmma":
         from dsa_kernels.sparse_mla.gluon_wgmma import attend_wgmma_kernel
 
-        return attend_wgmma_kernel, {**keywords, "FP8": fp8}
+        return attend_wgmma_kernel, keywords
     if config.kernel == "mma":
         from dsa_kernels.sparse_mla.gluon_mma import attend_mma_kernel
 
-        return attend_mma_kernel, {**keywords, "FP8": fp8}
-    if config.kernel == "fp8":
-        from dsa_kernels.sparse_mla.gluon_fp8 import attend_fp8_kernel
+        return attend_mma_kernel, keywords
+    if config.kernel == "few":
+        from dsa_kernels.sparse_mla.gluon_few import attend_few_kernel
 
-        return attend_fp8_kernel, keywords
+        return attend_few_kernel, keywords
     return attend_kernel, {"FP8": fp8, "num_stages": config.num_stages}
 
 

@@ -9,7 +9,7 @@ from dsa_kernels.sparse_mla.kernels import merge_kernel
 from dsa_kernels.sparse_mla.launch import attention_kernel
 
 #: Head counts that reach every configuration: one of each class of `tile_config`.
-HEAD_CLASSES = (16, 128)
+HEAD_CLASSES = (16, 32, 128)
 
 _FP32_POINTERS = ("sink_ptr", "max_logits_ptr", "lse_ptr", "partial_ptr", "partial_max_ptr", "partial_sum_ptr")
 _ROW_POINTERS = ("q_ptr", "latent_ptr", "scale_ptr", "rope_ptr", "out_ptr")

@@ -98,12 +98,11 @@ def test_indexer_cases_are_right(script, device, monkeypatch):
 def test_a_configuration_is_replaced_by_its_fields(script, monkeypatch, part, name):
     module = script("bench_indexer")
     kernels = getattr(module, part)
-    gluon = (False,) if part == "ragged_module" else ()
-    default = getattr(kernels, name)(80, 64, *gluon)
+    default = getattr(kernels, name)(80, 64, 0)
     monkeypatch.setattr(kernels, name, getattr(kernels, name))  # put back afterwards
     values = [value + 1 if isinstance(value, int) else value for value in vars(default).values() if value is not None]
     module.use_config(kernels, name, ",".join(map(str, values)))
-    assert getattr(kernels, name)(90, 32, *gluon) == type(default)(*values)
+    assert getattr(kernels, name)(90, 32, 1) == type(default)(*values)
 
 
 @pytest.mark.parametrize(("capability", "next_n", "parts"), [((9, 0), 4, 66), ((9, 0), 1, 132), ((10, 0), 4, 132)])

@@ -40,15 +40,15 @@ def test_any_head_count_and_more_rows_than_a_program_takes(device, next_n, heads
 @pytest.mark.parametrize("page_size", [16, 64, 128])
 @pytest.mark.usefixtures("poisoned")
 def test_a_program_passes_over_several_tiles(device, monkeypatch, share, most_tiles, page_size):
-    monkeypatch.setattr(paged_module, "programs_per_request", lambda requests, columns, slots: share)
-    monkeypatch.setattr(paged_module, "MOST_KEYS", most_tiles * paged_module.paged_config(80, 32).block_n)
+    monkeypatch.setattr(paged_module, "programs_per_request", lambda requests, slots: share)
+    monkeypatch.setattr(paged_module, "MOST_KEYS", most_tiles * paged_module.paged_config(80, 32, 2).block_n)
     assert compare(*paged_case(2, 2, 32, page_size, 700, device, per_row=True), 640) < 1e-6
 
 
 @pytest.mark.usefixtures("poisoned")
 def test_a_short_context_in_a_wide_result_is_shared_as_in_a_narrow_one(device, monkeypatch):
     """Under CUDA graphs the result is as wide as the longest context that the server takes."""
-    monkeypatch.setattr(paged_module, "programs_per_request", lambda requests, columns, slots: 3)
+    monkeypatch.setattr(paged_module, "programs_per_request", lambda requests, slots: 3)
     q, cache, weights, lengths, tables = paged_case(2, 2, 32, 64, 300, device, per_row=True)
     narrow = fp8_paged_mqa_logits(q, cache, weights, lengths, tables, None, 300)
     wide = fp8_paged_mqa_logits(q, cache, weights, lengths, tables, None, 20000)

@@ -1,4 +1,4 @@
-"""The attention kernel for up to 16 heads over fp8_ds_mla rows, decoded in registers where mma.sync reads them."""
+"""The attention kernel for up to 16 heads: keys in registers as mma.sync reads them, columns shared out over warps."""
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -6,7 +6,7 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
 from dsa_kernels.gluon_support import barrier
 from dsa_kernels.sparse_mla.gluon_fp8_rows import decode_fp8, gather_fp8_rows, stage_fp8_rows, view_staged
-from dsa_kernels.sparse_mla.gluon_rows import part_of_selection, write_result
+from dsa_kernels.sparse_mla.gluon_rows import gather_rows, part_of_selection, write_result
 from dsa_kernels.sparse_mla.kernels import _ANY_ALIGNMENT, _RUNTIME_INTEGERS
 
 
@@ -73,11 +73,11 @@ def _load_queries(q_ptr, first_head, num_heads, head_stride, WIDTH: gl.constexpr
 
 
 @gluon.jit(do_not_specialize=_RUNTIME_INTEGERS, do_not_specialize_on_alignment=_ANY_ALIGNMENT)
-def attend_fp8_kernel(
+def attend_few_kernel(
     q_ptr,
     latent_ptr,
     scale_ptr,  # noqa: ARG001 (the arguments of kernels.attend_kernel)
-    rope_ptr,  # noqa: ARG001
+    rope_ptr,
     indices_ptr,
     length_ptr,
     sink_ptr,
@@ -108,20 +108,22 @@ def attend_fp8_kernel(
     BLOCK_H: gl.constexpr,
     BLOCK_N: gl.constexpr,
     STAGES: gl.constexpr,
+    FP8: gl.constexpr,
     CONVERT: gl.constexpr,
 ):
-    """`kernels.attend_kernel` for fp8_ds_mla rows, with the same arguments and results.
+    """`kernels.attend_kernel`, with the same arguments and results; CONVERT is for fp8_ds_mla rows.
 
-    Four warps share each row by its four groups of codes. A code is decoded once, in registers: as it stands it is
-    part of an operand of the logits (which the warps then add up through shared memory), with columns permuted
-    alike in q. For the second product it is stored to shared memory, from where ldmatrix transposes. What is
-    gathered stays packed, so that two programs fit a multiprocessor.
+    Four warps share each row by a quarter of its columns, which for fp8 rows is a group of codes with one scale. As
+    they come from shared memory the columns are an operand of the logits (which the warps then add up through shared
+    memory), permuted alike in q, whose operands stay in registers. For the second product ldmatrix transposes the tile
+    as it lies in shared memory. Codes are gathered as they are, decoded once in registers, and stored for that.
     """
-    gl.static_assert(gl.num_warps() == 4 and LATENT == 512 and ROPE == 64 and BLOCK_H == 16 and BLOCK_N <= 32)
+    gl.static_assert(gl.num_warps() == 4 and LATENT == 512 and BLOCK_H == 16 and BLOCK_N <= 32)
+    gl.static_assert(ROPE == 64 or (ROPE == 0 and not FP8))
     WARPS: gl.constexpr = gl.num_warps()
     BLOCKS: gl.constexpr = BLOCK_N // 8
     dtype: gl.constexpr = q_ptr.dtype.element_ty
-    COPY: gl.constexpr = gl.BlockedLayout([1, 4], [4, 8], [WARPS, 1], [1, 0])
+    COPY: gl.constexpr = gl.BlockedLayout([1, 4 if FP8 else 8], [4, 8], [WARPS, 1], [1, 0])
     MMA: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [WARPS, 1, 1], [1, 16, 8])
     LOGITS: gl.constexpr = gl.SliceLayout(0, MMA)
     ACC: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [1, WARPS], [16, 8])
@@ -130,27 +132,41 @@ def attend_fp8_kernel(
         length_ptr, topk, num_head_blocks, num_splits, has_length, BLOCK_N
     )
 
-    codes, scales, ropes = stage_fp8_rows(STAGES, BLOCK_N)
-    values = gl.allocate_shared_memory(dtype, [BLOCK_N, LATENT], _value_tile(BLOCK_N))
+    if FP8:
+        codes, scales, ropes = stage_fp8_rows(STAGES, BLOCK_N)
+        latents = gl.allocate_shared_memory(dtype, [1, BLOCK_N, LATENT], _value_tile(BLOCK_N))
+    else:
+        latents = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, LATENT], _value_tile(BLOCK_N))
+        ropes = latents
+        if ROPE > 0:
+            ropes = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, ROPE], gl.SwizzledSharedLayout(8, 1, 8, [1, 0]))
     parts = gl.allocate_shared_memory(gl.float32, [4 * BLOCKS, 128], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
 
     indices_ptr += token * indices_token_stride
     lanes = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(1, COPY))
     logit_lanes = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, LOGITS))
-    # Indices are loaded one step ahead of the rows, and rows STAGES steps ahead of the products.
+    # Indices are loaded one step ahead of the rows, and rows AHEAD steps ahead of the products.
+    AHEAD: gl.constexpr = STAGES if FP8 else STAGES - 1
     rows = gl.load(indices_ptr + begin + lanes, mask=begin + lanes < end, other=-1)
-    for stage in gl.static_range(STAGES):
-        gather_fp8_rows(
-            latent_ptr, rows, num_rows, page_stride, row_stride,
-            codes.index(stage), scales.index(stage), ropes.index(stage), PAGE_SIZE, COPY,
-        )  # fmt: skip
+    for stage in gl.static_range(AHEAD):
+        if FP8:
+            gather_fp8_rows(
+                latent_ptr, rows, num_rows, page_stride, row_stride,
+                codes.index(stage), scales.index(stage), ropes.index(stage), PAGE_SIZE, COPY,
+            )  # fmt: skip
+        else:
+            gather_rows(
+                latent_ptr, rope_ptr, rows, num_rows, page_stride, row_stride,
+                latents.index(stage), ropes.index(stage), LATENT, ROPE, PAGE_SIZE, COPY,
+            )  # fmt: skip
         after = begin + (stage + 1) * BLOCK_N + lanes
         rows = gl.load(indices_ptr + after, mask=after < end, other=-1)
 
     q_ptr += token * q_token_stride * 8
     first_head = head_block * BLOCK_H
     q_latent = _queries(_load_queries(q_ptr, first_head, num_heads, q_head_stride, LATENT, BLOCK_H), MMA)
-    q_rope = _queries(_load_queries(q_ptr + LATENT, first_head, num_heads, q_head_stride, ROPE, BLOCK_H), MMA)
+    if ROPE > 0:
+        q_rope = _queries(_load_queries(q_ptr + LATENT, first_head, num_heads, q_head_stride, ROPE, BLOCK_H), MMA)
 
     row_max = gl.full([BLOCK_H], float("-inf"), gl.float32, layout=gl.SliceLayout(1, LOGITS))
     row_sum = gl.full([BLOCK_H], 0.0, gl.float32, layout=gl.SliceLayout(1, LOGITS))
@@ -158,29 +174,42 @@ def attend_fp8_kernel(
     slot = 0
     for start in range(begin, end, BLOCK_N):
         # After the barrier every warp has these rows, and none still reads values or parts of the step before.
-        async_copy.wait_group(STAGES - 1)
+        async_copy.wait_group(AHEAD - 1)
         barrier()
-        code_bytes, scale_values, rope_values = view_staged(codes.index(slot), scales.index(slot), ropes.index(slot))
-        words = gl.reshape(code_bytes.load(_fragments(BLOCK_N, LATENT)), [BLOCK_N, 4, LATENT // 4])
-        group_scales = scale_values.load(gl.SliceLayout(2, words.type.layout))
-        latent = decode_fp8(words, group_scales, values, CONVERT)
-        values.store(latent)
-        rope = rope_values.load(_fragments(BLOCK_N, ROPE))
-        if dtype != gl.bfloat16:
-            rope = rope.to(gl.float32).to(dtype)
         logits = gl.full([4, BLOCK_H, BLOCK_N], 0.0, gl.float32, layout=MMA)
-        logits = mma_v2(q_rope, _keys(rope, MMA), logits)
+        if FP8:
+            values = latents.index(0)
+            code_bytes, scale_values, rope_tile = view_staged(codes.index(slot), scales.index(slot), ropes.index(slot))
+            words = gl.reshape(code_bytes.load(_fragments(BLOCK_N, LATENT)), [BLOCK_N, 4, LATENT // 4])
+            group_scales = scale_values.load(gl.SliceLayout(2, words.type.layout))
+            latent = decode_fp8(words, group_scales, values, CONVERT)
+            values.store(latent)
+            rope = rope_tile.load(_fragments(BLOCK_N, ROPE))
+            if dtype != gl.bfloat16:
+                rope = rope.to(gl.float32).to(dtype)
+            logits = mma_v2(q_rope, _keys(rope, MMA), logits)
+        else:
+            free = (slot + AHEAD) % STAGES
+            gather_rows(
+                latent_ptr, rope_ptr, rows, num_rows, page_stride, row_stride,
+                latents.index(free), ropes.index(free), LATENT, ROPE, PAGE_SIZE, COPY,
+            )  # fmt: skip
+            values = latents.index(slot)
+            latent = values.load(_fragments(BLOCK_N, LATENT))
+            if ROPE > 0:
+                logits = mma_v2(q_rope, _keys(ropes.index(slot).load(_fragments(BLOCK_N, ROPE)), MMA), logits)
         logits = mma_v2(q_latent, _keys(latent, MMA), logits)
         # In the order in which threads hold them: a thread reads what the same lane of each warp has written.
         by_lane = gl.permute(gl.reshape(logits, [4, 2, 8, BLOCKS, 4, 2]), (0, 3, 2, 4, 1, 5))
         parts.store(gl.reshape(by_lane, [4 * BLOCKS, 128]))
-        # After this one every warp has written its share and read the slot, which takes the rows STAGES steps ahead.
+        # After this one every warp has written its share, and what is decoded has been read.
         barrier()
-        gather_fp8_rows(
-            latent_ptr, rows, num_rows, page_stride, row_stride,
-            codes.index(slot), scales.index(slot), ropes.index(slot), PAGE_SIZE, COPY,
-        )  # fmt: skip
-        after = start + (STAGES + 1) * BLOCK_N + lanes
+        if FP8:
+            gather_fp8_rows(
+                latent_ptr, rows, num_rows, page_stride, row_stride,
+                codes.index(slot), scales.index(slot), ropes.index(slot), PAGE_SIZE, COPY,
+            )  # fmt: skip
+        after = start + (AHEAD + 1) * BLOCK_N + lanes
         rows = gl.load(indices_ptr + after, mask=after < end, other=-1)
         slot = (slot + 1) % STAGES
         here = start + logit_lanes
