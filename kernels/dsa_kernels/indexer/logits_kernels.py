@@ -233,7 +233,7 @@ def paged_kernel(
 ):
     """Logits of STEPS rows of one request against every n-th tile of its context.
 
-    n is how many programs share the request: `share`, or more where each would have more than `most_tiles` tiles. It
+    n is how many programs share the request: `share`, or a multiple where each would have more than `most_tiles`. It
     depends on the context, not on the width of the result, so that a short context in a wide result, as under CUDA
     graphs, is shared by as many programs as a long one. The grid has programs for the longest; the others return.
 
@@ -254,7 +254,7 @@ def paged_kernel(
         longest = tl.maximum(longest, seen)
     longest = tl.minimum(longest, width)
     tiles = tl.cdiv(longest, BLOCK_N)
-    programs = tl.maximum(share, tl.cdiv(tiles, most_tiles))
+    programs = share * tl.cdiv(tiles, share * most_tiles)
     program = tl.program_id(0)
     if (program < programs) & (program < tiles):
         line = tl.arange(0, COLUMNS)

@@ -140,7 +140,7 @@ def _launch(
     columns = steps * padded
     share = programs_per_request(batch * blocks, multiprocessors * resident_programs(capability, columns))
     most_tiles = MOST_KEYS // config.block_n
-    programs = min(num_tiles, max(share, -(-num_tiles // most_tiles)))
+    programs = min(num_tiles, share * -(-num_tiles // (share * most_tiles)))
     if num_pages == 0:
         # The kernel reads page 0 in place of what is not a page.
         cache = torch.zeros((1, page_size, cache.shape[2]), dtype=torch.uint8, device=cache.device)

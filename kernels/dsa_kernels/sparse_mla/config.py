@@ -48,12 +48,12 @@ def tile_config(capability: int, num_heads: int, fp8: bool, gluon: bool) -> Tile
     """The default configuration for a target, a head count, a cache format, and a Triton with or without Gluon.
 
     Up to 16 heads the op is bound by gathering: small programs, several on a multiprocessor. With more it is bound by
-    the matrix units: more heads share each gathered row, as registers and shared memory allow.
+    the matrix units: more heads share each gathered row, as registers and shared memory allow. Where a tile of 64 heads
+    would be half empty, or does not fit, several programs of 16 heads that gather the same rows are still cheaper.
     """
     small = has_small_shared_memory(capability)
     wgmma = has_warpgroup_mma(capability)
-    # Two programs of 16 heads that gather the same rows are cheaper than one of 64 that is half empty.
-    if gluon and num_heads <= (16 if wgmma and not fp8 else 32):
+    if gluon and (small or num_heads <= (16 if wgmma and not fp8 else 32)):
         rows = 32 if fp8 and not small else 16
         programs = 2 if fp8 or small else 3
         return TileConfig(16, rows, 4, 2, programs, "few", convert=fp8 and converts_fp8(capability))
@@ -61,7 +61,7 @@ def tile_config(capability: int, num_heads: int, fp8: bool, gluon: bool) -> Tile
         if gluon and wgmma:
             # With 32 rows there is room for two decoded tiles.
             return TileConfig(64, 32 if fp8 else 64, 8, 2, 1, "wgmma", convert=fp8)
-        if gluon and capability // 10 == 8 and not small:
+        if gluon and capability // 10 == 8:
             return TileConfig(64, 32, 8, 2, 1, "mma")
         if fp8:
             return TileConfig(32, 32, 8, 1, 1)
