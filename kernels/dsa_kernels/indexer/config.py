@@ -103,7 +103,7 @@ def ragged_config(capability: int, heads: int, gluon: bool) -> LogitsConfig:
     if has_warpgroup_mma(capability):
         return LogitsConfig(256, 64, 8, 3, 64) if heads > 32 else LogitsConfig(128, 128, 8, 2, 64)
     if gluon:
-        return LogitsConfig(128, 64, 4, 3, 64, "mma", None if has_small_shared_memory(capability) else 168)
+        return LogitsConfig(128, 64, 4, 3, 64, "mma", 168 if capability == 80 else None)
     return LogitsConfig(128, 128, 4, 2, 64)
 
 
@@ -154,8 +154,7 @@ def resident_programs(capability: int, columns: int) -> int:
 
 def paged_registers(capability: int, columns: int) -> int | None:
     """Most registers of a thread of the paged logits, so that as many programs fit; None for what the target has."""
-    four = columns <= 64 and not has_warpgroup_mma(capability) and not has_small_shared_memory(capability)
-    return 128 if four else None
+    return 128 if columns <= 64 and capability == 80 else None
 
 
 def dots_per_row(config: PagedConfig, heads: int) -> int:

@@ -7,10 +7,12 @@ access outside an allocation, to memory never written, without synchronisation.
 
 from collections.abc import Callable
 from functools import partial
+from unittest import mock
 
 import torch
 
 import dsa_kernels as dsa
+from dsa_kernels import gluon_support
 
 Case = Callable[[torch.device], None]
 
@@ -56,6 +58,12 @@ def chunked(device: torch.device, heads: int, rows: int, keys: int) -> None:
     """Logits and selection in several chunks."""
     q, kv, weights, starts, ends = ragged_inputs(device, heads, rows, keys)
     dsa.indexer_topk(q, kv, weights, starts, ends, k=64, budget_bytes=rows * keys)
+
+
+def without_gluon(device: torch.device, case: Case) -> None:
+    """A case by the kernels in plain Triton, which serve where Triton has no Gluon."""
+    with mock.patch.object(gluon_support, "USABLE", False):
+        case(device)
 
 
 def ragged_inputs(
@@ -146,6 +154,10 @@ def all_cases() -> dict[str, Case]:
     )
     for heads, rows, keys in ((32, 70, 301), (64, 5, 130), (3, 9, 65), (128, 3, 200)):
         found[f"ragged logits, {heads} heads"] = partial(ragged_logits, heads=heads, rows=rows, keys=keys)
+    plain = [f"sparse MLA bf16, {heads} heads, 3 tokens" for heads in (16, 128)]
+    plain += [f"sparse MLA pages fp8_ds_mla, {heads} heads, gap 1" for heads in (16, 128)]
+    for name in [*plain, "ragged logits, 32 heads"]:
+        found[f"{name}, without Gluon"] = partial(without_gluon, case=found[name])
     found["indexer top-k in chunks, short rows"] = partial(chunked, heads=32, rows=9, keys=300)
     found["indexer top-k in chunks, thinned rows"] = partial(chunked, heads=32, rows=3, keys=4500)
     for heads in (32, 64):

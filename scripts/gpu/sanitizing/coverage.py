@@ -24,7 +24,8 @@ def all_kernels() -> set[str]:
     from triton.runtime.interpreter import InterpretedFunction
     from triton.runtime.jit import JITFunction
 
-    from dsa_kernels.sparse_mla import variants
+    from dsa_kernels import gluon_support
+    from dsa_kernels.aot.compile import all_variants
     from dsa_kernels.targets import running_capability
 
     functions: dict[int, Any] = {}
@@ -35,7 +36,8 @@ def all_kernels() -> set[str]:
                     functions[id(value)] = value
     called = {id(callee) for function in functions.values() for callee in _mentioned(function)}
     here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = {id(variant.kernel) for variant in variants(running_capability(here))}
+    variants = all_variants(running_capability(here)) if gluon_support.USABLE else []
+    chosen = {id(variant.kernel) for variant in variants}
     return {
         function.fn.__name__
         for key, function in functions.items()
