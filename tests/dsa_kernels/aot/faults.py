@@ -29,10 +29,10 @@ def float8(source, target):
     tl.store(target, tl.load(source).to(tl.float32))
 
 
-def variant(name, kernel, types, constexprs=None, aligned=(), num_warps=4, wide=False):
+def variant(name, kernel, types, constexprs=None, aligned=(), num_warps=4, wide=False, registers=None):
     constexprs = constexprs or {}
     signature = dict(types) | dict.fromkeys(constexprs, "constexpr")
-    return KernelVariant("test", name, kernel, signature, constexprs, frozenset(aligned), num_warps, 2, wide)
+    return KernelVariant("test", name, kernel, signature, constexprs, frozenset(aligned), num_warps, 2, wide, registers)
 
 
 ROWS = {"source": "*bf16", "target": "*fp32", "count": "i32", "stride": "i32"}
@@ -42,6 +42,8 @@ VARIANTS = [
     variant("not aligned", copy_rows, ROWS, {"BLOCK": 1024}, wide=True),
     variant("narrow but nobody asked", copy_rows, ROWS, {"BLOCK": 1024}),
     variant("too large", product, SQUARE, {"SIDE": 256}, SQUARE),
+    variant("four warps", product, SQUARE, {"SIDE": 64}, SQUARE),
+    variant("few registers", product, SQUARE, {"SIDE": 64}, SQUARE, registers=32),
     variant("one warp", product, SQUARE, {"SIDE": 128}, SQUARE, num_warps=1),
     variant("float8", float8, {"source": "*fp8e4nv", "target": "*fp32"}),
     variant("wrong signature", float8, {"source": "*fp16"}),

@@ -45,6 +45,13 @@ def test_spills_are_seen(reports):
     assert "spills" in reports["one warp"]["reason"]
 
 
+def test_a_limit_of_registers_is_compiled_with(reports):
+    assert reports["four warps"]["ok"]
+    assert reports["four warps"]["registers"] > 32
+    assert reports["few registers"]["registers"] <= 32
+    assert "spills" in reports["few registers"]["reason"]
+
+
 def test_what_does_not_compile_is_a_report_with_the_reason(reports):
     assert not reports["float8"]["ok"]
     assert "fp8e4nv not supported in this architecture" in reports["float8"]["reason"]

@@ -108,6 +108,13 @@ def test_requests_select_from_rows_of_their_own(device):
     assert 32 <= int(last.min()) <= int(last.max()) < 64
 
 
+def test_a_result_is_as_wide_as_asked(device):
+    inputs = indexer_cases.paged_inputs(2, 1, 70, 4, L2, width=300, device=device)
+    assert inputs.run(inputs.tables[0]).shape == (2, 300)
+    case = indexer_cases.paged_case(inputs, {"batch": 2})
+    assert case.check() <= case.limit
+
+
 def test_requests_share_pages_where_memory_is_short(device):
     inputs = indexer_cases.paged_inputs(4, 1, 130, 4, L2, most_pages=5, device=device)
     assert inputs.cache.shape[0] == 5
