@@ -160,3 +160,13 @@ def test_the_plugin_may_be_little_further_from_native_than_native_is_from_itself
     *_, table = output.partition("verdict\n")
     forced = next(line for line in table.splitlines() if line.startswith("forced   eager"))
     assert said in forced
+
+
+@pytest.mark.parametrize(("graphs", "told"), [(("off",), True), (("off", "on"), False)])
+def test_half_of_the_noise_is_called_half(tmp_path: Path, graphs: tuple[str, ...], told: bool) -> None:
+    options = ("--mtp", "off", "--kv-cache-dtypes", "auto", "--graphs", *graphs)
+    done, output, _ = prove(tmp_path, *options, shift=0.1, noise=0.03)
+    assert done == 1, output
+    *_, table = output.partition("verdict\n")
+    forced = next(line for line in table.splitlines() if line.startswith("forced   eager"))
+    assert ("judged by half of native's noise: run --graphs off on" in forced) == told
