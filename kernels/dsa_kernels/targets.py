@@ -44,6 +44,11 @@ def shared_memory_limit(capability: int) -> int:
     return min(family or SHARED_MEMORY_LIMIT.values())
 
 
+def multiprocessor_memory(capability: int) -> int:
+    """Bytes of shared memory of a multiprocessor: the limit of a block and the 1 KiB that each block takes besides."""
+    return shared_memory_limit(capability) + 1024
+
+
 def has_small_shared_memory(capability: int) -> bool:
     """Whether a block gets about 99 KiB (8.6, 8.9, 12.x) rather than 163 KiB or more."""
     return shared_memory_limit(capability) < 128 * 1024

@@ -10,12 +10,10 @@ import ctypes
 
 import torch
 
-from dsa_kernels.targets import running_capability, shared_memory_limit
+from dsa_kernels.targets import multiprocessor_memory, running_capability
 
 #: cuFuncSetAttribute's CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, in percent of what a multiprocessor has.
 _CARVEOUT = 9
-#: Shared memory that a program takes beyond its own.
-_RESERVED = 1024
 
 
 def carveout_percent(target: int, per_multiprocessor: int) -> int | None:
@@ -25,7 +23,7 @@ def carveout_percent(target: int, per_multiprocessor: int) -> int | None:
         target: capability that is compiled for, times ten.
         per_multiprocessor: bytes of shared memory of one multiprocessor here.
     """
-    wanted = shared_memory_limit(target) + _RESERVED
+    wanted = multiprocessor_memory(target)
     # Rounded down: the driver takes the next larger size that it knows.
     return wanted * 100 // per_multiprocessor if wanted < per_multiprocessor else None
 
@@ -57,4 +55,4 @@ def confine_to_target() -> int:
         driver.cuFuncSetAttribute(ctypes.c_void_p(function), _CARVEOUT, percent)
 
     hooks.add(confine)
-    return shared_memory_limit(target) + _RESERVED
+    return multiprocessor_memory(target)

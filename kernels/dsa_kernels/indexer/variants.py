@@ -72,7 +72,7 @@ def ragged_variant(config: LogitsConfig, heads: int, compressed: bool) -> Kernel
             "ROW_BLOCK": config.row_block,
             "BLOCK_N": config.block_n,
             "COMPRESSED": compressed,
-            **{name: value for name, value in keywords.items() if name != "num_stages"},
+            **{name: value for name, value in keywords.items() if name in kernel.arg_names},
         },
         config.num_warps,
         config.num_stages,

@@ -6,7 +6,7 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
 from dsa_kernels.gluon_support import barrier
 from dsa_kernels.sparse_mla.gluon_fp8_rows import decode_fp8, gather_fp8_rows, stage_fp8_rows, view_staged
-from dsa_kernels.sparse_mla.gluon_rows import gather_rows, part_of_selection, write_result
+from dsa_kernels.sparse_mla.gluon_rows import gather_rows, part_of_selection, softmax_step, write_result
 from dsa_kernels.sparse_mla.kernels import _ANY_ALIGNMENT, _RUNTIME_INTEGERS
 
 
@@ -223,12 +223,7 @@ def attend_few_kernel(
         logits = gl.reshape(logits, [BLOCK_H, BLOCK_N])
         logits = gl.convert_layout(logits, LOGITS, assert_trivial=True)
         logits = gl.where(gl.expand_dims(valid, 0), logits * scale_log2, float("-inf"))
-        new_max = gl.maximum(row_max, gl.max(logits, 1))
-        base = gl.where(new_max == float("-inf"), 0.0, new_max)
-        weights = gl.exp2(logits - gl.expand_dims(base, 1))
-        decay = gl.exp2(row_max - base)
-        row_sum = row_sum * decay + gl.sum(weights, 1)
-        row_max = new_max
+        weights, decay, row_max, row_sum = softmax_step(logits, row_max, row_sum)
         decay = gl.expand_dims(gl.convert_layout(decay, gl.SliceLayout(1, ACC), assert_trivial=True), 1)
         weights = gl.convert_layout(weights.to(dtype), gl.DotOperandLayout(0, ACC, 2), assert_trivial=True)
         acc = mma_v2(weights, values.load(gl.DotOperandLayout(1, ACC, 2)), acc * decay)

@@ -6,7 +6,7 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
 from dsa_kernels.gluon_support import barrier, copy_to_shared
 from dsa_kernels.sparse_mla.gluon_fp8_rows import decode_fp8_rows, gather_fp8_rows, stage_fp8_rows
-from dsa_kernels.sparse_mla.gluon_rows import gather_rows, part_of_selection, write_result
+from dsa_kernels.sparse_mla.gluon_rows import gather_rows, part_of_selection, softmax_step, write_result
 from dsa_kernels.sparse_mla.kernels import _ANY_ALIGNMENT, _RUNTIME_INTEGERS
 
 
@@ -151,12 +151,7 @@ def attend_mma_kernel(
         if ROPE > 0:
             logits = mma_v2(q_rope.load(Q), rope.permute((1, 0)).load(K), logits)
         logits = gl.where(gl.expand_dims(valid, 0), logits * scale_log2, float("-inf"))
-        new_max = gl.maximum(row_max, gl.max(logits, 1))
-        base = gl.where(new_max == float("-inf"), 0.0, new_max)
-        weights = gl.exp2(logits - gl.expand_dims(base, 1))
-        decay = gl.exp2(row_max - base)
-        row_sum = row_sum * decay + gl.sum(weights, 1)
-        row_max = new_max
+        weights, decay, row_max, row_sum = softmax_step(logits, row_max, row_sum)
         acc = acc * gl.expand_dims(gl.convert_layout(decay, gl.SliceLayout(1, ACC)), 1)
         weights_shared.store(weights.to(dtype))
         for first in gl.static_range(0, BLOCK_N, V_STEP):

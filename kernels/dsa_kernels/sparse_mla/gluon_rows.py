@@ -1,4 +1,4 @@
-"""What the Gluon kernels share: a program's part, gathering its rows into shared memory, and writing its result."""
+"""What the Gluon kernels share: a program's part, gathering its rows into shared memory, softmax, its result."""
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -65,6 +65,20 @@ def gather_rows(
         rope_columns = gl.expand_dims(gl.arange(0, ROPE, layout=gl.SliceLayout(0, COPY)), 0)
         copy_to_shared(rope, rope_ptr + starts + rope_columns, mask=mask)
     async_copy.commit_group()
+
+
+@gluon.jit
+def softmax_step(logits, row_max, row_sum):
+    """One step of the running softmax over base-2 logits [H, N], -inf for what is not valid.
+
+    Returns:
+        Weights [H, N], by how much what came before decays [H], and the new maximum and sum [H].
+    """
+    new_max = gl.maximum(row_max, gl.max(logits, 1))
+    base = gl.where(new_max == float("-inf"), 0.0, new_max)
+    weights = gl.exp2(logits - gl.expand_dims(base, 1))
+    decay = gl.exp2(row_max - base)
+    return weights, decay, new_max, row_sum * decay + gl.sum(weights, 1)
 
 
 @gluon.jit

@@ -12,7 +12,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from dsa_kernels.gluon_support import barrier, copy_to_shared
 from dsa_kernels.sparse_mla.gluon_fp8_rows import decode_fp8_rows, gather_fp8_rows, stage_fp8_rows
-from dsa_kernels.sparse_mla.gluon_rows import gather_rows, part_of_selection, write_result
+from dsa_kernels.sparse_mla.gluon_rows import gather_rows, part_of_selection, softmax_step, write_result
 from dsa_kernels.sparse_mla.kernels import _ANY_ALIGNMENT, _RUNTIME_INTEGERS
 
 
@@ -155,12 +155,7 @@ def attend_wgmma_kernel(
 
         logits = warpgroup_mma_wait(0, deps=[unfinished])  # [BLOCK_H, BLOCK_N]
         logits = gl.where(gl.expand_dims(valid, 0), logits * scale_log2, float("-inf"))
-        new_max = gl.maximum(row_max, gl.max(logits, 1))
-        base = gl.where(new_max == float("-inf"), 0.0, new_max)
-        weights = gl.exp2(logits - gl.expand_dims(base, 1))
-        decay = gl.exp2(row_max - base)
-        row_sum = row_sum * decay + gl.sum(weights, 1)
-        row_max = new_max
+        weights, decay, row_max, row_sum = softmax_step(logits, row_max, row_sum)
         acc = acc * gl.expand_dims(gl.convert_layout(decay, gl.SliceLayout(1, ACC)), 1)
         pending = warpgroup_mma(
             gl.convert_layout(weights.to(dtype), gl.DotOperandLayout(0, ACC, 2)), latent, acc, is_async=True

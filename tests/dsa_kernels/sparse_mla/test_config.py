@@ -2,7 +2,7 @@ import pytest
 
 from dsa_kernels.aot.table import compile_table
 from dsa_kernels.sparse_mla.config import tile_config
-from dsa_kernels.targets import SHARED_MEMORY_LIMIT, VERIFIED_TARGETS
+from dsa_kernels.targets import SHARED_MEMORY_LIMIT, VERIFIED_TARGETS, multiprocessor_memory
 
 
 @pytest.mark.parametrize("capability", sorted(SHARED_MEMORY_LIMIT))
@@ -50,10 +50,9 @@ def test_a_tile_of_64_heads_does_not_fit_small_shared_memory(capability, fp8):
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", VERIFIED_TARGETS)
 def test_programs_for_few_heads_share_a_multiprocessor(capability):
-    """The limit of a block is all of a multiprocessor's shared memory but the 1 KiB that every block takes besides."""
     rows = [row for row in compile_table(capability, jobs=1) if row.kernel == "attend_few_kernel"]
     assert {row.op for row in rows} == {"sparse_mla_fwd", "sparse_mla_with_kvcache"}
     for row in rows:
         config = tile_config(capability, 16, fp8="fp8_ds_mla" in row.variant, gluon=True)
-        assert config.programs_per_sm * (row.shared_bytes + 1024) <= SHARED_MEMORY_LIMIT[capability] + 1024
+        assert config.programs_per_sm * (row.shared_bytes + 1024) <= multiprocessor_memory(capability)
         assert config.programs_per_sm * 32 * row.num_warps * row.registers <= 65_536
