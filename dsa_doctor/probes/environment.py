@@ -50,11 +50,14 @@ class Environment:
         return text
 
     def relative(self, path: Path) -> str:
-        """Return `path` relative to the search path folder that holds it, else its bare name: no user name leaks."""
-        for folder in self.search_path:
-            if path.is_relative_to(folder):
-                return path.relative_to(folder).as_posix()
-        return path.name
+        """Return `path` relative to the search path folder that holds it, else its bare name: no user name leaks.
+
+        The nearest of them: an environment may lie in a folder that is on the path too, such as .venv in a checkout.
+        """
+        holding = [folder for folder in self.search_path if path.is_relative_to(folder)]
+        if not holding:
+            return path.name
+        return path.relative_to(max(holding, key=lambda folder: len(folder.parts))).as_posix()
 
 
 def _is_standard_library(folder: Path) -> bool:
