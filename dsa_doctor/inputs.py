@@ -31,6 +31,7 @@ class Options:
         kv_cache_dtype: as for vLLM's --kv-cache-dtype.
         backend: an attention backend asked for by name.
         plugin_mode: as DSA_DOCTOR_PLUGIN.
+        gpu_memory_gib: --gpu-memory: memory of each GPU in GiB, in place of what the driver or the catalog says.
     """
 
     target: str | None = None
@@ -38,6 +39,7 @@ class Options:
     kv_cache_dtype: str = "auto"
     backend: str | None = None
     plugin_mode: PluginMode = "auto"
+    gpu_memory_gib: float | None = None
 
 
 def plugin_mode_from(text: str | None) -> PluginMode:
@@ -92,8 +94,12 @@ def named_target(text: str | None) -> Target | None:
         gpu = target_from_text(text)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    memory = gpu.memory_gib * 2**30 if gpu.memory_gib is not None else None
-    return Target(name=gpu.name, capability=str(gpu.capability), source="--target", memory_bytes=memory)
+    return Target(name=gpu.name, capability=str(gpu.capability), source="--target", memory_bytes=gpu.memory_bytes)
+
+
+def with_memory(target: Target, gib: float | None) -> Target:
+    """Return the target with the memory that --gpu-memory names, or as it is where that names none."""
+    return target if gib is None else target.model_copy(update={"memory_bytes": int(gib * 2**30)})
 
 
 def targets_of(inventory: Observation[GpuInventory], *, from_file: bool) -> list[Target]:

@@ -10,7 +10,7 @@ from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.catalog.lookup import UnknownModelError, find_geometry
 from dsa_doctor.catalog.models import DEFAULT_MODEL, KNOWN_MODELS
 from dsa_doctor.facts.schema import Facts, SelectorQuery
-from dsa_doctor.inputs import Options, UsageError, load_facts, named_target, request_for, targets_of
+from dsa_doctor.inputs import Options, UsageError, load_facts, named_target, request_for, targets_of, with_memory
 from dsa_doctor.probes import fingerprint, gpus, selector
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.gather import gather
@@ -120,7 +120,7 @@ def _combination(text: str, named: Target | None, found: list[Target], options: 
         model = find_geometry(text)
     except UnknownModelError as error:
         return _Combination(named, None, str(error), ())
-    targets = [named] if named is not None else found
+    targets = [with_memory(one, options.gpu_memory_gib) for one in ([named] if named is not None else found)]
     return _Combination(named, model, "", tuple((target, request_for(model, target, options)) for target in targets))
 
 

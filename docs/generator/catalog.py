@@ -46,13 +46,14 @@ def capabilities_page() -> str:
         ),
     )
     gpus = table(
-        ("`--target`", "GPU", "Compute capability", "Memory", "Also accepted"),
+        ("`--target`", "GPU", "Compute capability", "Memory", "Read from", "Also accepted"),
         (
             (
                 code(gpu.alias),
                 gpu.name,
                 str(gpu.capability),
-                f"{gpu.memory_gib} GiB" if gpu.memory_gib else "the host's",
+                f"{gpu.memory_gib:.2f} GiB" if gpu.memory_gib else "not known",
+                gpu.memory_source,
                 ", ".join(code(other) for other in gpu.others),
             )
             for gpu in KNOWN_GPUS
@@ -65,7 +66,9 @@ def capabilities_page() -> str:
         "the column counts only where it cannot be. [support-matrix.md](support-matrix.md) has the verdicts.",
         rules,
         "## GPUs",
-        f"`--target` also takes a capability of the table above, as `{_example().sm}` or `{_example()}`.",
+        f"`--target` also takes a capability of the table above, as `{_example().sm}` or `{_example()}`. Memory is the "
+        "total that the driver reports, not the label. `--gpu-memory GIB` says another, for a card that is not here or "
+        "was rebuilt.",
         gpus,
     )
 

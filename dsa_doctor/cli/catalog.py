@@ -52,6 +52,7 @@ def targets(output_format: Annotated[Format, _FORMAT] = Format.HUMAN) -> None:
                 "aliases": list(gpu.others),
                 "capability": str(gpu.capability),
                 "memory_gib": gpu.memory_gib,
+                "memory_source": gpu.memory_source or None,
                 "shared_memory_per_block": shared_memory_per_block(gpu.capability),
             }
             for gpu in KNOWN_GPUS
@@ -67,7 +68,7 @@ def targets(output_format: Annotated[Format, _FORMAT] = Format.HUMAN) -> None:
             gpu.alias,
             gpu.name,
             str(gpu.capability),
-            f"{gpu.memory_gib} GiB" if gpu.memory_gib else "the host's",
+            f"{gpu.memory_gib:.2f} GiB" if gpu.memory_gib else "not known",
             f"{shared_memory_per_block(gpu.capability):,} B",
             ", ".join(gpu.others),
         )

@@ -43,6 +43,16 @@ def check(
             help="A GPU (a100, 4090, ...), sm80 or 8.0; repeatable. [default: the policy's, or this machine's GPUs]",
         ),
     ] = None,
+    gpu_memory: Annotated[
+        float | None,
+        typer.Option(
+            "--gpu-memory",
+            metavar="GIB",
+            min=0.5,
+            max=4096,
+            help="Memory of each GPU in GiB. [default: what the driver or the catalog says]",
+        ),
+    ] = None,
     tensor_parallel_size: Annotated[
         int | None,
         typer.Option(
@@ -110,6 +120,7 @@ def check(
             kv_cache_dtype=kv_cache_dtype,
             backend=attention_backend,
             plugin_mode=plugin_mode_from(os.environ.get("DSA_DOCTOR_PLUGIN")),
+            gpu_memory_gib=gpu_memory,
         )
         asked = _once(_models(models) or rules.models), _once(target or rules.targets)
         judged = [

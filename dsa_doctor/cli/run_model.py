@@ -38,6 +38,16 @@ def run_model(
     target: Annotated[
         str | None, typer.Option("--target", "-t", help="A GPU to plan for, as for `check`. [default: this machine's]")
     ] = None,
+    gpu_memory: Annotated[
+        float | None,
+        typer.Option(
+            "--gpu-memory",
+            metavar="GIB",
+            min=0.5,
+            max=4096,
+            help="Memory of each GPU in GiB. [default: what the driver or the catalog says]",
+        ),
+    ] = None,
     gpus: Annotated[
         int | None, typer.Option("--gpus", min=1, help="GPUs per node. [default: this machine's, or 8]")
     ] = None,
@@ -125,7 +135,14 @@ def run_model(
     quiet = emit is not None or (dry_run and output_format is Format.JSON)
     try:
         prepared = _prepare(
-            ask, given, target=target, backend=attention_backend, force=force, quiet=quiet, verbose=verbose
+            ask,
+            given,
+            target=target,
+            gpu_memory=gpu_memory,
+            backend=attention_backend,
+            force=force,
+            quiet=quiet,
+            verbose=verbose,
         )
         if dry_run and output_format is Format.JSON:
             print_data(_as_json(prepared))
@@ -154,7 +171,15 @@ def run_model(
 
 
 def _prepare(
-    ask: "Ask", given: "Given", *, target: str | None, backend: str | None, force: bool, quiet: bool, verbose: bool
+    ask: "Ask",
+    given: "Given",
+    *,
+    target: str | None,
+    gpu_memory: float | None,
+    backend: str | None,
+    force: bool,
+    quiet: bool,
+    verbose: bool,
 ) -> "Prepared":
     """Check and plan; exit where the answer is no and the user does not insist."""
     from dsa_doctor.catalog.lookup import UnknownModelError, find_geometry
@@ -182,6 +207,7 @@ def _prepare(
                 kv_cache_dtype=given.kv_cache_dtype or ask.wishes.kv_cache_dtype or "auto",
                 backend=given.attention_backend or backend,
                 plugin_mode=plugin_mode_from(os.environ.get("DSA_DOCTOR_PLUGIN")),
+                gpu_memory_gib=gpu_memory,
             ),
         )
     except UsageError as error:

@@ -9,7 +9,7 @@ from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.facts.observation import Fact
 from dsa_doctor.launch.options import KnownOptions
 from dsa_doctor.launch.recipes import recipe_for
-from dsa_doctor.planner.plan import DEFAULT_UTILIZATION, Plan
+from dsa_doctor.planner.plan import Plan
 from dsa_doctor.verdict.schema import Verdict
 
 READY_TIMEOUT = 3600
@@ -170,7 +170,8 @@ def _sizes(plan: Plan, wishes: Wishes) -> list[Flag]:
         flags.append(_user("--gpu-memory-utilization", f"{utilization:g}"))
     elif plan.budget_bytes is not None:
         why = "the share of the GPU that the plan reckons with"
-        flags.append(Flag(option="--gpu-memory-utilization", value=f"{DEFAULT_UTILIZATION:g}", why=why, source=_PLAN))
+        share = f"{plan.gpu_memory_utilization:g}"
+        flags.append(Flag(option="--gpu-memory-utilization", value=share, why=why, source=_PLAN))
     if wishes.cpu_offload_gib:
         flags.append(_user("--cpu-offload-gb", f"{wishes.cpu_offload_gib:g}"))
     if wishes.enforce_eager:

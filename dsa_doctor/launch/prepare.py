@@ -10,6 +10,7 @@ from pathlib import Path
 from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.catalog.lookup import find_geometry
 from dsa_doctor.catalog.models import find_model
+from dsa_doctor.catalog.targets import find_gpu
 from dsa_doctor.launch import conditions
 from dsa_doctor.launch.devices import visible_devices
 from dsa_doctor.launch.extra import Given
@@ -37,7 +38,7 @@ from dsa_doctor.planner import (
     stored_tensors,
 )
 from dsa_doctor.planner.plan import DEFAULT_UTILIZATION
-from dsa_doctor.verdict.schema import Verdict
+from dsa_doctor.verdict.schema import TargetInfo, Verdict
 
 DEFAULT_GPUS = 8
 """GPUs of a node elsewhere, where --gpus does not say."""
@@ -118,11 +119,13 @@ def prepare(ask: Ask, given: Given, verdict: Verdict, gpus: int, ask_vllm: Calla
     """
     model = find_geometry(ask.model)
     target, wishes, configuration = verdict.target, ask.wishes, verdict.configuration
+    memory, free = _memory_of(target)
     hardware = Hardware(
         name=target.name if target is not None else "this machine",
         gpus_per_node=gpus,
         nodes=ask.nodes,
-        memory_bytes=target.memory_bytes if target is not None else None,
+        memory_bytes=memory,
+        free_bytes=free,
         host_memory_bytes=None if ask.elsewhere else conditions.host_memory(),
     )
     options = PlanOptions(
@@ -227,6 +230,23 @@ def check_vllm(given: str | None) -> conditions.Condition:
     return conditions.Condition(
         name="vLLM", status="fail", summary=where, remedy="pip install vllm, or name it with --vllm-executable."
     )
+
+
+def _memory_of(target: TargetInfo | None) -> tuple[int | None, int | None]:
+    """Return (memory of a GPU, most of it that is free at a start), with what the catalog knows where nothing is said.
+
+    The driver says nothing of a GPU that shares the host's memory. The second is None where the GPU shares none.
+    """
+    known = find_gpu(target.name) if target is not None else None
+    if (
+        target is not None
+        and target.memory_bytes is not None
+        and (known is None or target.memory_bytes != known.memory_bytes)
+    ):
+        return target.memory_bytes, None
+    if known is None:
+        return None, None
+    return known.memory_bytes, known.free_mib * 2**20 if known.free_mib is not None else None
 
 
 def _local_checkpoint(text: str, model: ModelGeometry) -> tuple[Checkpoint | None, Sequence[str]]:

@@ -5,6 +5,7 @@ Pure functions of a model's geometry, the hardware and the options. Bytes are pe
 
 from collections.abc import Callable
 from functools import lru_cache
+from math import floor
 from typing import get_args
 
 from pydantic import Field
@@ -35,7 +36,9 @@ class Hardware(Fact):
     gpus_per_node: int = Field(ge=1)
     nodes: int = Field(default=1, ge=1)
     memory_bytes: int | None = Field(default=None, ge=0)
-    """Nominal memory of one GPU; None where it is not known."""
+    """Memory of one GPU as its driver reports it; None where it is not known."""
+    free_bytes: int | None = Field(default=None, ge=0)
+    """Most that is free when a server starts, where the GPU shares the host's memory; None where it has its own."""
     host_memory_bytes: int | None = None
     """Memory of one node; None where it is not known."""
 
@@ -76,6 +79,8 @@ class Plan(Fact):
     """What the budget is spent on; they add up, with the KV cache, to the budget where the model fits."""
     budget_bytes: int | None
     """--gpu-memory-utilization times what torch can use; None where the memory is not known."""
+    gpu_memory_utilization: float = DEFAULT_UTILIZATION
+    """The share that the plan reckons with: what was asked for, less where the GPU shares the host's memory."""
     kv_cache_bytes: int | None
     """What is left for the KV cache; negative where even the weights do not fit."""
     kv_token_bytes: int
@@ -149,7 +154,7 @@ def _plan_with(
     checkpoint: Checkpoint | None,
     batch: tuple[int, int],
 ) -> Plan:
-    problems = problems_of(model, options.parallel)
+    problems = (*problems_of(model, options.parallel), *_memory_problems(hardware, options))
     stages = range(options.parallel.pipeline if options.parallel.pipeline <= model.num_hidden_layers else 1)
     parallel = options.parallel if len(stages) > 1 else options.parallel.model_copy(update={"pipeline": 1})
     spread = options.model_copy(update={"parallel": parallel})
@@ -204,6 +209,7 @@ def _stage_plan(
         storage=storage_of(model).name,
         lines=tuple(static),
         budget_bytes=budget,
+        gpu_memory_utilization=_utilization(hardware, options),
         kv_cache_bytes=left,
         kv_token_bytes=rows + indexer,
         indexer_token_bytes=indexer,
@@ -272,10 +278,29 @@ def _offloaded(model: ModelGeometry, options: PlanOptions, stage: int) -> int:
     return min(int(options.cpu_offload_gib * GIB), layers)
 
 
+def _utilization(hardware: Hardware, options: PlanOptions) -> float:
+    """Return --gpu-memory-utilization, no more than what is free at the start: vLLM refuses to start above that."""
+    if hardware.memory_bytes is None or not hardware.free_bytes:
+        return options.gpu_memory_utilization
+    free = floor(100 * hardware.free_bytes / hardware.memory_bytes) / 100
+    return min(options.gpu_memory_utilization, free)
+
+
+def _memory_problems(hardware: Hardware, options: PlanOptions) -> tuple[str, ...]:
+    share = _utilization(hardware, options)
+    if share >= options.gpu_memory_utilization or options.gpu_memory_utilization == DEFAULT_UTILIZATION:
+        return ()
+    free = (hardware.free_bytes or 0) / GIB
+    return (
+        f"--gpu-memory-utilization {options.gpu_memory_utilization:g} is more than the {free:.1f} GiB that are free at "
+        f"a start on {hardware.name}, which shares the host's memory; accepted: up to {share:g}",
+    )
+
+
 def _budget(hardware: Hardware, options: PlanOptions) -> int | None:
     if hardware.memory_bytes is None:
         return None
-    return int(usable_bytes(hardware.memory_bytes) * options.gpu_memory_utilization)
+    return int(usable_bytes(hardware.memory_bytes) * _utilization(hardware, options))
 
 
 def _largest(native: int, options: PlanOptions, spare: Callable[[int], int]) -> int:

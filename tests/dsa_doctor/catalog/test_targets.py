@@ -52,3 +52,34 @@ def test_capability_as_target():
 def test_unknown_target_names_what_is_accepted(text):
     with pytest.raises(ValueError, match=r"Accepted: .*8\.0"):
         target_from_text(text)
+
+
+@pytest.mark.parametrize(
+    ("alias", "gib"),
+    [
+        ("l40s", 44.99), ("a40", 44.99), ("l20", 44.99), ("l4", 22.49), ("a10", 22.49), ("a100", 80.0),
+        ("a100-40gb", 40.0), ("4090", 23.99), ("4090-48gb", 47.99), ("h100", 79.65), ("h200", 140.4),
+        ("h20-3e", 140.4), ("rtx-pro-6000", 95.59), ("gb10", 121.69), ("thor", 122.8),
+    ],
+)  # fmt: skip
+def test_memory_is_what_the_driver_reports_and_not_the_label(alias, gib):
+    assert find_gpu(alias).memory_gib == gib
+
+
+def test_every_figure_of_memory_has_its_source():
+    assert all(gpu.memory_source for gpu in KNOWN_GPUS if gpu.memory_mib is not None)
+    assert all(gpu.free_mib < gpu.memory_mib for gpu in KNOWN_GPUS if gpu.free_mib is not None)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA RTX PRO 6000 Blackwell Server Edition",
+        "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition",
+        "NVIDIA H20-3e",
+        "NVIDIA GH200 144G HBM3e",
+        "NVIDIA A800-SXM4-80GB",
+    ],
+)
+def test_names_that_drivers_print_are_known(name):
+    assert find_gpu(name) is not None

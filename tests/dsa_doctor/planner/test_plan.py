@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsa_doctor.catalog.models import KNOWN_MODELS, find_model
-from dsa_doctor.catalog.targets import KNOWN_GPUS
+from dsa_doctor.catalog.targets import KNOWN_GPUS, find_gpu
 from dsa_doctor.planner import Hardware, Parallel, PlanOptions, nearest_shapes, plan
 
 GIB = 2**30
@@ -163,3 +163,18 @@ def test_the_batch_is_left_alone_where_it_fits_and_lowered_where_it_must_be():
     lowered = plan(model, hardware.model_copy(update={"nodes": 1}), tight)
     assert lowered.fits
     assert (lowered.sets_batch, lowered.batched_tokens) == (True, 2048)
+
+
+def test_unified_memory_is_planned_up_to_what_is_free_at_a_start():
+    """vLLM refuses a share above what is free: 0.87 failed and 0.82 to 0.83 ran on GB10 (MiaAI-Lab recipe, #47)."""
+    gb10 = find_gpu("gb10")
+    hardware = Hardware(
+        name=gb10.name, gpus_per_node=2, memory_bytes=gb10.memory_bytes, free_bytes=gb10.free_mib * 2**20
+    )
+    model = find_model("GLM-5-FP8").geometry()
+    found = plan(model, hardware, PlanOptions(parallel=Parallel(tensor=2)))
+    assert found.gpu_memory_utilization == 0.83
+    assert found.budget_bytes <= hardware.free_bytes
+    asked = plan(model, hardware, PlanOptions(parallel=Parallel(tensor=2), gpu_memory_utilization=0.87))
+    assert any("0.87" in one and "up to 0.83" in one for one in asked.problems)
+    assert plan(model, hardware, PlanOptions(parallel=Parallel(tensor=2), gpu_memory_utilization=0.8)).problems == ()
