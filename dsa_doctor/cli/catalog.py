@@ -1,7 +1,7 @@
 """`dsa-doctor models` and `dsa-doctor targets`."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -60,9 +60,12 @@ def targets(output_format: Annotated[Format, _FORMAT] = Format.HUMAN) -> None:
         print_data(json.dumps(rows, indent=2) + "\n")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("TARGET", "GPU", "CAPABILITY", "MEMORY", "SHARED MEMORY PER BLOCK", "ALSO"):
-        right = heading in {"CAPABILITY", "MEMORY", "SHARED MEMORY PER BLOCK"}
-        table.add_column(heading, no_wrap=heading != "ALSO", justify="right" if right else "left")
+    for heading in ("TARGET", "GPU", "SM", "MEMORY", "SHARED/BLOCK"):
+        justify: Literal["left", "right"] = "left" if heading in {"TARGET", "GPU"} else "right"
+        table.add_column(heading, no_wrap=heading != "GPU", justify=justify)
+    table.add_column(
+        "ALSO", overflow="fold", min_width=16
+    )  # these are to be typed: a name that is cut short is of no use
     for gpu in KNOWN_GPUS:
         table.add_row(
             gpu.alias,

@@ -1,37 +1,43 @@
 """Triton kernels for DeepSeek Sparse Attention on compute capability 8.0 and up, each beside a naive reference."""
 
-from dsa_kernels.errors import ArgumentError
-from dsa_kernels.fp8 import (
-    decode_e4m3_tensor,
-    encode_e4m3_tensor,
-    fused_indexer_q_rope_quant,
-    indexer_k_quant_and_cache,
-    naive_encode_e4m3,
-    naive_fused_indexer_q,
-    naive_indexer_k_quant_and_cache,
-    naive_quantize_fp8,
-    naive_read_indexer_cache,
-    quantize_fp8_ue8m0,
-)
-from dsa_kernels.indexer import (
-    fp8_mqa_logits,
-    fp8_paged_mqa_logits,
-    indexer_topk,
-    naive_fp8_mqa_logits,
-    naive_fp8_paged_mqa_logits,
-    naive_topk_indices,
-    row_lengths,
-    topk_indices,
-    warmup_indexer,
-)
-from dsa_kernels.sparse_mla import (
-    dequantize_fp8_ds_mla,
-    naive_sparse_mla_fwd,
-    naive_sparse_mla_with_kvcache,
-    sparse_mla_fwd,
-    sparse_mla_with_kvcache,
-    warmup_sparse_mla,
-)
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dsa_kernels.errors import ArgumentError
+    from dsa_kernels.fp8 import (
+        decode_e4m3_tensor,
+        encode_e4m3_tensor,
+        fused_indexer_q_rope_quant,
+        indexer_k_quant_and_cache,
+        naive_encode_e4m3,
+        naive_fused_indexer_q,
+        naive_indexer_k_quant_and_cache,
+        naive_quantize_fp8,
+        naive_read_indexer_cache,
+        quantize_fp8_ue8m0,
+    )
+    from dsa_kernels.indexer import (
+        fp8_mqa_logits,
+        fp8_paged_mqa_logits,
+        indexer_topk,
+        naive_fp8_mqa_logits,
+        naive_fp8_paged_mqa_logits,
+        naive_topk_indices,
+        row_lengths,
+        topk_indices,
+        warmup_indexer,
+    )
+    from dsa_kernels.sparse_mla import (
+        dequantize_fp8_ds_mla,
+        naive_sparse_mla_fwd,
+        naive_sparse_mla_with_kvcache,
+        sparse_mla_fwd,
+        sparse_mla_with_kvcache,
+        warmup_sparse_mla,
+    )
 
 __all__ = [
     "ArgumentError",
@@ -61,3 +67,17 @@ __all__ = [
     "warmup_indexer",
     "warmup_sparse_mla",
 ]
+
+_HOMES = ("errors", "fp8", "indexer", "sparse_mla")
+"""Modules that hold the public names."""
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for: `dsa_kernels.targets` must answer where torch is missing."""
+    if name in __all__:
+        for home in _HOMES:
+            module = import_module(f"{__name__}.{home}")
+            if hasattr(module, name):
+                globals()[name] = getattr(module, name)
+                return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

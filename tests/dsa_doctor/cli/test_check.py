@@ -169,7 +169,11 @@ def test_lists():
     targets = json.loads(run("targets", "--format", "json").stdout)
     assert next(one for one in targets if one["alias"] == "a100")["shared_memory_per_block"] == 166912
     assert "zai-org/GLM-5-FP8" in run("models").stdout
-    assert "166,912 B" in run("targets").stdout
+    for columns in ("80", "100", "120"):
+        shown = run("targets", env={"COLUMNS": columns}).stdout
+        assert "166,912 B" in shown
+        for one in targets:  # whatever --target accepts can be read whole
+            assert all(alias in shown for alias in one["aliases"]), (columns, one)
 
 
 def test_version_and_help():

@@ -6,6 +6,7 @@ import pynvml
 import pytest
 
 from dsa_doctor.probes import gpus
+from dsa_doctor.probes import nvml as nvml_reader
 
 UUIDS = [f"GPU-{digit * 8}-aaaa-bbbb-cccc-dddddddddddd" for digit in "01234567"]
 CARDS = [("NVIDIA A100-SXM4-80GB", (8, 0), 80 << 30), ("NVIDIA H100 80GB HBM3", (9, 0), 80 << 30)]
@@ -42,7 +43,9 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             "nvmlDeviceGetHandleByIndex": lambda index: index,
             "nvmlDeviceGetName": lambda handle: cards[handle][0],
             "nvmlDeviceGetCudaComputeCapability": lambda handle: cards[handle][1],
-            "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=cards[handle][2]),
+            "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(
+                total=cards[handle][2], free=cards[handle][2] // 4
+            ),
             "nvmlDeviceGetMigMode": mig_mode,
             "nvmlDeviceGetMaxMigDeviceCount": lambda handle: 7,
             "nvmlDeviceGetMigDeviceHandleByIndex": mig_handle,
@@ -180,7 +183,7 @@ def test_nvidia_smi_answers_where_nvml_fails(
 def test_nvidia_smi_that_fails_too(
     monkeypatch: pytest.MonkeyPatch, fake_tool: Callable[[str, str], object], body: str, status: str
 ) -> None:
-    monkeypatch.setattr(gpus, "_TIMEOUT", 1.0)
+    monkeypatch.setattr(nvml_reader, "TIMEOUT_SECONDS", 1.0)
     fail_with(monkeypatch, OSError("libnvidia-ml.so.1: file too short"))
     fake_tool("nvidia-smi", body)
     observation = gpus.probe()
@@ -194,7 +197,7 @@ def test_nvml_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None
 
     release = threading.Event()
     monkeypatch.setattr(pynvml, "nvmlInit", release.wait)
-    monkeypatch.setattr(gpus, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(nvml_reader, "TIMEOUT_SECONDS", 0.2)
     monkeypatch.setenv("PATH", "/nonexistent")
     observation = gpus.probe()
     release.set()

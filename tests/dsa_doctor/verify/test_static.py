@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -56,3 +57,19 @@ def test_the_real_compiler_on_one_op():
     table = json.loads(done.stdout)
     assert table["ok"], [row["reason"] for row in table["rows"] if not row["ok"]]
     assert {row["shared_limit"] for row in table["rows"]} == {166_912}
+
+
+def test_without_torch_the_target_is_read_and_the_reason_said(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('No module named torch, it was hidden')\n")
+    environment = {**os.environ, "PYTHONPATH": os.fspath(tmp_path)}
+
+    def verify(target):
+        command = [sys.executable, "-m", "dsa_doctor", "verify", "--target", target]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+    done = verify("a100")
+    assert done.returncode == 3
+    assert done.stderr == ""
+    assert "nothing could be compiled" in done.stdout
+    assert "it was hidden" in done.stdout
+    assert verify("7.5").returncode == 2
