@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from dsa_doctor.catalog.quantization import Quantization, read_quantization
 from dsa_doctor.facts.observation import Fact
 
 
@@ -52,6 +53,8 @@ class ModelGeometry(Fact):
     """Rows and columns that share one scale in an FP8 checkpoint; None for one scale per tensor."""
     unquantized_modules: tuple[str, ...] = ()
     """Modules that the checkpoint says are left unquantised."""
+    stored: Quantization | None = None
+    """How the checkpoint stores its weights, module by module; None where it is not quantised."""
     shared_indexer_layer_ids: tuple[int, ...] = ()
     num_key_value_heads: int = 0
     head_dim: int = 0
@@ -129,6 +132,7 @@ def geometry_from_config(config: dict[str, Any], *, name: str, source: str, hub_
         quantization_algorithm=_quantization_algorithm(text),
         weight_block_size=_weight_block_size(text),
         unquantized_modules=_unquantized_modules(text),
+        stored=read_quantization(text),
         num_key_value_heads=number("num_key_value_heads", heads),
         head_dim=number("head_dim", 0),
         num_experts_per_tok=number("num_experts_per_tok", 0),
