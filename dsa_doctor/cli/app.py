@@ -11,8 +11,9 @@ from dsa_doctor.cli.catalog import models, targets
 from dsa_doctor.cli.check import check
 from dsa_doctor.cli.explain import explain
 from dsa_doctor.cli.facts import facts
-from dsa_doctor.cli.output import EXIT_BUG
+from dsa_doctor.cli.output import EXIT_OUTPUT
 from dsa_doctor.cli.run_model import run_model
+from dsa_doctor.cli.streams import OutputLostError, abandon_output, guard_streams
 from dsa_doctor.cli.verify import verify
 
 app = typer.Typer(
@@ -50,8 +51,13 @@ def options(
 
 def main() -> None:
     """Run the command line; the exit codes are documented in docs/reference.md."""
+    guard_streams()
     try:
-        app()
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader went away (| head): no traceback
-        raise SystemExit(EXIT_BUG) from None
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except OutputLostError as error:
+        sys.stderr.write(f"dsa-doctor: {error}.\n")
+        abandon_output()
+        raise SystemExit(EXIT_OUTPUT) from None

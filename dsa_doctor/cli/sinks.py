@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsa_doctor.cli.output import console, fail_usage
+from dsa_doctor.cli.streams import write_file
 from dsa_doctor.render.formats import ReportFormat, render
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def write_sinks(report: "Report", sinks: Sequence[Sink]) -> None:
     """Write every file; exits 2 where one cannot be written after all."""
     for sink in sinks:
         try:
-            sink.path.write_bytes(_encoded(render(report, sink.form)))
+            write_file(sink.path, _encoded(render(report, sink.form)))
         except OSError as error:
             fail_usage(_unwritable(sink, error))
 
