@@ -1,8 +1,5 @@
 """`dsa-doctor run-model`."""
 
-import json
-import os
-import sys
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,12 +10,10 @@ from dsa_doctor.cli.check import Format
 from dsa_doctor.cli.output import console, fail_usage, print_data
 
 if TYPE_CHECKING:
-    from dsa_doctor.launch.extra import Given
-    from dsa_doctor.launch.prepare import Ask, Prepared
-    from dsa_doctor.launch.watch import Watcher
+    from rich.console import Console
 
-EXIT_WILL_NOT_RUN = 32
-"""The layers are resolved, but the memory plan or a condition of this machine says that it cannot run."""
+    from dsa_doctor.launch.prepare import Ask, Prepared
+    from dsa_doctor.verdict.schema import Verdict
 
 
 class Form(str, Enum):
@@ -97,9 +92,12 @@ def run_model(
     Exit code: that of `check` where a layer is not resolved; 32 where memory or machine do not allow it, or the smoke
     prompt gets no sane answer; 124 not ready in time; 130 or 143 interrupted; else vLLM's own.
     """
-    from dsa_doctor.launch.extra import ExtraArgumentError, read_extra  # pydantic and the probes: not for --help
+    from dsa_doctor.inputs import UsageError  # pydantic and the probes: not for --help
+    from dsa_doctor.launch.extra import ExtraArgumentError, read_extra
     from dsa_doctor.launch.flags import Wishes
     from dsa_doctor.launch.prepare import Ask
+    from dsa_doctor.launch.run import RunOptions, judge, make_ready, serve
+    from dsa_doctor.render.launch import LaunchNarrator, render_prepared
 
     if nodes > 1 and emit is None and not dry_run:
         fail_usage(
@@ -132,180 +130,55 @@ def run_model(
         executable=vllm_executable,
         elsewhere=target is not None or emit is not None,
     )
-    quiet = emit is not None or (dry_run and output_format is Format.JSON)
+    as_data = dry_run and output_format is Format.JSON
+    out = console(stderr=emit is not None or as_data)
+    narrator = LaunchNarrator(console(stderr=True), verbose=verbose)
     try:
-        prepared = _prepare(
-            ask,
-            given,
-            target=target,
-            gpu_memory=gpu_memory,
-            backend=attention_backend,
-            force=force,
-            quiet=quiet,
-            verbose=verbose,
-        )
-        if dry_run and output_format is Format.JSON:
-            print_data(_as_json(prepared))
-        if prepared.plan.fits is False and not force:
-            raise typer.Exit(EXIT_WILL_NOT_RUN)
-        if prepared.plan.fits is False:
-            _say("--force: going on although the memory plan says that it does not fit.")
+        verdict, planned_gpus = judge(ask, given, target=target, backend=attention_backend, gpu_memory=gpu_memory)
+        _show_verdict(out, verdict, verbose=verbose)
+        preparation = make_ready(ask, given, verdict, planned_gpus, force=force)
+        prepared = preparation.prepared
+        if prepared is not None:
+            _show_plan(out, prepared, arguments)
+        for note in preparation.notes:
+            narrator.note(note)
+        if prepared is not None and as_data:
+            print_data(render_prepared(prepared))
+        if prepared is None or preparation.exit_code != 0:
+            raise typer.Exit(preparation.exit_code)
         if emit is not None:
             _emit(emit, ask, prepared, image)
         elif not dry_run:
-            _launch(
-                ask,
-                given,
-                prepared,
-                log=log_file or _default_log(prepared.model.name),
+            how = RunOptions(
+                log=log_file,
                 force=force,
                 detach=detach,
                 timeout=timeout,
                 smoke=not no_smoke,
                 stop_timeout=stop_timeout,
-                verbose=verbose,
             )
+            raise typer.Exit(serve(ask, given, prepared, how, narrator))
+    except UsageError as error:
+        fail_usage(str(error))
     except KeyboardInterrupt:
-        _say("interrupted; nothing is left running")
+        narrator.note("interrupted; nothing is left running")
         raise typer.Exit(130) from None
 
 
-def _prepare(
-    ask: "Ask",
-    given: "Given",
-    *,
-    target: str | None,
-    gpu_memory: float | None,
-    backend: str | None,
-    force: bool,
-    quiet: bool,
-    verbose: bool,
-) -> "Prepared":
-    """Check and plan; exit where the answer is no and the user does not insist."""
-    from dsa_doctor.catalog.lookup import UnknownModelError, find_geometry
-    from dsa_doctor.inputs import Options, UsageError, plugin_mode_from
-    from dsa_doctor.launch.prepare import DEFAULT_GPUS, parallel_of, prepare, vllm_options
-    from dsa_doctor.preflight import preflight
-    from dsa_doctor.probes import gpus as gpu_probe
+def _show_verdict(out: "Console", verdict: "Verdict", *, verbose: bool) -> None:
     from dsa_doctor.render.human import print_verdict
+
+    print_verdict(out, verdict, verbose=verbose)
+
+
+def _show_plan(out: "Console", prepared: "Prepared", extra: tuple[str, ...]) -> None:
     from dsa_doctor.render.plan import print_command, print_flags, print_plan
 
-    inventory = gpu_probe.probe().value if target is None else None
-    visible = sum(1 for gpu in inventory.gpus if gpu.visible) if inventory is not None else 0
-    gpus = ask.gpus or visible or (DEFAULT_GPUS if ask.elsewhere else 1)
-    try:
-        parallel = parallel_of(ask, given, find_geometry(ask.model), gpus)
-        tensor = parallel.tensor
-    except UnknownModelError:
-        tensor = given.tensor or ask.tensor or 1  # preflight says what is wrong with the model
-    try:
-        verdict = preflight(
-            ask.model,
-            Options(
-                target=target,
-                tensor_parallel_size=tensor,
-                kv_cache_dtype=given.kv_cache_dtype or ask.wishes.kv_cache_dtype or "auto",
-                backend=given.attention_backend or backend,
-                plugin_mode=plugin_mode_from(os.environ.get("DSA_DOCTOR_PLUGIN")),
-                gpu_memory_gib=gpu_memory,
-            ),
-        )
-    except UsageError as error:
-        fail_usage(str(error))
-    out = console(stderr=quiet)
-    print_verdict(out, verdict, verbose=verbose)
-    if verdict.exit_code != 0 and not force:
-        raise typer.Exit(verdict.exit_code)
-    if verdict.exit_code != 0:
-        _say(
-            f"--force: going on although check says no (exit code {verdict.exit_code}). It may fail, or answer wrongly."
-        )
-    try:
-        prepared = prepare(ask, given, verdict, gpus, lambda: vllm_options(ask.executable))
-    except UnknownModelError as error:
-        _say(str(error))
-        raise typer.Exit(verdict.exit_code or EXIT_WILL_NOT_RUN) from None
     print_plan(out, prepared.plan, prepared.shapes)
-    configuration = verdict.configuration
+    configuration = prepared.verdict.configuration
     fallbacks = configuration.fallbacks if configuration is not None else {}
-    print_flags(out, prepared.flags, prepared.variables, ask.extra, fallbacks)
+    print_flags(out, prepared.flags, prepared.variables, extra, fallbacks)
     print_command(out, prepared.variables, prepared.command)
-    for warning in prepared.warnings:
-        _say(f"warning: {warning}")
-    return prepared
-
-
-def _launch(
-    ask: "Ask",
-    given: "Given",
-    prepared: "Prepared",
-    *,
-    log: Path,
-    force: bool,
-    detach: bool,
-    timeout: float | None,
-    smoke: bool,
-    stop_timeout: float,
-    verbose: bool,
-) -> None:
-    """Start the server, watch it, and exit with what became of it."""
-    from dsa_doctor.launch.http import base_url
-    from dsa_doctor.launch.prepare import conditions_for
-    from dsa_doctor.launch.process import LaunchError, Server
-    from dsa_doctor.launch.watch import Watcher, WatchOptions, write_through
-    from dsa_doctor.render.plan import print_conditions, stage_line, summary_lines
-
-    conditions = conditions_for(ask, given, prepared)
-    print_conditions(console(stderr=True), conditions, verbose=verbose)
-    failed = [one for one in conditions if one.status == "fail"]
-    if any(one.name == "vLLM" for one in failed) or (failed and not force):
-        raise typer.Exit(EXIT_WILL_NOT_RUN)
-    url = base_url(given.host or ask.wishes.host, given.port or ask.wishes.port)
-    environment = {one.name: one.value for one in prepared.variables if one.name not in os.environ}
-    try:
-        server = Server(list(prepared.command), log=log, environment=environment, grace=stop_timeout)
-    except LaunchError as error:
-        _say(str(error))
-        raise typer.Exit(EXIT_WILL_NOT_RUN) from None
-    _say(f"started, pid {server.pid}; log: {log}")
-
-    def on_ready(watcher: "Watcher") -> None:
-        outcome = watcher.outcome_so_far()
-        for line in summary_lines(outcome, url, prepared.plan):
-            _say(line)
-
-    watcher = Watcher(
-        server,
-        WatchOptions(url=url, timeout=timeout, smoke=smoke, tolerate=force, detach=detach, api_key=given.api_key),
-        on_log=write_through,
-        on_stage=lambda stage, seconds: _say(stage_line(stage, seconds)),
-        on_ready=on_ready,
-        on_stop=lambda name: _say(f"stopping: {name}"),
-    )
-    outcome = watcher.run()
-    if outcome.reason == "detached":
-        _say(f"left running; to stop it: kill {server.supervisor_pid}")
-        raise typer.Exit(0)
-    _say_end(outcome.reason, outcome.code, timeout, watcher)
-    raise typer.Exit(outcome.code)
-
-
-def _say_end(reason: str, code: int, timeout: float | None, watcher: "Watcher") -> None:
-    from dsa_doctor.launch.aftermath import diagnosis, leftovers
-
-    if reason == "not ready in time":
-        _say(f"not ready within {timeout:.0f} s (--timeout); last stage: {watcher.facts.stage}")
-    elif reason == "smoke prompt" and watcher.answer is not None:
-        _say(f"stopped, because {watcher.answer.problem}")
-    elif reason == "ended":
-        before = "" if watcher.ready_seconds is not None else f" before it was ready (stage: {watcher.facts.stage})"
-        _say(f"vLLM ended by itself{before}, exit code {code}")
-    if reason in {"ended", "not ready in time"} and code != 0:
-        for line in diagnosis(watcher.server.log):
-            _say(line)
-    for line in leftovers(watcher.server):
-        _say(line)
-    _say(f"exit code {code}")
 
 
 def _emit(form: Form, ask: "Ask", prepared: "Prepared", image: str | None) -> None:
@@ -325,30 +198,3 @@ def _emit(form: Form, ask: "Ask", prepared: "Prepared", image: str | None) -> No
     if image is not None:
         launch = launch.model_copy(update={"image": image})
     print_data(FORMS[form.value](launch))
-
-
-def _as_json(prepared: "Prepared") -> str:
-    content = {
-        "verdict": prepared.verdict.model_dump(mode="json"),
-        "plan": prepared.plan.model_dump(mode="json"),
-        "shapes": [{"what": one.what, "cost": one.cost} for one in prepared.shapes],
-        "flags": [one.model_dump(mode="json") for one in prepared.flags],
-        "environment": [one.model_dump(mode="json") for one in prepared.variables],
-        "warnings": list(prepared.warnings),
-        "command": list(prepared.command),
-    }
-    return json.dumps(content, indent=2) + "\n"
-
-
-def _default_log(name: str) -> Path:
-    import time
-
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    safe = "".join(one if one.isalnum() or one in "-._" else "-" for one in name)
-    return state / "dsa-doctor" / f"{safe}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-
-
-def _say(text: str) -> None:
-    """Write one line of dsa-doctor's own to standard error: standard output is vLLM's."""
-    sys.stderr.write(f"dsa-doctor: {text}\n")
-    sys.stderr.flush()

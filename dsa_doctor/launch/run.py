@@ -1,0 +1,199 @@
+"""A launch from end to end: judge, plan, look at this machine, start, watch. What happens is told to a listener.
+
+Nothing here prints or exits: every step returns data, and the last one the exit code.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from dsa_doctor.catalog.lookup import UnknownModelError, find_geometry
+from dsa_doctor.inputs import Options, plugin_mode_from
+from dsa_doctor.launch.aftermath import diagnosis, leftovers
+from dsa_doctor.launch.conditions import Condition
+from dsa_doctor.launch.extra import Given
+from dsa_doctor.launch.http import base_url
+from dsa_doctor.launch.prepare import (
+    DEFAULT_GPUS,
+    Ask,
+    Prepared,
+    conditions_for,
+    parallel_of,
+    prepare,
+    vllm_options,
+)
+from dsa_doctor.launch.process import LaunchError, Server
+from dsa_doctor.launch.stages import Stage
+from dsa_doctor.launch.watch import Outcome, Watcher, WatchOptions, write_through
+from dsa_doctor.planner.plan import Plan
+from dsa_doctor.preflight import preflight
+from dsa_doctor.probes import gpus as gpu_probe
+from dsa_doctor.verdict.schema import Verdict
+
+EXIT_WILL_NOT_RUN = 32
+"""The layers are resolved, but the memory plan or a condition of this machine says that it cannot run."""
+
+
+class Listener(Protocol):
+    """What is told while a launch goes on; `render.launch` writes it for people."""
+
+    def note(self, text: str) -> None:
+        """Take one line of dsa-doctor's own."""
+
+    def conditions(self, conditions: list[Condition]) -> None:
+        """Take what was looked at on this machine before the start."""
+
+    def stage(self, stage: Stage, seconds: float) -> None:
+        """Take a stage of the start as it begins."""
+
+    def ready(self, outcome: Outcome, url: str, plan: Plan) -> None:
+        """Take the summary of a server that is ready."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to start and watch the server.
+
+    Attributes:
+        log: file that takes its output; None makes a new one in the state folder.
+        force: go on although something says that it cannot work.
+        detach: leave the server running once it is ready.
+        timeout: seconds until it must be ready; None waits as long as it runs.
+        smoke: ask the smoke prompt.
+        stop_timeout: seconds that each stage of the stop waits.
+    """
+
+    log: Path | None = None
+    force: bool = False
+    detach: bool = False
+    timeout: float | None = None
+    smoke: bool = True
+    stop_timeout: float = 30.0
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is known before a start.
+
+    Attributes:
+        verdict: as `check` gives it.
+        prepared: the launch; None where the verdict says no and nothing insists, or the model is not known.
+        exit_code: 0 where the launch may go on.
+        notes: what else is to be said, a sentence each.
+    """
+
+    verdict: Verdict
+    prepared: Prepared | None
+    exit_code: int
+    notes: tuple[str, ...] = ()
+
+
+def judge(
+    ask: Ask, given: Given, *, target: str | None, backend: str | None, gpu_memory: float | None
+) -> tuple[Verdict, int]:
+    """Return the verdict of the launch, and the GPUs per node that it is planned for.
+
+    Raises:
+        UsageError: an option cannot be met.
+    """
+    inventory = gpu_probe.probe().value if target is None else None
+    visible = sum(1 for gpu in inventory.gpus if gpu.visible) if inventory is not None else 0
+    gpus = ask.gpus or visible or (DEFAULT_GPUS if ask.elsewhere else 1)
+    try:
+        tensor = parallel_of(ask, given, find_geometry(ask.model), gpus).tensor
+    except UnknownModelError:
+        tensor = given.tensor or ask.tensor or 1  # preflight says what is wrong with the model
+    options = Options(
+        target=target,
+        tensor_parallel_size=tensor,
+        kv_cache_dtype=given.kv_cache_dtype or ask.wishes.kv_cache_dtype or "auto",
+        backend=given.attention_backend or backend,
+        plugin_mode=plugin_mode_from(os.environ.get("DSA_DOCTOR_PLUGIN")),
+        gpu_memory_gib=gpu_memory,
+    )
+    return preflight(ask.model, options), gpus
+
+
+def make_ready(ask: Ask, given: Given, verdict: Verdict, gpus: int, *, force: bool) -> Preparation:
+    """Return the launch that a verdict allows, or why there is none; asks vLLM for its options, which may take long."""
+    if verdict.exit_code != 0 and not force:
+        return Preparation(verdict, None, verdict.exit_code)
+    notes = []
+    if verdict.exit_code != 0:
+        notes.append(
+            f"--force: going on although check says no (exit code {verdict.exit_code}). It may fail, or answer wrongly."
+        )
+    try:
+        prepared = prepare(ask, given, verdict, gpus, lambda: vllm_options(ask.executable))
+    except UnknownModelError as error:
+        return Preparation(verdict, None, verdict.exit_code or EXIT_WILL_NOT_RUN, (*notes, str(error)))
+    notes += [f"warning: {warning}" for warning in prepared.warnings]
+    if prepared.plan.fits is False and not force:
+        return Preparation(verdict, prepared, EXIT_WILL_NOT_RUN, tuple(notes))
+    if prepared.plan.fits is False:
+        notes.append("--force: going on although the memory plan says that it does not fit.")
+    return Preparation(verdict, prepared, 0, tuple(notes))
+
+
+def serve(ask: Ask, given: Given, prepared: Prepared, options: RunOptions, listener: Listener) -> int:
+    """Start the server, watch it to its end, and return the exit code of what became of it."""
+    conditions = conditions_for(ask, given, prepared)
+    listener.conditions(conditions)
+    failed = [one for one in conditions if one.status == "fail"]
+    if any(one.name == "vLLM" for one in failed) or (failed and not options.force):
+        return EXIT_WILL_NOT_RUN
+    url = base_url(given.host or ask.wishes.host, given.port or ask.wishes.port)
+    environment = {one.name: one.value for one in prepared.variables if one.name not in os.environ}
+    log = options.log or default_log(prepared.model.name)
+    try:
+        server = Server(list(prepared.command), log=log, environment=environment, grace=options.stop_timeout)
+    except LaunchError as error:
+        listener.note(str(error))
+        return EXIT_WILL_NOT_RUN
+    listener.note(f"started, pid {server.pid}; log: {log}")
+    watcher = Watcher(
+        server,
+        WatchOptions(
+            url=url,
+            timeout=options.timeout,
+            smoke=options.smoke,
+            tolerate=options.force,
+            detach=options.detach,
+            api_key=given.api_key,
+        ),
+        on_log=write_through,
+        on_stage=listener.stage,
+        on_ready=lambda ready: listener.ready(ready.outcome_so_far(), url, prepared.plan),
+        on_stop=lambda name: listener.note(f"stopping: {name}"),
+    )
+    outcome = watcher.run()
+    if outcome.reason == "detached":
+        listener.note(f"left running; to stop it: kill {server.supervisor_pid}")
+        return 0
+    for line in end_lines(outcome, server, options.timeout):
+        listener.note(line)
+    return outcome.code
+
+
+def end_lines(outcome: Outcome, server: Server, timeout: float | None) -> list[str]:
+    """Return what is to be said of a server's end: why, what its log shows, what is left, the exit code last."""
+    lines = []
+    if outcome.reason == "not ready in time":
+        lines.append(f"not ready within {timeout:.0f} s (--timeout); last stage: {outcome.facts.stage}")
+    elif outcome.reason == "smoke prompt" and outcome.answer is not None:
+        lines.append(f"stopped, because {outcome.answer.problem}")
+    elif outcome.reason == "ended":
+        before = "" if outcome.ready_seconds is not None else f" before it was ready (stage: {outcome.facts.stage})"
+        lines.append(f"vLLM ended by itself{before}, exit code {outcome.code}")
+    if outcome.reason in {"ended", "not ready in time"} and outcome.code != 0:
+        lines += diagnosis(server.log)
+    return [*lines, *leftovers(server), f"exit code {outcome.code}"]
+
+
+def default_log(name: str) -> Path:
+    """Return a new log file in the user's state folder, named after the model, the time and this process."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    safe = "".join(one if one.isalnum() or one in "-._" else "-" for one in name)
+    return state / "dsa-doctor" / f"{safe}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
