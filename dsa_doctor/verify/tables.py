@@ -43,6 +43,7 @@ def machine_lines(machine: dict[str, Any], driver: str | None, quick: bool) -> l
         )
     if quick:
         lines.append("--quick: small shapes, which show less.")
+    lines += machine.get("routes", ())
     return [part for line in lines for part in textwrap.wrap(line, WIDTH)]
 
 

@@ -19,7 +19,7 @@ from runner import Maker, parser, run
 from dsa_kernels.bench import Case, Machine
 from dsa_kernels.bench.inputs import random_fp8_ds_mla, random_rows
 from dsa_kernels.bench.mla_cases import mla_case, mla_inputs
-from dsa_kernels.sparse_mla import config as tiles
+from dsa_kernels.sparse_mla import dispatch as tiles
 from dsa_kernels.sparse_mla import plan as plans
 
 TOPK = 2048

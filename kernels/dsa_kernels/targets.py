@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +62,22 @@ def has_roomy_shared_memory(capability: int) -> bool:
 def has_warpgroup_mma(capability: int) -> bool:
     """Whether Triton lowers a 64-row dot to wgmma (Hopper alone)."""
     return capability // 10 == 9
+
+
+TargetClass = Literal["mma", "mma-small", "wgmma", "mma-roomy"]
+
+
+def target_class(capability: int) -> TargetClass:
+    """What decides between kernels on a target: its matrix instruction and the shared memory of a block.
+
+    "mma": mma.sync and 163 KiB (8.0, 8.7). "mma-small": mma.sync and 99 KiB (8.6, 8.9, 12.x, and what is not known).
+    "wgmma": wgmma and 227 KiB (9.0). "mma-roomy": 227 KiB and no kernel of ours for its tcgen05 (10.x).
+    """
+    if has_small_shared_memory(capability):
+        return "mma-small"
+    if has_warpgroup_mma(capability):
+        return "wgmma"
+    return "mma-roomy" if has_roomy_shared_memory(capability) else "mma"
 
 
 def converts_fp8(capability: int) -> bool:

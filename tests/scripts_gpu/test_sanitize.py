@@ -9,7 +9,7 @@ import torch
 
 import dsa_kernels
 from dsa_kernels import gluon_support, sparse_mla
-from dsa_kernels.indexer.config import ragged_config
+from dsa_kernels.indexer.dispatch import ragged_config
 from dsa_kernels.indexer.logits_kernels import ragged_kernel
 from dsa_kernels.indexer.ragged import logits_kernel
 from dsa_kernels.sparse_mla.kernels import attend_kernel

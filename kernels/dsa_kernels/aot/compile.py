@@ -69,7 +69,7 @@ def _compile(variant: KernelVariant, capability: int, limit: int) -> CompiledRep
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages, "maxnreg": variant.most_registers}
+    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages, "maxnreg": variant.maxnreg}
     if getattr(variant.kernel, "is_gluon", bool)():
         # Gluon kernels are pipelined by hand, and compiled from a source of their own.
         from triton.experimental.gluon._runtime import GluonASTSource as ASTSource

@@ -21,7 +21,7 @@ class KernelVariant:
         num_warps: warps of one program.
         num_stages: depth of Triton's software pipeline.
         wide_copies: whether the inner loop must move its data 16 bytes at a time.
-        most_registers: what the launch allows a thread, None for what the target has.
+        maxnreg: what the launch allows a thread, None for what the target has.
     """
 
     op: str
@@ -33,4 +33,4 @@ class KernelVariant:
     num_warps: int
     num_stages: int
     wide_copies: bool
-    most_registers: int | None = None
+    maxnreg: int | None = None

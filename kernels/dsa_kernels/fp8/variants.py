@@ -19,7 +19,7 @@ def make_variant(
     num_warps: int,
     num_stages: int = 3,
     wide_copies: bool = False,
-    most_registers: int | None = None,
+    maxnreg: int | None = None,
 ) -> KernelVariant:
     """A variant whose unnamed arguments are i32; pointers lie on 16 bytes unless the kernel is told not to look."""
     signature = {
@@ -27,9 +27,7 @@ def make_variant(
     }
     free = {parameter.name for parameter in kernel.params if parameter.do_not_specialize_on_alignment}
     aligned = frozenset(name for name, type_name in signature.items() if type_name.startswith("*") and name not in free)
-    return KernelVariant(
-        op, name, kernel, signature, constexprs, aligned, num_warps, num_stages, wide_copies, most_registers
-    )
+    return KernelVariant(op, name, kernel, signature, constexprs, aligned, num_warps, num_stages, wide_copies, maxnreg)
 
 
 def variants(capability: int) -> list[KernelVariant]:

@@ -13,12 +13,12 @@ from dsa_kernels.indexer.config import (
     MOST_KEYS,
     dots_per_row,
     padded_heads,
-    paged_config,
     paged_registers,
     paged_steps,
     programs_per_request,
     resident_programs,
 )
+from dsa_kernels.indexer.dispatch import paged_config
 from dsa_kernels.indexer.logits_kernels import paged_kernel
 from dsa_kernels.indexer.ragged import CODES, clean, empty_logits, pad_weights
 from dsa_kernels.targets import device_facts

@@ -20,11 +20,10 @@ from dsa_kernels.indexer.config import (
     HEAD_DIM,
     MAX_HEADS,
     WIDEN_BLOCK,
-    LogitsConfig,
     padded_heads,
-    ragged_config,
     rows_per_step,
 )
+from dsa_kernels.indexer.dispatch import LogitsConfig, ragged_config
 from dsa_kernels.indexer.logits_kernels import clean_kernel, ragged_kernel, widen_kernel
 from dsa_kernels.targets import device_facts
 
@@ -208,7 +207,7 @@ def write_logits(
         BLOCK_N=config.block_n,
         COMPRESSED=compressed,
         num_warps=config.num_warps,
-        maxnreg=config.most_registers,
+        maxnreg=config.maxnreg,
         **keywords,
     )
 

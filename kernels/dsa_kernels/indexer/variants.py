@@ -23,16 +23,14 @@ from dsa_kernels.indexer.config import (
     SELECT_WARPS,
     THIN_GROUPS,
     WIDEN_BLOCK,
-    LogitsConfig,
     dots_per_row,
     long_registers,
     padded_heads,
-    paged_config,
     paged_registers,
     paged_steps,
-    ragged_config,
     rows_per_step,
 )
+from dsa_kernels.indexer.dispatch import LogitsConfig, paged_config, ragged_config
 from dsa_kernels.indexer.logits_kernels import clean_kernel, paged_kernel, widen_kernel
 from dsa_kernels.indexer.ragged import logits_kernel
 from dsa_kernels.indexer.select_kernels import select_kernel
@@ -77,7 +75,7 @@ def ragged_variant(config: LogitsConfig, heads: int, compressed: bool) -> Kernel
         config.num_warps,
         config.num_stages,
         wide_copies=True,
-        most_registers=config.most_registers,
+        maxnreg=config.maxnreg,
     )
 
 
@@ -112,7 +110,7 @@ def paged_variant(capability: int, heads: int, next_n: int, page_size: int = PAG
         },
         config.num_warps,
         config.num_stages,
-        most_registers=paged_registers(capability, steps * padded),
+        maxnreg=paged_registers(capability, steps * padded),
     )
 
 
@@ -168,9 +166,9 @@ def _select_variants(capability: int) -> list[KernelVariant]:
             types,
             {"HAS_STARTS": has_starts, **constants},
             num_warps,
-            most_registers=most_registers,
+            maxnreg=maxnreg,
         )
-        for name, kernel, constants, num_warps, most_registers in kernels
+        for name, kernel, constants, num_warps, maxnreg in kernels
         for has_starts in (False, True)
     ]
 

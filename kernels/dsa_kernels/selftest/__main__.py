@@ -34,16 +34,19 @@ def main(arguments: list[str] | None = None) -> int:
     # Libraries print to standard output too; only lines of ours go to the real one.
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    place = Place(torch.device(options.device), full=not options.quick)
+    device = torch.device(options.device)
 
     def say(**what: object) -> None:
         channel.write(json.dumps(what) + "\n")
 
-    if place.device.type == "cuda" and not torch.cuda.is_available():
-        say(event="no_device", reason=f"torch {torch.__version__} sees no CUDA device")
-        return 0
-    if place.device.type == "cuda":
-        torch.cuda.set_device(place.device)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            say(event="no_device", reason=f"torch {torch.__version__} sees no CUDA device")
+            return 0
+        # "cuda" alone names no GPU, and set_device wants one.
+        device = torch.device("cuda", 0 if device.index is None else device.index)
+        torch.cuda.set_device(device)
+    place = Place(device, full=not options.quick)
     chosen = [
         (group, case)
         for group in GROUPS

@@ -98,7 +98,7 @@ def is_broken(place: Place) -> bool:
 
 
 def describe(place: Place) -> dict[str, object]:
-    """What runs the cases: GPU, its own capability, torch, CUDA, Triton, and TRITON_OVERRIDE_ARCH ('' where unset)."""
+    """What runs the cases: GPU, its own capability, torch, CUDA, Triton, TRITON_OVERRIDE_ARCH ('' where unset), routes."""
     import triton
 
     cuda = place.device.type == "cuda"
@@ -111,6 +111,7 @@ def describe(place: Place) -> dict[str, object]:
         "cuda": torch.version.cuda or "",
         "triton": triton.__version__,
         "triton_override_arch": os.environ.get("TRITON_OVERRIDE_ARCH", ""),
+        "routes": route_lines(running_capability(place.device), gluon_support.USABLE),
     }
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from dsa_kernels.sparse_mla.config import LATENT_DIM, MAX_SPLITS, MERGE_COLUMNS, MERGE_PARTS, TileConfig
+from dsa_kernels.sparse_mla.config import LATENT_DIM, MAX_SPLITS, MERGE_COLUMNS, MERGE_PARTS
+from dsa_kernels.sparse_mla.dispatch import TileConfig
 from dsa_kernels.sparse_mla.kernels import attend_kernel, merge_kernel
 from dsa_kernels.sparse_mla.plan import LaunchPlan
 
@@ -47,21 +49,12 @@ def _sixteenths(tensor: torch.Tensor, dimension: int) -> int:
 
 def attention_kernel(config: TileConfig, fp8: bool) -> tuple[Any, dict[str, object]]:
     """The kernel of a configuration, and the keywords that it alone takes."""
-    # Imported here: they exist only where Triton has Gluon.
-    keywords: dict[str, object] = {"STAGES": config.num_stages, "CONVERT": config.convert, "FP8": fp8}
-    if config.kernel == "wgmma":
-        from dsa_kernels.sparse_mla.gluon_wgmma import attend_wgmma_kernel
-
-        return attend_wgmma_kernel, keywords
-    if config.kernel == "mma":
-        from dsa_kernels.sparse_mla.gluon_mma import attend_mma_kernel
-
-        return attend_mma_kernel, keywords
-    if config.kernel == "few":
-        from dsa_kernels.sparse_mla.gluon_few import attend_few_kernel
-
-        return attend_few_kernel, keywords
-    return attend_kernel, {"FP8": fp8, "num_stages": config.num_stages}
+    if config.kernel == "triton":
+        return attend_kernel, {"FP8": fp8, "num_stages": config.num_stages}
+    # Imported here: Gluon kernels exist only where Triton has Gluon.
+    module = importlib.import_module(f"dsa_kernels.sparse_mla.gluon_{config.kernel}")
+    kernel = getattr(module, f"attend_{config.kernel}_kernel")
+    return kernel, {"STAGES": config.num_stages, "CONVERT": config.convert, "FP8": fp8}
 
 
 def launch(

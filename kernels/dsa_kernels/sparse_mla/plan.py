@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsa_kernels import gluon_support
-from dsa_kernels.sparse_mla.config import MAX_SPLITS, TileConfig, tile_config
+from dsa_kernels.sparse_mla.config import MAX_SPLITS
+from dsa_kernels.sparse_mla.dispatch import TileConfig, tile_config
 
 #: Fewer rows than this are not worth a part of their own.
 SMALLEST_PART = 64

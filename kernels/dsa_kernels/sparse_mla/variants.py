@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dsa_kernels import gluon_support
 from dsa_kernels.aot.variants import KernelVariant
-from dsa_kernels.sparse_mla.config import LATENT_DIM, MAX_SPLITS, MERGE_COLUMNS, MERGE_PARTS, TileConfig, tile_config
+from dsa_kernels.sparse_mla.config import LATENT_DIM, MAX_SPLITS, MERGE_COLUMNS, MERGE_PARTS
+from dsa_kernels.sparse_mla.dispatch import TileConfig, routes_on, tile_of
 from dsa_kernels.sparse_mla.kernels import merge_kernel
 from dsa_kernels.sparse_mla.launch import attention_kernel
-
-#: Head counts that reach every configuration: one of each class of `tile_config`.
-HEAD_CLASSES = (16, 32, 128)
 
 _FP32_POINTERS = ("sink_ptr", "max_logits_ptr", "lse_ptr", "partial_ptr", "partial_max_ptr", "partial_sum_ptr")
 _ROW_POINTERS = ("q_ptr", "latent_ptr", "scale_ptr", "rope_ptr", "out_ptr")
@@ -84,15 +82,12 @@ def merge_variant(dtype: str = "bf16") -> KernelVariant:
 def variants(capability: int) -> list[KernelVariant]:
     """Every default variant on `capability` (80 means 8.0)."""
     found = {}
-    for heads in HEAD_CLASSES:
-        plain = tile_config(capability, heads, fp8=False, gluon=gluon_support.USABLE)
-        packed = tile_config(capability, heads, fp8=True, gluon=gluon_support.USABLE)
-        for variant in (
-            *(attend_variant(plain, dtype, rope) for dtype in ("bf16", "fp16") for rope in (64, 0)),
-            attend_variant(plain, page_size=64),
-            *(attend_variant(packed, dtype, fp8=True) for dtype in ("bf16", "fp16")),
-            attend_variant(packed, fp8=True, page_size=64),
-        ):
+    for route, kv_format, _ in routes_on(capability, gluon_support.USABLE):
+        fp8 = kv_format == "fp8_ds_mla"
+        tile = tile_of(route, capability, fp8)
+        ropes = (64,) if fp8 else (64, 0)
+        made = [attend_variant(tile, dtype, rope, fp8) for dtype in ("bf16", "fp16") for rope in ropes]
+        for variant in (*made, attend_variant(tile, fp8=fp8, page_size=64)):
             found[variant.op, variant.name] = variant
     for dtype in ("bf16", "fp16"):
         merge = merge_variant(dtype)

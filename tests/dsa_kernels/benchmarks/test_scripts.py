@@ -98,7 +98,7 @@ def test_indexer_cases_are_right(script, device, monkeypatch):
 def test_a_configuration_is_replaced_by_its_fields(script, monkeypatch, part, name):
     module = script("bench_indexer")
     kernels = getattr(module, part)
-    default = getattr(kernels, name)(80, 64, 0)
+    default = getattr(kernels, name)(80, 64, 1)
     monkeypatch.setattr(kernels, name, getattr(kernels, name))  # put back afterwards
     values = [value + 1 if isinstance(value, int) else value for value in vars(default).values() if value is not None]
     module.use_config(kernels, name, ",".join(map(str, values)))

@@ -11,7 +11,7 @@ from dsa_kernels.sparse_mla.kernels import _ANY_ALIGNMENT, _RUNTIME_INTEGERS
 
 
 @gluon.jit(do_not_specialize=_RUNTIME_INTEGERS, do_not_specialize_on_alignment=_ANY_ALIGNMENT)
-def attend_mma_kernel(
+def attend_mma_h64_kernel(
     q_ptr,
     latent_ptr,
     scale_ptr,  # noqa: ARG001 (the arguments of kernels.attend_kernel)

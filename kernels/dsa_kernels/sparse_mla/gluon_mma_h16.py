@@ -73,7 +73,7 @@ def _load_queries(q_ptr, first_head, num_heads, head_stride, WIDTH: gl.constexpr
 
 
 @gluon.jit(do_not_specialize=_RUNTIME_INTEGERS, do_not_specialize_on_alignment=_ANY_ALIGNMENT)
-def attend_few_kernel(
+def attend_mma_h16_kernel(
     q_ptr,
     latent_ptr,
     scale_ptr,  # noqa: ARG001 (the arguments of kernels.attend_kernel)
