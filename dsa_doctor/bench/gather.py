@@ -74,12 +74,17 @@ def require_gpu() -> None:
         raise BenchError("TRITON_INTERPRET=1: times of the interpreter say nothing. Unset it.")
     import torch
 
+    from dsa_kernels.emulation import VARIABLE, EmulationError, emulate
     from dsa_kernels.targets import running_capability
 
     if not torch.cuda.is_available():
         raise BenchError(f"bench measures on a CUDA GPU, and torch {torch.__version__} sees none. {_WITHOUT_GPU}")
     try:
+        if os.environ.get(VARIABLE):
+            emulate(os.environ[VARIABLE])
         capability = running_capability()
+    except EmulationError as error:
+        raise BenchError(f"--emulate: {error}.") from None
     except ValueError as error:
         raise BenchError(f"TRITON_OVERRIDE_ARCH: {error}") from None
     if min(capability, 10 * torch.cuda.get_device_capability()[0]) < 80:

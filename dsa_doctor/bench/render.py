@@ -55,7 +55,8 @@ def _header(report: Report) -> list[str]:
         f"{machine.gpu} ({machine.capability}), driver {machine.driver}, torch {machine.torch}, Triton {machine.triton}"
     )
     if machine.override_arch:
-        lines += _wrap(f"TRITON_OVERRIDE_ARCH={machine.override_arch}: {machine.pipeline}")
+        asked = f"--emulate {machine.ptx_of}" if machine.ptx_of else f"TRITON_OVERRIDE_ARCH={machine.override_arch}"
+        lines += _wrap(f"{asked}: {machine.pipeline}")
     lines += _wrap(
         f"measured ceilings: copy {machine.copy_bytes_per_s / 1e12:.2f} TB/s, bf16 product "
         f"{machine.bf16_flop_per_s / 1e12:.0f} TFLOP/s"

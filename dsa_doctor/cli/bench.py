@@ -7,6 +7,7 @@ import typer
 
 from dsa_doctor.cli.check import Format
 from dsa_doctor.cli.output import fail_usage, print_data
+from dsa_doctor.cli.verify import emulate_or_fail
 
 
 def bench(
@@ -35,6 +36,15 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="Batches 1 and 64 unless named, and a quarter of the samples.")
     ] = False,
+    emulate: Annotated[
+        str | None,
+        typer.Option(
+            "--emulate",
+            metavar="TARGET",
+            help="Measure code for an older GPU on this one: PTX whose own target is a100, sm80, 8.6, ...",
+            show_default=False,
+        ),
+    ] = None,
     output_format: Annotated[Format, typer.Option("--format", "-f", help="How to print the report.")] = Format.HUMAN,
 ) -> None:
     """Measure every op on this GPU at a model's shapes: time, rates, and the share of the measured floor.
@@ -48,6 +58,8 @@ def bench(
     from dsa_doctor.bench.render import as_human, as_json
     from dsa_doctor.catalog.lookup import UnknownModelError, find_geometry
 
+    if emulate is not None:
+        emulate_or_fail(emulate)
     load = Load(
         tensor_parallel_size=tensor_parallel_size,
         kv_cache_dtype=kv_cache_dtype,

@@ -33,6 +33,15 @@ def verify(
     ] = None,
     device: Annotated[int, typer.Option("--device", min=0, help="Which GPU, as torch counts them.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Small shapes: quicker, and shows less.")] = False,
+    emulate: Annotated[
+        str | None,
+        typer.Option(
+            "--emulate",
+            metavar="TARGET",
+            help="Run code for an older GPU on this one: PTX whose own target is a100, sm80, 8.6, ...",
+            show_default=False,
+        ),
+    ] = None,
     output_format: Annotated[Format, typer.Option("--format", "-f", help="How to print the table.")] = Format.HUMAN,
 ) -> None:
     """Run the adversarial self-test of every op on this GPU, against references and full sorts.
@@ -44,12 +53,25 @@ def verify(
     neither a GPU nor --target.
     """
     if target is None:
+        if emulate is not None:
+            emulate_or_fail(emulate)
         _run(tuple(op or ()), device, quick, output_format)
         return
-    for option, given in (("--op", bool(op)), ("--device", device != 0), ("--quick", quick)):
+    chosen = (("--op", bool(op)), ("--device", device != 0), ("--quick", quick), ("--emulate", emulate is not None))
+    for option, given in chosen:
         if given:
             fail_usage(f"{option}: chooses what runs on a GPU; with --target nothing runs. Give one or the other.")
     _compile(target, output_format)
+
+
+def emulate_or_fail(text: str) -> None:
+    """Have every kernel of this run compiled as for another target, or end with what is wrong about that."""
+    from dsa_doctor.verify.emulate import EmulationRefusedError, set_emulation
+
+    try:
+        set_emulation(text)
+    except EmulationRefusedError as error:
+        fail_usage(str(error))
 
 
 def _compile(target: str, output_format: Format) -> None:

@@ -36,7 +36,13 @@ def machine_lines(machine: dict[str, Any], driver: str | None, quick: bool) -> l
         versions += f", CUDA {machine['cuda']}"
     lines = [", ".join(about), versions]
     override = machine["triton_override_arch"]
-    if override:
+    emulated = machine.get("emulated", "")
+    if emulated:
+        lines.append(
+            f"--emulate {emulated}: PTX whose own target is {emulated}, assembled for this GPU and run on it. "
+            f"This is not a run on a GPU of {emulated}."
+        )
+    elif override:
         lines.append(
             f"TRITON_OVERRIDE_ARCH={override}: Triton compiles as for {override}, and this GPU runs it. "
             f"This is not a run on a GPU of {override}."

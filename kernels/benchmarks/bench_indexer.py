@@ -1,7 +1,7 @@
 """Speed of the indexer's logits, ragged and paged, and of logits and selection in chunks, beside floors and peers.
 
     PYTHONPATH=kernels python kernels/benchmarks/bench_indexer.py --peers FOLDER --json indexer-native.json
-    TRITON_OVERRIDE_ARCH=sm80 PYTHONPATH=kernels python kernels/benchmarks/bench_indexer.py --no-peers --json ...
+    DSA_KERNELS_EMULATE=sm80 PYTHONPATH=kernels python kernels/benchmarks/bench_indexer.py --no-peers --json ...
 
 A speed is printed only when the result of that very shape is right; the exit status is 1 when any was wrong.
 """

@@ -1,7 +1,7 @@
 """Speed of the sparse MLA ops beside their floors and their peers.
 
     PYTHONPATH=kernels python kernels/benchmarks/bench_sparse_mla.py --peers FOLDER --json mla-native.json
-    TRITON_OVERRIDE_ARCH=sm80 PYTHONPATH=kernels python kernels/benchmarks/bench_sparse_mla.py --no-peers --json ...
+    DSA_KERNELS_EMULATE=sm80 PYTHONPATH=kernels python kernels/benchmarks/bench_sparse_mla.py --no-peers --json ...
 
 A speed is printed only when the result of that very shape is right; the exit status is 1 when any was wrong.
 """

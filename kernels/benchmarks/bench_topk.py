@@ -1,7 +1,7 @@
 """Speed of the exact top-k beside its floor, torch.topk and the wheel's ops.
 
     PYTHONPATH=kernels python kernels/benchmarks/bench_topk.py --peers FOLDER --json topk-native.json
-    TRITON_OVERRIDE_ARCH=sm80 PYTHONPATH=kernels python kernels/benchmarks/bench_topk.py --no-peers --json ...
+    DSA_KERNELS_EMULATE=sm80 PYTHONPATH=kernels python kernels/benchmarks/bench_topk.py --no-peers --json ...
 
 A speed is printed only when the result of that very shape is right; the exit status is 1 when any was wrong.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,10 @@ __all__ = [
     "warmup_indexer",
     "warmup_sparse_mla",
 ]
+
+if os.environ.get("DSA_KERNELS_EMULATE"):
+    # Before any kernel is compiled, in whatever process of a server or a test run that is.
+    import_module(f"{__name__}.emulation").emulate(os.environ["DSA_KERNELS_EMULATE"])
 
 _HOMES = ("errors", "fp8", "indexer", "sparse_mla")
 """Modules that hold the public names."""

@@ -120,6 +120,9 @@ def serve(settings: dict[str, Any]) -> dict[str, Any]:
     from vllm import LLM, SamplingParams
 
     if settings["case"] == "emulated":
+        # Its import has DSA_KERNELS_EMULATE act before vLLM compiles a kernel.
+        import dsa_kernels  # noqa: F401
+
         emulate_capability_8_0()
     from dsa_doctor.plugin import register
 

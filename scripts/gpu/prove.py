@@ -7,8 +7,8 @@ Each case is a process of its own with a tiny model (dummy weights, no network);
   native     DSA_DOCTOR_PLUGIN=off: the wheel's FlashMLA and DeepGEMM
   control    the same once more: how far the native path is from itself
   forced     DSA_DOCTOR_PLUGIN=force: the plugin's backend and indexer, compiled for this GPU
-  emulated   compute capability 8.0 reported to vLLM and TRITON_OVERRIDE_ARCH=sm80: selection, Triton's sm80 code path
-             and its refusal of float8e4nv, on kernels that this GPU still loads
+  emulated   compute capability 8.0 reported to vLLM and DSA_KERNELS_EMULATE=sm80: selection, Triton's sm80 code path
+             with its refusal of float8e4nv, and PTX whose own target is sm_80, assembled for this GPU
   misled     forced, with the smallest logits selected instead of the largest: this one must differ, or the others'
              agreement says nothing; without CUDA graphs and MTP only
 with CUDA graphs and without, MTP on and off, and a KV cache of bf16 and of fp8_ds_mla. Compared are the
@@ -101,7 +101,7 @@ def environment_of(settings: Settings, cache: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "2",
     }
     if settings.case == "emulated":
-        variables["TRITON_OVERRIDE_ARCH"] = "sm80"
+        variables["DSA_KERNELS_EMULATE"] = "sm80"
     return {**os.environ, **variables}
 
 

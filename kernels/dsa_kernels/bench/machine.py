@@ -11,6 +11,7 @@ import triton
 
 from dsa_kernels.bench.confine import confine_to_target
 from dsa_kernels.bench.timing import time_calls
+from dsa_kernels.emulation import emulated
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Machine:
     Attributes:
         capability: of the GPU, as '9.0'.
         override_arch: TRITON_OVERRIDE_ARCH, or empty: the pipeline that the kernels were compiled for.
+        ptx_of: the target whose own PTX was assembled for this GPU (`dsa_kernels.emulation`), or empty.
         copy_bytes_per_s: bytes read plus bytes written by a large copy.
         bf16_flop_per_s: a large bf16 product on random data.
         confined_bytes: shared memory of a multiprocessor that Triton's kernels are left, as their target has it; 0
@@ -36,6 +38,7 @@ class Machine:
     bf16_flop_per_s: float
     l2_bytes: int
     confined_bytes: int = 0
+    ptx_of: str = ""
 
     @property
     def pipeline(self) -> str:
@@ -44,7 +47,8 @@ class Machine:
             return "native"
         other = ", not an A100" if self.override_arch == "sm80" else ""
         shared = f" with {self.confined_bytes // 1024} KiB of shared memory" if self.confined_bytes else ""
-        return f"{self.override_arch} pipeline on {self.gpu}{shared}{other}"
+        compiled = f"{self.ptx_of} PTX" if self.ptx_of else f"{self.override_arch} pipeline"
+        return f"{compiled} on {self.gpu}{shared}{other}"
 
 
 def driver_version() -> str:
@@ -82,6 +86,7 @@ def describe_machine(copy_bytes_per_s: float = 1.0, bf16_flop_per_s: float = 1.0
         gpu=properties.name,
         capability=f"{properties.major}.{properties.minor}",
         override_arch=os.environ.get("TRITON_OVERRIDE_ARCH", ""),
+        ptx_of=f"sm{emulated()}" if emulated() else "",
         driver=driver_version(),
         torch=torch.__version__,
         triton=triton.__version__,

@@ -11,7 +11,11 @@ from typing import Literal
 
 import torch
 
+from dsa_kernels import gluon_support
+from dsa_kernels.emulation import emulated
+from dsa_kernels.routes import route_lines
 from dsa_kernels.selftest.case import CannotJudge, Case, NotHere, Place
+from dsa_kernels.targets import running_capability
 
 Status = Literal["pass", "fail", "error", "unknown", "skipped"]
 
@@ -98,7 +102,7 @@ def is_broken(place: Place) -> bool:
 
 
 def describe(place: Place) -> dict[str, object]:
-    """What runs the cases: GPU, its own capability, torch, CUDA, Triton, TRITON_OVERRIDE_ARCH ('' where unset), routes."""
+    """What runs the cases: GPU, its own capability, torch, CUDA, Triton, emulation ('' for none), routes."""
     import triton
 
     cuda = place.device.type == "cuda"
@@ -110,6 +114,7 @@ def describe(place: Place) -> dict[str, object]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda or "",
         "triton": triton.__version__,
+        "emulated": f"sm{emulated()}" if emulated() else "",
         "triton_override_arch": os.environ.get("TRITON_OVERRIDE_ARCH", ""),
         "routes": route_lines(running_capability(place.device), gluon_support.USABLE),
     }

@@ -60,6 +60,38 @@ def test_an_overridden_arch_is_said(verify, monkeypatch):
     assert "TRITON_OVERRIDE_ARCH=sm80: Triton compiles as for sm80" in verify().stdout
 
 
+def test_emulation_reaches_the_processes_of_the_test_and_is_said(verify, monkeypatch):
+    monkeypatch.setenv("DSA_KERNELS_EMULATE", "")  # put back afterwards
+    monkeypatch.delenv("TRITON_OVERRIDE_ARCH", raising=False)
+    done = verify("--emulate", "a100")
+    assert done.exit_code == 0, done.output
+    assert "--emulate sm80: PTX whose own target is sm80" in done.stdout
+    assert "not a run on a GPU of sm80" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--emulate", "ampere"), "'ampere'"),
+        (("--emulate", "v100"), "accepted: one of sm80"),
+        (("--emulate", "sm80", "--target", "a100"), "--emulate"),
+    ],
+)
+def test_an_emulation_that_cannot_be_is_wrong_usage(verify, monkeypatch, arguments, message):
+    monkeypatch.setenv("DSA_KERNELS_EMULATE", "")
+    done = verify(*arguments)
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.split())
+
+
+def test_an_emulation_beside_another_override_is_wrong_usage(verify, monkeypatch):
+    monkeypatch.setenv("DSA_KERNELS_EMULATE", "")
+    monkeypatch.setenv("TRITON_OVERRIDE_ARCH", "sm86")
+    done = verify("--emulate", "sm80")
+    assert done.exit_code == 2
+    assert "TRITON_OVERRIDE_ARCH is 'sm86'" in " ".join(done.stderr.split())
+
+
 def test_unknown_is_not_verified(verify):
     done = verify(groups=("logits", "wheel"))
     assert done.exit_code == 3

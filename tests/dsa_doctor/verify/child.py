@@ -46,6 +46,7 @@ def main():
         torch="2",
         cuda="13",
         triton="3.6",
+        emulated=os.environ.get("DSA_KERNELS_EMULATE", ""),
         triton_override_arch=os.environ.get("TRITON_OVERRIDE_ARCH", ""),
     )
     for case in left:
