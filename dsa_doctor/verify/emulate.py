@@ -24,9 +24,13 @@ def set_emulation(text: str) -> None:
     from dsa_kernels.targets import parse_target
 
     try:
-        target = parse_target(str(target_from_text(text).capability))
+        capability = target_from_text(text).capability
     except ValueError as error:
-        raise EmulationRefusedError(f"--emulate: {error}") from None
+        raise EmulationRefusedError(str(error).replace("--target", "--emulate")) from None
+    try:
+        target = parse_target(str(capability))
+    except ValueError as error:
+        raise EmulationRefusedError(f"--emulate {text}: the kernels are not made for it. {error}") from None
     override = os.environ.get("TRITON_OVERRIDE_ARCH", "")
     if override and override != f"sm{target}":
         raise EmulationRefusedError(

@@ -72,8 +72,8 @@ def test_emulation_reaches_the_processes_of_the_test_and_is_said(verify, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--emulate", "ampere"), "'ampere'"),
-        (("--emulate", "v100"), "accepted: one of sm80"),
+        (("--emulate", "ampere"), "--emulate 'ampere' is not known"),
+        (("--emulate", "sm75"), "accepted: one of sm80"),
         (("--emulate", "sm80", "--target", "a100"), "--emulate"),
     ],
 )
