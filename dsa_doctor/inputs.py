@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.catalog.targets import target_from_text
+from dsa_doctor.facts.load import read_facts
 from dsa_doctor.facts.observation import Observation
-from dsa_doctor.facts.schema import FACTS_SCHEMA_VERSION, Facts, Gpu, GpuInventory
+from dsa_doctor.facts.schema import Facts, Gpu, GpuInventory
+from dsa_doctor.reading import ReadingError, one_line
 from dsa_doctor.resolver import Request, Target
 from dsa_doctor.resolver.request import PLUGIN_MODES, PluginMode
 
@@ -56,30 +56,17 @@ def plugin_mode_from(text: str | None) -> PluginMode:
 
 
 def load_facts(path: Path) -> Facts:
-    """Read a facts file.
+    """Read a facts file; `-` is standard input.
 
     Raises:
         UsageError: the file cannot be read, is not JSON, or is not a facts file of a schema this version reads.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--facts {path}: cannot be read ({type(error).__name__}: {error})") from error
-    try:
-        facts = Facts.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        return read_facts(path)
+    except ReadingError as error:
         raise UsageError(
-            f"--facts {path}: not a facts file ({where}: {first['msg']}). "
-            "Make one with `dsa-doctor facts > facts.json`."
+            f"--facts {one_line(str(path))}: {error}. Accepted: a file made by `dsa-doctor facts > facts.json`."
         ) from error
-    if facts.schema_version.split(".")[0] != FACTS_SCHEMA_VERSION.split(".")[0]:
-        raise UsageError(
-            f"--facts {path}: schema version {facts.schema_version}; this dsa-doctor reads {FACTS_SCHEMA_VERSION}. "
-            "Gather the facts again, or use the dsa-doctor that wrote them."
-        )
-    return facts
 
 
 def named_target(text: str | None) -> Target | None:

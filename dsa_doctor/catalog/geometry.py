@@ -1,11 +1,14 @@
 """What the verdict and the planner need to know of a model, read from its config.json alone."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from dsa_doctor.catalog.quantization import Quantization, read_quantization
 from dsa_doctor.facts.observation import Fact
+from dsa_doctor.reading import ReadingError, parse_json, read_file
+
+_MAX_CONFIG = 16 << 20
+"""Bytes; the largest are lists of unquantised modules, of a few MiB."""
 
 
 class ConfigError(ValueError):
@@ -158,13 +161,11 @@ def geometry_from_file(path: Path) -> ModelGeometry:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file. Give a model folder that holds a config.json, or the file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read ({error.__class__.__name__}: {error})") from None
-    except ValueError as error:
-        raise ConfigError(f"{file}: not valid JSON ({error})") from None
+        content = parse_json(read_file(file, limit=_MAX_CONFIG), finite=False)
+    except ReadingError as error:
+        raise ConfigError(
+            f"{file}: {error}. Give a model folder that holds a config.json, or the config.json itself"
+        ) from error
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: holds a {type(content).__name__}, not a JSON object")
     return content

@@ -2,11 +2,21 @@
 
 import difflib
 import importlib.util
+import re
 import tempfile
 from pathlib import Path
 
 from dsa_doctor.catalog.geometry import ConfigError, ModelGeometry, geometry_from_file
 from dsa_doctor.catalog.models import KNOWN_MODELS, find_model
+from dsa_doctor.reading import ReadingError, check_name
+
+_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://|(?:www\.)?(?:huggingface\.co|hf\.co|hf-mirror\.com|modelscope\.cn)/)", re.I)
+_HUB_URL = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co|hf-mirror\.com|modelscope\.cn/models)/"
+    r"(?P<id>[\w.-]+/[\w.-]+)(?:[/?#].*)?",
+    re.I,
+)
+"""A model's page, or a file of it, on the Hub or on what mirrors its ids."""
 
 
 class UnknownModelError(ValueError):
@@ -22,6 +32,7 @@ def find_geometry(text: str) -> ModelGeometry:
     Raises:
         UnknownModelError: nothing of that name was found, or its config.json cannot be read.
     """
+    _check_text(text)
     known = find_model(text)
     if known is not None:
         return known.geometry()
@@ -34,6 +45,20 @@ def find_geometry(text: str) -> ModelGeometry:
     if _is_hub_id(text):
         return _from_hub(text)
     raise UnknownModelError(f"MODEL {text!r} is neither a known model nor an existing path. {_accepted(text)}")
+
+
+def _check_text(text: str) -> None:
+    """Refuse a URL, and what no report, script or manifest should repeat."""
+    try:
+        check_name(text)
+    except ReadingError as error:
+        raise UnknownModelError(
+            f"MODEL {text!r}: {error}. Rename the folder, or link it under another name."
+        ) from error
+    if _URL.match(text):
+        page = _HUB_URL.fullmatch(text)
+        instead = f"Give its id: {page['id']}" if page else "Give a Hub id (org/name), or a folder with a config.json"
+        raise UnknownModelError(f"MODEL {text!r} is a URL, which neither vLLM nor dsa-doctor takes. {instead}.")
 
 
 def _accepted(text: str) -> str:

@@ -67,7 +67,9 @@ def check(
     ] = None,
     facts: Annotated[
         list[Path] | None,
-        typer.Option("--facts", help="Judge a file made by `dsa-doctor facts`, not this machine; repeatable."),
+        typer.Option(
+            "--facts", help="Judge a file made by `dsa-doctor facts`, not this machine; - reads the input; repeatable."
+        ),
     ] = None,
     wheel: Annotated[
         list[Path] | None, typer.Option("--wheel", help="Judge a wheel of vLLM that is not installed; repeatable.")

@@ -38,6 +38,8 @@ def explain(
     from dsa_doctor.render.explain import print_explanation
     from dsa_doctor.render.json import render_json
 
+    if log == "-" and facts == Path("-"):
+        fail_usage("LOG and --facts cannot both be -: there is one standard input. Name a file for one of them.")
     try:
         given = load_facts(facts) if facts is not None else None
         named = named_target(target)

@@ -59,17 +59,21 @@ def read_bytes(path: Path, *, limit: int) -> bytes:
         raise ReadingError(f"cannot be read ({reason})") from error
     if (compression := compression_of(data[:6])) is not None:
         return _joined(decompressed(io.BytesIO(data), compression), limit, f"once its {compression} is unpacked")
-    what = next((what for magic, what in _FOREIGN.items() if data.startswith(magic)), None)
-    if what is None and is_safetensors(data[:16]):
-        what = "a safetensors file"
-    if what is not None:
-        raise ReadingError(f"cannot be read (it is {what}, not text)")
+    _refuse_foreign(data[:16])
     return data
 
 
 def is_safetensors(start: bytes) -> bool:
     """Whether the first 16 bytes are those of a safetensors file: a length of eight bytes, then a JSON object."""
     return len(start) >= 10 and start[6:8] == b"\0\0" and start[8:10] in {b'{"', b"{ ", b"{}"}
+
+
+def _refuse_foreign(start: bytes) -> None:
+    what = next((what for magic, what in _FOREIGN.items() if start.startswith(magic)), None)
+    if what is None and is_safetensors(start):
+        what = "a safetensors file"
+    if what is not None:
+        raise ReadingError(f"cannot be read (it is {what}, not text)")
 
 
 def _standard_input(limit: int) -> bytes:
@@ -93,6 +97,7 @@ def _file(path: Path, limit: int) -> bytes:
         if stat.S_ISCHR(mode) and status.st_rdev == os.makedev(1, 3):
             return b""
         if stat.S_ISREG(mode) and status.st_size > limit:
+            _refuse_foreign(os.pread(descriptor, 16, 0))
             raise _too_large(limit)
         if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or os.isatty(descriptor)):
             raise ReadingError("cannot be read (it is a device or a socket, not a file)")

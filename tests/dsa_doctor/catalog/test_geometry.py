@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -136,14 +137,40 @@ def test_folder_with_hf_quant_config(tmp_path):
     [
         (b"{", "not valid JSON"),
         (b"[1]", "list, not a JSON object"),
-        (b"\xff\xfe", "cannot be read"),
+        (b"\xfe\xfe", "cannot be read"),
+        (b"", "is empty"),
         (b"{}", "whole number"),
+        (b"GGUF\3\0\0\0", "it is a GGUF file, not text"),
+        (b"[" * 100_000, "nested deeper"),
+        (b'{"num_hidden_layers": 4, "num_hidden_layers": 5}', "num_hidden_layers.* stands twice"),
+        (b'{"num_hidden_layers": 1' + b"0" * 5000 + b"}", "larger than 64 bits hold"),
     ],
 )
 def test_unreadable_config_names_the_file(tmp_path, content, message):
     file = tmp_path / "config.json"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=message):
+        geometry_from_file(file)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_config_as_other_systems_save_it(tmp_path, encoding):
+    text = json.dumps({**MINIMAL, "time_step_limit": [0.0, float("inf")]})
+    (tmp_path / "config.json").write_bytes(text.encode(encoding))
+    assert geometry_from_file(tmp_path).num_hidden_layers == MINIMAL["num_hidden_layers"]
+
+
+def test_a_config_that_never_ends_is_refused():
+    with pytest.raises(ConfigError, match=r"/dev/zero: cannot be read \(it is a device"):
+        geometry_from_file(Path("/dev/zero"))
+
+
+def test_a_checkpoint_of_gigabytes_in_place_of_a_config_is_named(tmp_path):
+    file = tmp_path / "model.gguf"
+    with file.open("wb") as stream:
+        stream.write(b"GGUF")
+        stream.truncate(1 << 40)
+    with pytest.raises(ConfigError, match="it is a GGUF file"):
         geometry_from_file(file)
 
 
