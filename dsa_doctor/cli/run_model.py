@@ -1,5 +1,6 @@
 """`dsa-doctor run-model`."""
 
+import os
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,8 @@ from dsa_doctor.cli.output import console, fail_usage, print_data
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dsa_doctor.launch.prepare import Ask, Prepared
+    from dsa_doctor.launch.prepare import Prepared
+    from dsa_doctor.launch.request import LaunchOptions
     from dsa_doctor.verdict.schema import Verdict
 
 
@@ -53,19 +55,27 @@ def run_model(
     pipeline_parallel_size: Annotated[
         int | None, typer.Option("--pipeline-parallel-size", "-pp", min=1, help="[default: the nodes]")
     ] = None,
-    data_parallel_size: Annotated[int, typer.Option("--data-parallel-size", "-dp", min=1)] = 1,
+    data_parallel_size: Annotated[
+        int | None, typer.Option("--data-parallel-size", "-dp", min=1, help="Copies of the attention. [default: 1]")
+    ] = None,
     enable_expert_parallel: Annotated[bool, typer.Option("--enable-expert-parallel", "-ep")] = False,
-    kv_cache_dtype: Annotated[str, typer.Option("--kv-cache-dtype", help="As for `check`.")] = "auto",
+    kv_cache_dtype: Annotated[
+        str | None, typer.Option("--kv-cache-dtype", help="As for `check`. [default: auto]")
+    ] = None,
     attention_backend: Annotated[str | None, typer.Option("--attention-backend", help="As for `check`.")] = None,
     max_model_len: Annotated[
         int | None, typer.Option("--max-model-len", min=1, help="[default: the largest that fits]")
     ] = None,
     max_num_seqs: Annotated[int | None, typer.Option("--max-num-seqs", min=1)] = None,
     gpu_memory_utilization: Annotated[float | None, typer.Option("--gpu-memory-utilization", min=0.01, max=1.0)] = None,
-    cpu_offload_gb: Annotated[float, typer.Option("--cpu-offload-gb", min=0.0, help="GiB per GPU.")] = 0.0,
+    cpu_offload_gb: Annotated[
+        float | None, typer.Option("--cpu-offload-gb", min=0.0, help="GiB of weights per GPU. [default: 0]")
+    ] = None,
     enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="No CUDA graphs.")] = False,
     host: Annotated[str | None, typer.Option("--host")] = None,
-    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    port: Annotated[
+        int | None, typer.Option("--port", min=1, max=65535, help="Port to serve on. [default: 8000]")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would run, and why each flag.")] = False,
     emit: Annotated[Form | None, typer.Option("--emit", help="Write the launch for something else to run.")] = None,
     image: Annotated[str | None, typer.Option("--image", help="Container image for --emit docker and lws.")] = None,
@@ -92,10 +102,9 @@ def run_model(
     Exit code: that of `check` where a layer is not resolved; 32 where memory or machine do not allow it, or the smoke
     prompt gets no sane answer; 124 not ready in time; 130 or 143 interrupted; else vLLM's own.
     """
-    from dsa_doctor.inputs import UsageError  # pydantic and the probes: not for --help
-    from dsa_doctor.launch.extra import ExtraArgumentError, read_extra
-    from dsa_doctor.launch.flags import Wishes
-    from dsa_doctor.launch.prepare import Ask
+    from dsa_doctor.inputs import UsageError, plugin_mode_from  # pydantic and the probes: not for --help
+    from dsa_doctor.launch.extra import ExtraArgumentError
+    from dsa_doctor.launch.request import launch_options
     from dsa_doctor.launch.run import RunOptions, judge, make_ready, serve
     from dsa_doctor.render.launch import LaunchNarrator, render_prepared
 
@@ -103,43 +112,46 @@ def run_model(
         fail_usage(
             f"--nodes {nodes}: several nodes are started by something else. Add --emit shell, docker, lws or ray."
         )
-    arguments = tuple(extra or ())
+    given = {
+        "gpus": gpus,
+        "nodes": nodes,
+        "tensor": tensor_parallel_size,
+        "pipeline": pipeline_parallel_size,
+        "data": data_parallel_size,
+        "expert": enable_expert_parallel or None,
+        "kv_cache_dtype": kv_cache_dtype,
+        "attention_backend": attention_backend,
+        "max_model_len": max_model_len,
+        "max_num_seqs": max_num_seqs,
+        "gpu_memory_utilization": gpu_memory_utilization,
+        "cpu_offload_gib": cpu_offload_gb,
+        "enforce_eager": enforce_eager or None,
+        "host": host,
+        "port": port,
+    }
     try:
-        given = read_extra(arguments)
-    except ExtraArgumentError as error:
+        asked = launch_options(
+            model,
+            given,
+            tuple(extra or ()),
+            target=target,
+            gpu_memory_gib=gpu_memory,
+            executable=vllm_executable,
+            elsewhere=target is not None or emit is not None,
+            plugin_mode=plugin_mode_from(os.environ.get("DSA_DOCTOR_PLUGIN")),
+        )
+    except (ExtraArgumentError, UsageError) as error:
         fail_usage(str(error))
-    ask = Ask(
-        model=model,
-        wishes=Wishes(
-            host=host,
-            port=port,
-            kv_cache_dtype=kv_cache_dtype,
-            max_model_len=max_model_len,
-            max_num_seqs=max_num_seqs,
-            gpu_memory_utilization=gpu_memory_utilization,
-            cpu_offload_gib=cpu_offload_gb,
-            enforce_eager=enforce_eager,
-            expert_parallel=enable_expert_parallel,
-        ),
-        gpus=gpus,
-        nodes=nodes,
-        tensor=tensor_parallel_size,
-        pipeline=pipeline_parallel_size,
-        data=data_parallel_size,
-        extra=arguments,
-        executable=vllm_executable,
-        elsewhere=target is not None or emit is not None,
-    )
     as_data = dry_run and output_format is Format.JSON
     out = console(stderr=emit is not None or as_data)
     narrator = LaunchNarrator(console(stderr=True), verbose=verbose)
     try:
-        verdict, planned_gpus = judge(ask, given, target=target, backend=attention_backend, gpu_memory=gpu_memory)
+        verdict, planned_gpus = judge(asked)
         _show_verdict(out, verdict, verbose=verbose)
-        preparation = make_ready(ask, given, verdict, planned_gpus, force=force)
+        preparation = make_ready(asked, verdict, planned_gpus, force=force)
         prepared = preparation.prepared
         if prepared is not None:
-            _show_plan(out, prepared, arguments)
+            _show_plan(out, prepared, asked.passthrough)
         for note in preparation.notes:
             narrator.note(note)
         if prepared is not None and as_data:
@@ -147,7 +159,7 @@ def run_model(
         if prepared is None or preparation.exit_code != 0:
             raise typer.Exit(preparation.exit_code)
         if emit is not None:
-            _emit(emit, ask, prepared, image)
+            _emit(emit, asked, prepared, image)
         elif not dry_run:
             how = RunOptions(
                 log=log_file,
@@ -157,7 +169,7 @@ def run_model(
                 smoke=not no_smoke,
                 stop_timeout=stop_timeout,
             )
-            raise typer.Exit(serve(ask, given, prepared, how, narrator))
+            raise typer.Exit(serve(asked, prepared, how, narrator))
     except UsageError as error:
         fail_usage(str(error))
     except KeyboardInterrupt:
@@ -181,7 +193,7 @@ def _show_plan(out: "Console", prepared: "Prepared", extra: tuple[str, ...]) -> 
     print_command(out, prepared.variables, prepared.command)
 
 
-def _emit(form: Form, ask: "Ask", prepared: "Prepared", image: str | None) -> None:
+def _emit(form: Form, asked: "LaunchOptions", prepared: "Prepared", image: str | None) -> None:
     from dsa_doctor.emit import FORMS, Launch
 
     launch = Launch(
@@ -189,10 +201,10 @@ def _emit(form: Form, ask: "Ask", prepared: "Prepared", image: str | None) -> No
         model=prepared.served,
         flags=prepared.flags,
         variables=prepared.variables,
-        extra=ask.extra,
-        nodes=ask.nodes,
+        extra=asked.passthrough,
+        nodes=asked.nodes.value,
         gpus_per_node=prepared.plan.hardware.gpus_per_node,
-        port=ask.wishes.port,
+        port=asked.port.value,
         host_memory_bytes=prepared.plan.host_bytes,
     )
     if image is not None:

@@ -1,71 +1,127 @@
-"""What the user gives to vLLM after `--`, as far as the plan and the checks must know it."""
+"""What the user gives to vLLM after `--`, and in the file of vLLM's --config, as far as the plan must know it."""
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
+
+import yaml
+
+from dsa_doctor.reading import ReadingError, read_file
+
+_MOST_CONFIG_BYTES = 1 << 20
+
+_ALIASES = {
+    "-tp": "--tensor-parallel-size",
+    "-pp": "--pipeline-parallel-size",
+    "-dp": "--data-parallel-size",
+    "-ep": "--enable-expert-parallel",
+}
 
 
 @dataclass(frozen=True)
 class Given:
-    """Values given after `--`; None where they are not. The arguments themselves are passed on untouched."""
+    """What one place gives.
 
-    tensor: int | None = None
-    pipeline: int | None = None
-    data: int | None = None
-    expert: bool | None = None
-    kv_cache_dtype: str | None = None
-    attention_backend: str | None = None
-    block_size: int | None = None
-    max_model_len: int | None = None
-    max_num_seqs: int | None = None
-    max_num_batched_tokens: int | None = None
-    gpu_memory_utilization: float | None = None
-    cpu_offload_gib: float | None = None
-    enforce_eager: bool | None = None
-    speculative: bool = False
-    host: str | None = None
-    port: int | None = None
-    api_key: str | None = None
-    load_format: str | None = None
+    Attributes:
+        values: field of LaunchOptions to its value; what is not given is not there.
+        options: every option that is given, known here or not, in its long spelling with hyphens; a switch that is
+            turned off (--no-x) counts as --x.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    options: frozenset[str] = frozenset()
 
 
 class ExtraArgumentError(ValueError):
-    """An argument after `--` has a value of the wrong kind; the message names it."""
+    """An argument for vLLM has a value of the wrong kind, or its file cannot be read; the message names it."""
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, where: str) -> None:
+        super().__init__(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+        self._where = where
+
     def error(self, message: str) -> NoReturn:
-        raise ExtraArgumentError(f"after --: {message}")
+        raise ExtraArgumentError(f"{self._where}: {message}")
 
 
 def read_extra(arguments: Sequence[str]) -> Given:
-    """Read the options that matter here; all others are vLLM's business.
+    """Read the options that matter here; all others are vLLM's business, and passed on untouched as these are.
 
     Raises:
         ExtraArgumentError: one of them has no value, or not a number.
     """
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    number: dict[str, Any] = {"type": int, "default": None}
+    return _read(arguments, "after --")
+
+
+def read_config(arguments: Sequence[str]) -> Given:
+    """Read the file of vLLM's --config among the arguments; without one, nothing is given.
+
+    Raises:
+        ExtraArgumentError: the file cannot be read, is no YAML mapping, or has a value of the wrong kind.
+    """
+    parser = _Parser("after --")
+    parser.add_argument("--config")
+    known, _ = parser.parse_known_args([_dashed(one) for one in arguments])
+    name = getattr(known, "config", None)
+    if name is None:
+        return Given()
+    where = f"--config {name}"
+    try:
+        content = yaml.safe_load(read_file(Path(name).expanduser(), limit=_MOST_CONFIG_BYTES))
+    except ReadingError as error:
+        raise ExtraArgumentError(f"{where}: {error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ExtraArgumentError(f"{where}: not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict):
+        raise ExtraArgumentError(f"{where}: not a YAML mapping of vLLM's options to their values")
+    return _read([one for key, value in content.items() for one in _as_arguments(str(key), value)], where)
+
+
+def _as_arguments(key: str, value: Any) -> list[str]:
+    """Return one entry of the file as vLLM turns it into arguments."""
+    option = f"--{key}"
+    if value is True:
+        return [option]
+    if value is False or value is None:
+        return []
+    if isinstance(value, list):
+        return [option, *(one if isinstance(one, str) else json.dumps(one) for one in value)]
+    return [option, json.dumps(value, default=str) if isinstance(value, dict) else str(value)]
+
+
+def _read(arguments: Sequence[str], where: str) -> Given:
+    parser = _Parser(where)
+    number: dict[str, Any] = {"type": _count}
     parser.add_argument("-tp", "--tensor-parallel-size", dest="tensor", **number)
     parser.add_argument("-pp", "--pipeline-parallel-size", dest="pipeline", **number)
     parser.add_argument("-dp", "--data-parallel-size", dest="data", **number)
-    parser.add_argument(
-        "-ep", "--enable-expert-parallel", dest="expert", action=argparse.BooleanOptionalAction, default=None
-    )
-    parser.add_argument("--enforce-eager", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("-ep", "--enable-expert-parallel", dest="expert", action=argparse.BooleanOptionalAction)
+    parser.add_argument("--enforce-eager", action=argparse.BooleanOptionalAction)
     for name in ("--kv-cache-dtype", "--attention-backend", "--host", "--api-key", "--load-format"):
-        parser.add_argument(name, default=None)
+        parser.add_argument(name)
     parser.add_argument("--block-size", **number)
-    parser.add_argument("--max-model-len", type=_tokens, default=None)
+    parser.add_argument("--max-model-len", type=_tokens)
     parser.add_argument("--max-num-seqs", **number)
-    parser.add_argument("--max-num-batched-tokens", type=_tokens, default=None)
-    parser.add_argument("--gpu-memory-utilization", type=float, default=None)
-    parser.add_argument("--cpu-offload-gb", dest="cpu_offload_gib", type=float, default=None)
-    parser.add_argument("--port", **number)
-    known, _ = parser.parse_known_args([_dashed(one) for one in arguments])
-    speculative = any(one.partition("=")[0].startswith("--speculative-config") for one in arguments)
-    return Given(**vars(known), speculative=speculative)
+    parser.add_argument("--max-num-batched-tokens", type=_tokens)
+    parser.add_argument("--gpu-memory-utilization", type=_share)
+    parser.add_argument("--cpu-offload-gb", dest="cpu_offload_gib", type=_size)
+    parser.add_argument("--port", type=_port)
+    spelled = [_dashed(one) for one in arguments]
+    known, _ = parser.parse_known_args(spelled)
+    values = vars(known)
+    options = frozenset(_long(one) for one in spelled if one.startswith("-"))
+    if any(one == "--speculative-config" or one.startswith("--speculative-config.") for one in options):
+        values["speculative"] = True
+    return Given(values, options)
+
+
+def _long(argument: str) -> str:
+    name = argument.partition("=")[0]
+    return _ALIASES.get(name, f"--{name.removeprefix('--no-')}" if name.startswith("--no-") else name)
 
 
 def _dashed(argument: str) -> str:
@@ -74,9 +130,48 @@ def _dashed(argument: str) -> str:
     return f"{name.replace('_', '-')}{equals}{value}" if argument.startswith("--") else argument
 
 
+def _count(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not accepted. Accepted: 1 or more")
+    return number
+
+
+def _port(text: str) -> int:
+    number = _count(text)
+    if number > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not accepted. Accepted: 1 to 65535")
+    return number
+
+
+def _size(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not accepted. Accepted: 0 or more")
+    return number
+
+
+def _share(text: str) -> float:
+    number = _size(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not accepted. Accepted: more than 0, at most 1")
+    return number
+
+
 def _tokens(text: str) -> int | None:
     """Read a number of tokens; vLLM also takes 128k (thousands), 128K (1024s) and auto."""
     if text.lower() in {"auto", "-1"}:
         return None
-    scale = {"k": 1000, "K": 1024, "m": 10**6, "M": 2**20}.get(text[-1:], 1)
-    return int(float(text[:-1]) * scale) if scale != 1 else int(text)
+    scale = {"k": 1000, "K": 1024, "m": 10**6, "M": 2**20, "g": 10**9, "G": 2**30}.get(text[-1:], 1)
+    if scale == 1:
+        return _count(text)
+    number = int(_size(text[:-1]) * scale)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not accepted. Accepted: at least 1 token")
+    return number

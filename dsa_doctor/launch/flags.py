@@ -1,14 +1,14 @@
 """The flags of a launch: value, reason and origin of each, checked against what the installed vLLM knows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from dsa_doctor.catalog.capability import Capability
 from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.facts.observation import Fact
 from dsa_doctor.launch.options import KnownOptions
 from dsa_doctor.launch.recipes import recipe_for
+from dsa_doctor.launch.request import Choice, LaunchOptions
 from dsa_doctor.planner.plan import Plan
 from dsa_doctor.verdict.schema import Verdict
 
@@ -16,7 +16,8 @@ READY_TIMEOUT = 3600
 """Seconds for VLLM_ENGINE_READY_TIMEOUT_S: loading and warm-up of these models exceed vLLM's 600."""
 _LARGE_CHECKPOINT = 100 * 10**9
 
-_RESOLVER, _PLAN, _USER = "resolver", "memory plan", "command line"
+_RESOLVER, _PLAN = "resolver", "memory plan"
+_USER: Final = "command line"
 
 
 class Flag(Fact):
@@ -42,21 +43,6 @@ class Variable(Fact):
     source: str
 
 
-@dataclass(frozen=True)
-class Wishes:
-    """What the user asked of run-model itself, as opposed to what follows `--`; None leaves it open."""
-
-    host: str | None = None
-    port: int = 8000
-    kv_cache_dtype: str | None = None
-    max_model_len: int | None = None
-    max_num_seqs: int | None = None
-    gpu_memory_utilization: float | None = None
-    cpu_offload_gib: float = 0.0
-    enforce_eager: bool = False
-    expert_parallel: bool = False
-
-
 class Checked(NamedTuple):
     """Flags that vLLM knows, and a warning for each that it does not."""
 
@@ -64,13 +50,13 @@ class Checked(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def launch_flags(verdict: Verdict, model: ModelGeometry, plan: Plan, wishes: Wishes) -> tuple[Flag, ...]:
+def launch_flags(verdict: Verdict, model: ModelGeometry, plan: Plan, options: LaunchOptions) -> tuple[Flag, ...]:
     """Return the flags that the verdict, the plan, the recipe and the user imply, in this order."""
-    flags = [*_selection(verdict), *_sizes(plan, wishes)]
+    flags = [*_selection(verdict), *_sizes(plan, options)]
     recipe = recipe_for(model)
     if recipe is not None:
         flags += [Flag(option=one.option, value=one.value, why=one.why, source=recipe.source) for one in recipe.flags]
-    flags += _address(wishes)
+    flags += _address(options)
     return tuple(flags)
 
 
@@ -90,12 +76,11 @@ def launch_variables(verdict: Verdict, plan: Plan) -> tuple[Variable, ...]:
     return tuple(variables)
 
 
-def verified(flags: Sequence[Flag], known: KnownOptions, extra: Sequence[str]) -> Checked:
-    """Leave out what vLLM does not know, with a warning, and what the user gives after `--`, silently."""
-    given = {one.partition("=")[0] for one in extra if one.startswith("-")}
+def verified(flags: Sequence[Flag], known: KnownOptions, options: LaunchOptions) -> Checked:
+    """Leave out what vLLM does not know, with a warning, and what reaches it without us, silently."""
     kept, warnings = [], []
     for flag in flags:
-        if flag.option in given or _short_form_given(flag.option, given):
+        if flag.option in options.passed_on or (flag.option in options.in_file and flag.source != _USER):
             continue
         if known.problem is not None:
             kept.append(flag)
@@ -107,7 +92,7 @@ def verified(flags: Sequence[Flag], known: KnownOptions, extra: Sequence[str]) -
             )
         else:
             kept.append(flag)
-    dropped = {flag.option for flag in flags} - {flag.option for flag in kept} - given
+    dropped = {flag.option for flag in flags} - {flag.option for flag in kept} - options.passed_on - options.in_file
     if "--tool-call-parser" in dropped:
         # vLLM refuses automatic tool choice without a parser.
         kept = [flag for flag in kept if flag.option != "--enable-auto-tool-choice"]
@@ -141,68 +126,65 @@ def _selection(verdict: Verdict) -> list[Flag]:
     return flags
 
 
-def _sizes(plan: Plan, wishes: Wishes) -> list[Flag]:
+def _sizes(plan: Plan, options: LaunchOptions) -> list[Flag]:
     parallel = plan.parallel
     flags = []
-    for option, size, why in (
-        ("--tensor-parallel-size", parallel.tensor, "GPUs that share the heads and the experts of a layer"),
-        ("--pipeline-parallel-size", parallel.pipeline, "nodes that share the layers"),
-        ("--data-parallel-size", parallel.data, "copies of the attention"),
+    for option, size, choice, why in (
+        (
+            "--tensor-parallel-size",
+            parallel.tensor,
+            options.tensor,
+            "GPUs that share the heads and the experts of a layer",
+        ),
+        ("--pipeline-parallel-size", parallel.pipeline, options.pipeline, "nodes that share the layers"),
+        ("--data-parallel-size", parallel.data, options.data, "copies of the attention"),
     ):
-        if size > 1:
-            flags.append(Flag(option=option, value=str(size), why=why, source=_PLAN))
-    if parallel.expert:
-        flags.append(Flag(option="--enable-expert-parallel", why="whole experts per GPU", source=_USER))
-    if wishes.max_model_len is not None:
-        flags.append(_user("--max-model-len", str(wishes.max_model_len)))
+        if size > 1 or choice.source == _USER:
+            source = choice.source if choice.is_given else _PLAN
+            flags.append(Flag(option=option, value=str(size), why=why, source=source))
+    if options.expert.value:
+        flags.append(Flag(option="--enable-expert-parallel", why="whole experts per GPU", source=options.expert.source))
+    if options.max_model_len.is_given:
+        flags += _asked("--max-model-len", options.max_model_len)
     elif plan.fits and plan.max_model_len is not None and plan.max_model_len < plan.native_context:
         why = f"the largest context that fits (estimated); the model's own is {plan.native_context:,}"
         flags.append(Flag(option="--max-model-len", value=str(plan.max_model_len), why=why, source=_PLAN))
-    if wishes.max_num_seqs is not None:
-        flags.append(_user("--max-num-seqs", str(wishes.max_num_seqs)))
+    flags += _asked("--max-num-seqs", options.max_num_seqs)
     if plan.sets_batch and plan.fits:
         why = "smaller than vLLM's default, so that its profile run leaves room for the KV cache"
-        flags.append(Flag(option="--max-num-batched-tokens", value=str(plan.batched_tokens), why=why, source=_PLAN))
-        if wishes.max_num_seqs is None:
+        if not options.max_num_batched_tokens.is_given:
+            flags.append(Flag(option="--max-num-batched-tokens", value=str(plan.batched_tokens), why=why, source=_PLAN))
+        if not options.max_num_seqs.is_given:
             flags.append(Flag(option="--max-num-seqs", value=str(plan.sequences), why=why, source=_PLAN))
-    utilization = wishes.gpu_memory_utilization
-    if utilization is not None:
-        flags.append(_user("--gpu-memory-utilization", f"{utilization:g}"))
-    elif plan.budget_bytes is not None:
+    flags += _asked("--gpu-memory-utilization", options.gpu_memory_utilization)
+    if not options.gpu_memory_utilization.is_given and plan.budget_bytes is not None:
         why = "the share of the GPU that the plan reckons with"
         share = f"{plan.gpu_memory_utilization:g}"
         flags.append(Flag(option="--gpu-memory-utilization", value=share, why=why, source=_PLAN))
-    if wishes.cpu_offload_gib:
-        flags.append(_user("--cpu-offload-gb", f"{wishes.cpu_offload_gib:g}"))
-    if wishes.enforce_eager:
-        flags.append(Flag(option="--enforce-eager", why="no CUDA graphs: asked for", source=_USER))
+    flags += _asked("--cpu-offload-gb", options.cpu_offload_gib)
+    if options.enforce_eager.value:
+        source = options.enforce_eager.source
+        flags.append(Flag(option="--enforce-eager", why="no CUDA graphs: asked for", source=source))
     return flags
 
 
-def _address(wishes: Wishes) -> list[Flag]:
-    flags = [_user("--port", str(wishes.port))]
-    return [_user("--host", wishes.host), *flags] if wishes.host is not None else flags
+def _address(options: LaunchOptions) -> list[Flag]:
+    port = options.port
+    why = "asked for" if port.is_given else "vLLM's default; readiness is asked there"
+    return [
+        *_asked("--host", options.host),
+        Flag(option="--port", value=str(port.value), why=why, source=port.source),
+    ]
 
 
-def _user(option: str, value: str) -> Flag:
-    return Flag(option=option, value=value, why="asked for", source=_USER)
+def _asked(option: str, choice: Choice[Any]) -> list[Flag]:
+    """Return the flag of a value that the user chose; none for a default, or for a choice that is left to vLLM."""
+    if not choice.is_given or choice.value is None:
+        return []
+    value = f"{choice.value:g}" if isinstance(choice.value, float) else str(choice.value)
+    return [Flag(option=option, value=value, why="asked for", source=choice.source)]
 
 
 def _plugin_mode(target: object) -> str:
     capability = getattr(target, "capability", None)
     return "force" if capability is not None and Capability.parse(capability).major == 12 else "auto"
-
-
-_SHORT_FORMS = {
-    "--tensor-parallel-size": {"-tp"},
-    "--pipeline-parallel-size": {"-pp"},
-    "--data-parallel-size": {"-dp"},
-    "--enable-expert-parallel": {"-ep", "--no-enable-expert-parallel"},
-    "--enforce-eager": {"--no-enforce-eager"},
-    "--enable-auto-tool-choice": {"--no-enable-auto-tool-choice"},
-}
-
-
-def _short_form_given(option: str, given: set[str]) -> bool:
-    underscored = {one.replace("_", "-") for one in given}
-    return option in underscored or bool(_SHORT_FORMS.get(option, set()) & given)

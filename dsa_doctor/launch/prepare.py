@@ -13,17 +13,9 @@ from dsa_doctor.catalog.models import find_model
 from dsa_doctor.catalog.targets import find_gpu
 from dsa_doctor.launch import conditions
 from dsa_doctor.launch.devices import visible_devices
-from dsa_doctor.launch.extra import Given
-from dsa_doctor.launch.flags import (
-    Flag,
-    Variable,
-    Wishes,
-    launch_flags,
-    launch_variables,
-    server_command,
-    verified,
-)
+from dsa_doctor.launch.flags import Flag, Variable, launch_flags, launch_variables, server_command, verified
 from dsa_doctor.launch.options import KnownOptions, ask_options
+from dsa_doctor.launch.request import Choice, LaunchOptions
 from dsa_doctor.planner import (
     Checkpoint,
     Hardware,
@@ -38,39 +30,12 @@ from dsa_doctor.planner import (
     stored_tensors,
 )
 from dsa_doctor.planner.plan import DEFAULT_UTILIZATION
-from dsa_doctor.verdict.schema import TargetInfo, Verdict
+from dsa_doctor.verdict.schema import Configuration, TargetInfo, Verdict
 
 DEFAULT_GPUS = 8
 """GPUs of a node elsewhere, where --gpus does not say."""
-
-
-@dataclass(frozen=True)
-class Ask:
-    """What the user asked of run-model.
-
-    Attributes:
-        model: what was typed for MODEL.
-        gpus: GPUs per node; None takes those of this machine, or 8.
-        nodes: nodes.
-        tensor: --tensor-parallel-size; None takes the largest that divides the heads.
-        pipeline: --pipeline-parallel-size; None takes the number of nodes.
-        data: --data-parallel-size.
-        wishes: what becomes flags.
-        extra: what follows `--`.
-        executable: command that runs vLLM; None looks for it.
-        elsewhere: whether the launch is for other machines (--target or --emit), whose state cannot be looked at.
-    """
-
-    model: str
-    wishes: Wishes
-    gpus: int | None = None
-    nodes: int = 1
-    tensor: int | None = None
-    pipeline: int | None = None
-    data: int = 1
-    extra: tuple[str, ...] = ()
-    executable: str | None = None
-    elsewhere: bool = False
+_BLOCK_SIZE = 64
+"""Tokens per KV page where neither the verdict nor the user says: vLLM's own for these models."""
 
 
 @dataclass(frozen=True)
@@ -99,56 +64,67 @@ class Prepared:
     command: tuple[str, ...]
 
 
-def parallel_of(ask: Ask, given: Given, model: ModelGeometry, gpus: int) -> Parallel:
-    """Return the parallel sizes: what follows `--`, else the options, else heads over GPUs and layers over nodes."""
-    heads = model.num_attention_heads
-    pipeline = given.pipeline or ask.pipeline or ask.nodes
-    data = given.data or ask.data
+def parallel_of(options: LaunchOptions, model: ModelGeometry, gpus: int) -> Parallel:
+    """Return the parallel sizes: what was asked for, else heads over the GPUs of a node and layers over the nodes."""
+    heads, nodes = model.num_attention_heads, options.nodes.value
+    pipeline = nodes if options.pipeline.value is None else options.pipeline.value
+    data = options.data.value
     # Whatever the pipeline and the copies of the attention leave of the GPUs is for the heads.
-    room = max(1, ask.nodes * gpus // (pipeline * data))
+    room = max(1, nodes * gpus // (pipeline * data))
     largest = max(one for one in range(1, min(room, heads) + 1) if heads % one == 0)
-    expert = ask.wishes.expert_parallel if given.expert is None else given.expert
-    return Parallel(tensor=given.tensor or ask.tensor or largest, pipeline=pipeline, data=data, expert=expert)
+    tensor = largest if options.tensor.value is None else options.tensor.value
+    return Parallel(tensor=tensor, pipeline=pipeline, data=data, expert=options.expert.value)
 
 
-def prepare(ask: Ask, given: Given, verdict: Verdict, gpus: int, ask_vllm: Callable[[], KnownOptions]) -> Prepared:
+def plan_options(options: LaunchOptions, parallel: Parallel, configuration: Configuration | None) -> PlanOptions:
+    """Return what the plan is to reckon with: what vLLM will be given, whoever chose it.
+
+    What reaches vLLM without us counts even where the verdict implies another value.
+    """
+    dtype, backend, block_size = options.kv_cache_dtype, options.attention_backend, options.block_size
+    if configuration is not None:
+        dtype = dtype if dtype.reaches_vllm else Choice(configuration.kv_cache_dtype)
+        backend = backend if backend.reaches_vllm else Choice(configuration.attention_backend)
+        block_size = block_size if block_size.is_given else Choice(configuration.block_size)
+    utilization = options.gpu_memory_utilization.value
+    return PlanOptions(
+        parallel=parallel,
+        kv_cache_dtype=dtype.value or "auto",
+        attention_backend=backend.value or "auto",
+        block_size=_BLOCK_SIZE if block_size.value is None else block_size.value,
+        gpu_memory_utilization=DEFAULT_UTILIZATION if utilization is None else utilization,
+        max_model_len=options.max_model_len.value,
+        max_num_seqs=options.max_num_seqs.value,
+        max_num_batched_tokens=options.max_num_batched_tokens.value,
+        cpu_offload_gib=options.cpu_offload_gib.value,
+        enforce_eager=options.enforce_eager.value,
+        mtp=options.speculative.value,
+    )
+
+
+def prepare(options: LaunchOptions, verdict: Verdict, gpus: int, ask_vllm: Callable[[], KnownOptions]) -> Prepared:
     """Return the launch that a verdict allows; `ask_vllm` is called once, last, and may take long.
 
     Raises:
         UnknownModelError: the model could not be determined.
     """
-    model = find_geometry(ask.model)
-    target, wishes, configuration = verdict.target, ask.wishes, verdict.configuration
-    memory, free = _memory_of(target)
+    model = find_geometry(options.model)
+    memory, free = _memory_of(verdict.target)
     hardware = Hardware(
-        name=target.name if target is not None else "this machine",
+        name=verdict.target.name if verdict.target is not None else "this machine",
         gpus_per_node=gpus,
-        nodes=ask.nodes,
+        nodes=options.nodes.value,
         memory_bytes=memory,
         free_bytes=free,
-        host_memory_bytes=None if ask.elsewhere else conditions.host_memory(),
+        host_memory_bytes=None if options.elsewhere else conditions.host_memory(),
     )
-    options = PlanOptions(
-        parallel=parallel_of(ask, given, model, gpus),
-        kv_cache_dtype=given.kv_cache_dtype
-        or (configuration.kv_cache_dtype if configuration is not None else wishes.kv_cache_dtype or "auto"),
-        attention_backend=given.attention_backend
-        or (configuration.attention_backend if configuration is not None else "auto"),
-        block_size=given.block_size or (configuration.block_size if configuration is not None else None) or 64,
-        gpu_memory_utilization=given.gpu_memory_utilization or wishes.gpu_memory_utilization or DEFAULT_UTILIZATION,
-        max_model_len=given.max_model_len or wishes.max_model_len,
-        max_num_seqs=given.max_num_seqs or wishes.max_num_seqs,
-        max_num_batched_tokens=given.max_num_batched_tokens,
-        cpu_offload_gib=wishes.cpu_offload_gib if given.cpu_offload_gib is None else given.cpu_offload_gib,
-        enforce_eager=wishes.enforce_eager if given.enforce_eager is None else given.enforce_eager,
-        mtp=given.speculative,
-    )
-    checkpoint, warnings = _local_checkpoint(ask.model, model)
-    found = plan(model, hardware, options, checkpoint)
-    shapes = nearest_shapes(model, hardware, options, checkpoint) if found.fits is False else ()
-    checked = verified(launch_flags(verdict, model, found, wishes), ask_vllm(), ask.extra)
-    served = served_model(ask.model, model)
-    executable = ["vllm"] if ask.elsewhere else (find_executable(ask.executable) or ["vllm"])
+    asked = plan_options(options, parallel_of(options, model, gpus), verdict.configuration)
+    checkpoint, warnings = _local_checkpoint(options.model, model)
+    found = plan(model, hardware, asked, checkpoint)
+    shapes = nearest_shapes(model, hardware, asked, checkpoint) if found.fits is False else ()
+    checked = verified(launch_flags(verdict, model, found, options), ask_vllm(), options)
+    served = served_model(options.model, model)
+    executable = ["vllm"] if options.elsewhere else (find_executable(options.executable) or ["vllm"])
     return Prepared(
         verdict=verdict,
         model=model,
@@ -158,7 +134,7 @@ def prepare(ask: Ask, given: Given, verdict: Verdict, gpus: int, ask_vllm: Calla
         variables=launch_variables(verdict, found),
         warnings=(*warnings, *checked.warnings),
         served=served,
-        command=tuple(server_command(executable, served, checked.flags, ask.extra)),
+        command=tuple(server_command(executable, served, checked.flags, options.passthrough)),
     )
 
 
@@ -200,22 +176,21 @@ def vllm_options(given: str | None) -> KnownOptions:
     return ask_options(executable)
 
 
-def conditions_for(ask: Ask, given: Given, prepared: Prepared) -> list[conditions.Condition]:
+def conditions_for(options: LaunchOptions, prepared: Prepared) -> list[conditions.Condition]:
     """Return what was looked at on this machine before the start, failures included."""
-    host, port = given.host or ask.wishes.host, given.port or ask.wishes.port
     found, parallel = prepared.plan, prepared.plan.parallel
-    checks = [check_vllm(ask.executable), conditions.check_port(host, port)]
+    checks = [check_vllm(options.executable), conditions.check_port(options.host.value, options.port.value)]
     if found.budget_bytes is not None:
-        share = given.gpu_memory_utilization or ask.wishes.gpu_memory_utilization or DEFAULT_UTILIZATION
-        checks.append(conditions.check_gpus(visible_devices(), parallel.world_size // ask.nodes, share))
+        wanted = parallel.world_size // options.nodes.value
+        checks.append(conditions.check_gpus(visible_devices(), wanted, found.gpu_memory_utilization))
     checks += [
         conditions.check_shared_memory(parallel.world_size),
         conditions.check_limits(offloads=found.host_bytes > 0),
         conditions.check_orphans(),
     ]
-    folder = local_folder(ask.model)
-    if given.load_format != "dummy":
-        checks.append(conditions.check_disk(prepared.model.hub_id or ask.model, folder, found.disk_bytes))
+    folder = local_folder(options.model)
+    if options.load_format.value != "dummy":
+        checks.append(conditions.check_disk(prepared.model.hub_id or options.model, folder, found.disk_bytes))
     if found.host_bytes:
         checks.append(conditions.check_host_memory(found.host_bytes))
     return checks

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Protocol
 
 from dsa_doctor.catalog.lookup import UnknownModelError, find_geometry
-from dsa_doctor.inputs import Options, plugin_mode_from
+from dsa_doctor.inputs import Options
 from dsa_doctor.launch.aftermath import diagnosis, leftovers
 from dsa_doctor.launch.conditions import Condition
-from dsa_doctor.launch.extra import Given
 from dsa_doctor.launch.http import base_url
 from dsa_doctor.launch.prepare import (
     DEFAULT_GPUS,
-    Ask,
     Prepared,
     conditions_for,
     parallel_of,
@@ -25,6 +23,7 @@ from dsa_doctor.launch.prepare import (
     vllm_options,
 )
 from dsa_doctor.launch.process import LaunchError, Server
+from dsa_doctor.launch.request import LaunchOptions
 from dsa_doctor.launch.stages import Stage
 from dsa_doctor.launch.watch import Outcome, Watcher, WatchOptions, write_through
 from dsa_doctor.planner.plan import Plan
@@ -90,33 +89,31 @@ class Preparation:
     notes: tuple[str, ...] = ()
 
 
-def judge(
-    ask: Ask, given: Given, *, target: str | None, backend: str | None, gpu_memory: float | None
-) -> tuple[Verdict, int]:
+def judge(options: LaunchOptions) -> tuple[Verdict, int]:
     """Return the verdict of the launch, and the GPUs per node that it is planned for.
 
     Raises:
         UsageError: an option cannot be met.
     """
-    inventory = gpu_probe.probe().value if target is None else None
+    inventory = gpu_probe.probe().value if options.target is None else None
     visible = sum(1 for gpu in inventory.gpus if gpu.visible) if inventory is not None else 0
-    gpus = ask.gpus or visible or (DEFAULT_GPUS if ask.elsewhere else 1)
+    gpus = options.gpus.value or visible or (DEFAULT_GPUS if options.elsewhere else 1)
     try:
-        tensor = parallel_of(ask, given, find_geometry(ask.model), gpus).tensor
+        tensor = parallel_of(options, find_geometry(options.model), gpus).tensor
     except UnknownModelError:
-        tensor = given.tensor or ask.tensor or 1  # preflight says what is wrong with the model
-    options = Options(
-        target=target,
+        tensor = options.tensor.value or 1  # preflight says what is wrong with the model
+    asked = Options(
+        target=options.target,
         tensor_parallel_size=tensor,
-        kv_cache_dtype=given.kv_cache_dtype or ask.wishes.kv_cache_dtype or "auto",
-        backend=given.attention_backend or backend,
-        plugin_mode=plugin_mode_from(os.environ.get("DSA_DOCTOR_PLUGIN")),
-        gpu_memory_gib=gpu_memory,
+        kv_cache_dtype=options.kv_cache_dtype.value or "auto",
+        backend=options.attention_backend.value,
+        plugin_mode=options.plugin_mode,
+        gpu_memory_gib=options.gpu_memory_gib,
     )
-    return preflight(ask.model, options), gpus
+    return preflight(options.model, asked), gpus
 
 
-def make_ready(ask: Ask, given: Given, verdict: Verdict, gpus: int, *, force: bool) -> Preparation:
+def make_ready(options: LaunchOptions, verdict: Verdict, gpus: int, *, force: bool) -> Preparation:
     """Return the launch that a verdict allows, or why there is none; asks vLLM for its options, which may take long."""
     if verdict.exit_code != 0 and not force:
         return Preparation(verdict, None, verdict.exit_code)
@@ -126,7 +123,7 @@ def make_ready(ask: Ask, given: Given, verdict: Verdict, gpus: int, *, force: bo
             f"--force: going on although check says no (exit code {verdict.exit_code}). It may fail, or answer wrongly."
         )
     try:
-        prepared = prepare(ask, given, verdict, gpus, lambda: vllm_options(ask.executable))
+        prepared = prepare(options, verdict, gpus, lambda: vllm_options(options.executable))
     except UnknownModelError as error:
         return Preparation(verdict, None, verdict.exit_code or EXIT_WILL_NOT_RUN, (*notes, str(error)))
     notes += [f"warning: {warning}" for warning in prepared.warnings]
@@ -137,14 +134,14 @@ def make_ready(ask: Ask, given: Given, verdict: Verdict, gpus: int, *, force: bo
     return Preparation(verdict, prepared, 0, tuple(notes))
 
 
-def serve(ask: Ask, given: Given, prepared: Prepared, options: RunOptions, listener: Listener) -> int:
+def serve(asked: LaunchOptions, prepared: Prepared, options: RunOptions, listener: Listener) -> int:
     """Start the server, watch it to its end, and return the exit code of what became of it."""
-    conditions = conditions_for(ask, given, prepared)
+    conditions = conditions_for(asked, prepared)
     listener.conditions(conditions)
     failed = [one for one in conditions if one.status == "fail"]
     if any(one.name == "vLLM" for one in failed) or (failed and not options.force):
         return EXIT_WILL_NOT_RUN
-    url = base_url(given.host or ask.wishes.host, given.port or ask.wishes.port)
+    url = base_url(asked.host.value, asked.port.value)
     environment = {one.name: one.value for one in prepared.variables if one.name not in os.environ}
     log = options.log or default_log(prepared.model.name)
     try:
@@ -161,7 +158,7 @@ def serve(ask: Ask, given: Given, prepared: Prepared, options: RunOptions, liste
             smoke=options.smoke,
             tolerate=options.force,
             detach=options.detach,
-            api_key=given.api_key,
+            api_key=asked.api_key.value,
         ),
         on_log=write_through,
         on_stage=listener.stage,

@@ -7,7 +7,15 @@ import sys
 import pytest
 
 from dsa_doctor.catalog.models import KNOWN_MODELS, find_model
-from dsa_doctor.launch import Wishes, ask_options, launch_flags, launch_variables, read_extra, server_command, verified
+from dsa_doctor.launch import (
+    ask_options,
+    launch_flags,
+    launch_options,
+    launch_variables,
+    read_extra,
+    server_command,
+    verified,
+)
 from dsa_doctor.launch.extra import ExtraArgumentError
 from dsa_doctor.launch.options import KnownOptions, parse_help
 from dsa_doctor.launch.recipes import recipe_for
@@ -46,8 +54,15 @@ def _plan(model="GLM-5-FP8", nodes=2, **options):
     return plan(find_model(model).geometry(), hardware, PlanOptions(parallel=parallel, **options))
 
 
-def _flags(model="GLM-5-FP8", wishes=None, **options):
-    return launch_flags(_verdict(), find_model(model).geometry(), _plan(model, **options), wishes or Wishes())
+def _flags(model="GLM-5-FP8", asked=None, **options):
+    return launch_flags(
+        _verdict(), find_model(model).geometry(), _plan(model, **options), asked or launch_options(model)
+    )
+
+
+def _checked(known, extra=(), given=None):
+    asked = launch_options("GLM-5-FP8", given, extra)
+    return verified(_flags(asked=asked), known, asked)
 
 
 def test_every_flag_has_a_reason_and_an_origin():
@@ -77,7 +92,7 @@ def test_nothing_trusts_remote_code_or_uses_the_dead_variable():
             Hardware(name="x", gpus_per_node=8, memory_bytes=180 * GIB),
             PlanOptions(parallel=Parallel(tensor=8)),
         )
-        flags = launch_flags(_verdict(), model, found, Wishes())
+        flags = launch_flags(_verdict(), model, found, launch_options(known.name))
         assert not any("trust" in flag.option for flag in flags)
         assert not any("ATTENTION_BACKEND" in one.name for one in launch_variables(_verdict(), found))
 
@@ -105,7 +120,7 @@ def test_the_recipe_of_a_model(name, path):
 
 
 def test_what_vllm_does_not_know_is_left_out_with_a_warning():
-    checked = verified(_flags(), KNOWN, ())
+    checked = _checked(KNOWN)
     options = {flag.option for flag in checked.flags}
     assert "--reasoning-parser" not in options
     assert any("--reasoning-parser is left out: this vLLM does not know it" in one for one in checked.warnings)
@@ -114,7 +129,7 @@ def test_what_vllm_does_not_know_is_left_out_with_a_warning():
 
 def test_a_value_that_vllm_does_not_list_is_left_out():
     old = parse_help(HELP.replace("glm47", "glm40"))
-    checked = verified(_flags(), old, ())
+    checked = _checked(old)
     assert any("--tool-call-parser glm47 is left out" in one for one in checked.warnings)
     assert not {"--tool-call-parser", "--enable-auto-tool-choice"} & {flag.option for flag in checked.flags}
 
@@ -124,14 +139,14 @@ def test_a_value_that_vllm_does_not_list_is_left_out():
     [("--tensor-parallel-size", "4"), ("--tensor-parallel-size=4",), ("-tp", "4"), ("--tensor_parallel_size", "4")],
 )
 def test_what_the_user_gives_after_the_dashes_replaces_ours(extra):
-    checked = verified(_flags(), KNOWN, extra)
+    checked = _checked(KNOWN, extra)
     assert "--tensor-parallel-size" not in {flag.option for flag in checked.flags}
     command = server_command(["vllm"], "m", checked.flags, extra)
     assert tuple(command[-len(extra) :]) == extra
 
 
 def test_where_vllm_cannot_be_asked_the_flags_stay_with_a_warning():
-    checked = verified(_flags(), KnownOptions(frozenset(), {}, "it is broken"), ())
+    checked = _checked(KnownOptions(frozenset(), {}, "it is broken"))
     assert checked.flags == _flags()
     assert checked.warnings == ("the flags could not be checked against this vLLM: it is broken",)
 
@@ -170,14 +185,76 @@ def test_extra_arguments_are_understood_as_vllm_does():
         ["--max-model-len", "128k", "-tp=4", "--gpu_memory_utilization=0.5", "--no-enforce-eager", "--unknown", "x",
          "--speculative-config.method", "mtp", "--port", "1"]
     )  # fmt: skip
-    assert (given.max_model_len, given.tensor, given.gpu_memory_utilization) == (128000, 4, 0.5)
-    assert (given.enforce_eager, given.speculative, given.port, given.pipeline) == (False, True, 1, None)
-    assert read_extra(["--max-model-len", "auto"]).max_model_len is None
+    assert given.values == {
+        "max_model_len": 128000,
+        "tensor": 4,
+        "gpu_memory_utilization": 0.5,
+        "enforce_eager": False,
+        "speculative": True,
+        "port": 1,
+    }
+    assert {"--tensor-parallel-size", "--enforce-eager", "--unknown"} <= given.options
+    assert read_extra(["--max-model-len", "auto"]).values == {"max_model_len": None}
 
 
-def test_extra_arguments_without_a_number_are_refused():
-    with pytest.raises(ExtraArgumentError, match="--port"):
-        read_extra(["--port", "many"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--port", "many"], ["--port", "0"], ["--port", "65536"], ["-tp", "0"], ["--max-model-len", "0k"],
+        ["--gpu-memory-utilization", "0"], ["--gpu-memory-utilization", "nan"], ["--cpu-offload-gb", "-1"], ["--host"],
+    ],
+)  # fmt: skip
+def test_extra_arguments_of_the_wrong_kind_are_refused(arguments):
+    with pytest.raises(ExtraArgumentError, match=rf"after --: .*{arguments[0]}"):
+        read_extra(arguments)
+
+
+def test_the_first_place_with_a_value_wins_and_is_named(tmp_path):
+    """What follows `--`, then the options, then the file of vLLM's --config, then the default: as vLLM has it."""
+    file = tmp_path / "serve.yaml"
+    file.write_text("port: 9001\nmax-num-seqs: 7\nkv_cache_dtype: fp8\nenforce-eager: true\n")
+    asked = launch_options(
+        "GLM-5-FP8",
+        {"port": 9002, "max_num_seqs": 8, "cpu_offload_gib": 0.0, "tensor": None},
+        ("--port", "9003", "--config", os.fspath(file)),
+    )
+    found = {name: (getattr(asked, name).value, getattr(asked, name).source) for name in vars(asked) if name != "model"
+             and hasattr(getattr(asked, name), "source")}  # fmt: skip
+    assert found["port"] == (9003, "after --")
+    assert found["max_num_seqs"] == (8, "command line")
+    assert found["kv_cache_dtype"] == ("fp8", "configuration file")
+    assert found["enforce_eager"] == (True, "configuration file")
+    assert found["cpu_offload_gib"] == (0.0, "command line"), "0 is a value"
+    assert found["tensor"] == (None, "default")
+
+
+def test_flags_carry_the_source_of_their_choice(tmp_path):
+    file = tmp_path / "serve.yaml"
+    file.write_text("max-num-seqs: 7\nmax-model-len: 2048\ntensor-parallel-size: 8\n")
+    given = {"max_model_len": 4096, "gpu_memory_utilization": 0.8, "cpu_offload_gib": 0.0, "pipeline": 1}
+    checked = _checked(KNOWN, ("--config", os.fspath(file)), given)
+    flags = {flag.option: flag for flag in checked.flags}
+    assert "--max-num-seqs" not in flags, "vLLM reads it in its file"
+    assert "--tensor-parallel-size" not in flags, "vLLM reads it in its file"
+    assert (flags["--max-model-len"].value, flags["--max-model-len"].source) == ("4096", "command line")
+    assert flags["--gpu-memory-utilization"].source == "command line"
+    every = {flag.option: flag for flag in _flags(asked=launch_options("GLM-5-FP8", given))}
+    assert every["--cpu-offload-gb"].value == "0", "asked for, so vLLM is told"
+    assert every["--pipeline-parallel-size"].source == "command line"
+    assert flags["--port"].source == "default"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"), [(None, "no such file"), ("a: [", "not YAML"), ("- a\n", "not a YAML mapping"),
+                             ("port: many\n", "--port")],
+)  # fmt: skip
+def test_a_file_of_vllm_that_cannot_be_used_is_named(tmp_path, content, problem):
+    file = tmp_path / "serve.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ExtraArgumentError, match=problem) as raised:
+        launch_options("GLM-5-FP8", {}, ("--config", os.fspath(file)))
+    assert os.fspath(file) in str(raised.value)
 
 
 @pytest.mark.slow
