@@ -2,14 +2,15 @@
 
 import os
 import re
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dsa_doctor.probes.redact import last_lines
+from dsa_doctor.processes.child import run
 
 _OPTION = re.compile(r"(?:^|, )(--[a-z][\w.-]*|-[a-z]+\b)")
 _LISTED = re.compile(r"^ {1,6}-")
+_LARGEST_HELP = 16 << 20
 _DOTTED = re.compile(r"^(--[a-z][\w-]*)\.")
 
 
@@ -44,27 +45,21 @@ class KnownOptions:
 def ask_options(executable: Sequence[str], *, timeout: float = 180.0) -> KnownOptions:
     """Ask a vLLM for its options; never raises."""
     command = [*executable, "serve", "--help=all"]
-    try:
-        answer = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "COLUMNS": "100000", "VLLM_LOGGING_LEVEL": "ERROR", "PAGER": "cat"},
-        )
-    except subprocess.TimeoutExpired:
-        return KnownOptions(frozenset(), {}, f"`{' '.join(command)}` gave no answer within {timeout:.0f} s")
-    except OSError as error:
-        return KnownOptions(frozenset(), {}, f"{executable[0]} cannot be started: {error.strerror}")
-    if answer.returncode != 0:
-        said = " | ".join(last_lines(answer.stderr or answer.stdout, count=2))
-        return KnownOptions(
-            frozenset(), {}, f"`vllm serve --help=all` ended with exit status {answer.returncode}: {said}"
-        )
-    return parse_help(answer.stdout)
+    answer = run(
+        command,
+        timeout=timeout,
+        environment={**os.environ, "COLUMNS": "100000", "VLLM_LOGGING_LEVEL": "ERROR", "PAGER": "cat"},
+        keep_stdout=_LARGEST_HELP,
+    )
+    if answer.status == "timeout":
+        return KnownOptions(frozenset(), {}, f"`{' '.join(command)}` {answer.problem}")
+    if answer.status == "not_started":
+        return KnownOptions(frozenset(), {}, f"{executable[0]} cannot be started: {answer.problem}")
+    stdout, stderr = answer.stdout.decode("utf-8", "replace"), answer.stderr.decode("utf-8", "replace")
+    if answer.problem:
+        said = " | ".join(last_lines(stderr or stdout, count=2))
+        return KnownOptions(frozenset(), {}, f"`vllm serve --help=all` {answer.problem}: {said}")
+    return parse_help(stdout)
 
 
 def parse_help(text: str) -> KnownOptions:

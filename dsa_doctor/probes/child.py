@@ -5,18 +5,14 @@ interpreter. It reads one JSON request from standard input and writes one JSON a
 DSA_DOCTOR_ANSWER_FD: standard output belongs to the examined package, which may print anything.
 """
 
-import contextlib
 import json
 import os
-import signal
-import subprocess
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from dsa_doctor.probes.redact import last_lines
+from dsa_doctor.processes.child import run
 
 CHILDREN = Path(__file__).with_name("children")
 _LARGEST_ANSWER = 64 << 20
@@ -59,99 +55,30 @@ def run_child(
         timeout: seconds after which the child and its whole process group are killed.
         environment: variables set on top of the inherited ones.
     """
-    start = time.monotonic()
-    answer_end, write_end = os.pipe()
-    answer = _Collector(answer_end, keep_first=_LARGEST_ANSWER)
-    try:
-        process = subprocess.Popen(
-            [os.fspath(python), os.fspath(CHILDREN / script)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=(write_end,),
-            start_new_session=True,
-            # The examined environment is left as it was found, byte code caches included.
-            env={
-                **os.environ,
-                **(environment or {}),
-                "DSA_DOCTOR_ANSWER_FD": str(write_end),
-                "PYTHONDONTWRITEBYTECODE": "1",
-            },
-        )
-    except OSError as error:
-        os.close(answer_end)
-        os.close(write_end)
-        return ChildResult("not_started", {}, f"could not start {python.name}: {error.strerror}", (), 0.0)
-    os.close(write_end)
-    assert process.stdout is not None
-    output = _Collector(os.dup(process.stdout.fileno()), keep_last=_KEPT_OUTPUT)
-    process.stdout.close()
-    process.stdout = None
-    answer.start()
-    output.start()
-    timed_out = False
-    try:
-        process.communicate(json.dumps(request).encode(), timeout=timeout)
-    except subprocess.TimeoutExpired:
-        timed_out = True
-    finally:
-        _kill_group(process)
-    # A grandchild in a session of its own may hold the pipes open; what has come so far then counts.
-    answer.join(timeout=2)
-    output.join(timeout=2)
-    seconds = time.monotonic() - start
-    evidence = last_lines(output.collected().decode("utf-8", "replace"))
+    ended = run(
+        [python, CHILDREN / script],
+        timeout=timeout,
+        given=json.dumps(request).encode(),
+        # The examined environment is left as it was found, byte code caches included.
+        environment={**os.environ, **(environment or {}), "PYTHONDONTWRITEBYTECODE": "1"},
+        merge=True,
+        keep_stdout=_KEPT_OUTPUT,
+        answer_variable="DSA_DOCTOR_ANSWER_FD",
+        keep_answer=_LARGEST_ANSWER,
+    )
+    if ended.status == "not_started":
+        return ChildResult("not_started", {}, f"could not start {python.name}: {ended.problem}", (), 0.0)
+    evidence = last_lines(ended.stdout.decode("utf-8", "replace"))
     name = script.removesuffix(".py")
-    if timed_out:
-        return ChildResult("timeout", {}, f"the {name} probe gave no answer within {timeout:.0f} s", evidence, seconds)
-    if process.returncode < 0:
-        died_of = _signal_name(-process.returncode)
-        return ChildResult("signal", {}, f"the {name} probe died of {died_of}", evidence, seconds)
-    if process.returncode > 0:
-        cause = f"the {name} probe ended with exit status {process.returncode}"
-        return ChildResult("exit", {}, cause, evidence, seconds)
+    if ended.problem:
+        status: Literal["timeout", "signal", "exit"] = "exit" if ended.code > 0 else "signal"
+        if ended.status == "timeout":
+            status = "timeout"
+        return ChildResult(status, {}, f"the {name} probe {ended.problem}", evidence, ended.seconds)
     try:
-        parsed = json.loads(answer.collected())
+        parsed = json.loads(ended.answer)
     except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, dict):
-        return ChildResult("garbage", {}, f"the {name} probe gave no readable answer", evidence, seconds)
-    return ChildResult("answered", parsed, "", evidence, seconds)
-
-
-class _Collector(threading.Thread):
-    """Drains a pipe, so that a talkative child never stalls, and keeps a bounded part of what came."""
-
-    def __init__(self, descriptor: int, *, keep_first: int = 0, keep_last: int = 0) -> None:
-        super().__init__(daemon=True)
-        self._descriptor = descriptor
-        self._keep_first = keep_first
-        self._keep_last = keep_last
-        self._kept = bytearray()
-
-    def run(self) -> None:
-        with os.fdopen(self._descriptor, "rb", buffering=0) as stream:
-            while chunk := stream.read(65536):
-                if self._keep_last:
-                    self._kept += chunk
-                    del self._kept[: -self._keep_last]
-                elif len(self._kept) <= self._keep_first:
-                    self._kept += chunk
-
-    def collected(self) -> bytes:
-        """Return what was kept."""
-        return bytes(self._kept)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # real-time signals have no names
-        return f"signal {number}"
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill whatever is left of the child's process group, and reap the child."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # the whole group is gone already
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        return ChildResult("garbage", {}, f"the {name} probe gave no readable answer", evidence, ended.seconds)
+    return ChildResult("answered", parsed, "", evidence, ended.seconds)

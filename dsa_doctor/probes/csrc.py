@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +25,7 @@ from dsa_doctor.probes.child import run_child
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.libraries import LibraryIndex, Linkage, link
 from dsa_doctor.probes.redact import redact
+from dsa_doctor.processes.child import ChildPool
 
 _FATBIN_SECTIONS = (".nv_fatbin", "__nv_relfatbin")
 _LOAD_TIMEOUT = 120.0
@@ -50,7 +50,7 @@ def probe(environment: Environment) -> Observation[Csrc]:
     index = LibraryIndex.of(environment)
     extensions = [_read(path, environment, index) for path in sorted(root.rglob("*.so"))]
     homes = {need: _home(need, extensions) for need in DSA_OPS}
-    with ThreadPoolExecutor(max_workers=3) as pool:
+    with ChildPool(max_workers=3) as pool:
         dispatcher = pool.submit(_ask_dispatcher, environment, extensions, homes)
         holders = {id(found[0]): found[0] for found in homes.values() if found}
         kernels = dict(zip(holders, pool.map(_architectures_by_op, holders.values()), strict=True))

@@ -10,13 +10,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import CudaToolkit
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.redact import last_lines
+from dsa_doctor.processes.child import run
 
 _TIMEOUT = 20.0
 _DEFAULT_HOME = Path("/usr/local/cuda")
@@ -57,22 +57,15 @@ def _version(nvcc: Path) -> tuple[str | None, tuple[str, ...]]:
         return str(listed["cuda_nvcc"]["version"]), ()
     except (OSError, ValueError, KeyError, TypeError):
         pass  # many installations have no such file; the compiler itself knows
-    try:
-        answer = subprocess.run(
-            [os.fspath(nvcc), "--version"],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_TIMEOUT,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return None, (f"nvcc --version gave no answer within {_TIMEOUT:.0f} s",)
-    except OSError as error:
-        return None, (f"nvcc cannot be started: {error.strerror}",)
-    if match := re.search(r"release [\d.]+, V([\d.]+)", answer.stdout):
+    answer = run([nvcc, "--version"], timeout=_TIMEOUT)
+    if answer.status == "timeout":
+        return None, (f"nvcc --version {answer.problem}",)
+    if answer.status == "not_started":
+        return None, (f"nvcc cannot be started: {answer.problem}",)
+    stdout, stderr = answer.stdout.decode("utf-8", "replace"), answer.stderr.decode("utf-8", "replace")
+    if match := re.search(r"release [\d.]+, V([\d.]+)", stdout):
         return match[1], ()
     return None, (
-        f"nvcc --version ended with exit status {answer.returncode}",
-        *last_lines(answer.stdout + answer.stderr),
+        f"nvcc --version {answer.problem or 'ended with exit status 0'}",
+        *last_lines(stdout + stderr),
     )

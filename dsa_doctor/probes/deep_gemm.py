@@ -5,7 +5,6 @@ Whether an architecture supports it is another question, which importing does no
 
 import ast
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from dsa_doctor.probes.child import run_child
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.libraries import LibraryIndex, link
 from dsa_doctor.probes.redact import redact
+from dsa_doctor.processes.child import ChildPool
 
 _TIMEOUT = 120.0
 _CUDA_LIBRARY = re.compile(
@@ -40,7 +40,7 @@ def probe(environment: Environment) -> Observation[DeepGemm]:
     installed = [(source, folder) for source, folder in candidates if folder and (folder / "__init__.py").is_file()]
     if not installed:
         return Observation[DeepGemm].absent("neither the package deep_gemm nor a copy of it in vLLM is installed")
-    with ThreadPoolExecutor(max_workers=len(installed)) as pool:
+    with ChildPool(max_workers=len(installed)) as pool:
         copies = tuple(pool.map(lambda copy: _examine(environment, *copy), installed))
     return Observation[DeepGemm].ok(DeepGemm(copies=copies))
 

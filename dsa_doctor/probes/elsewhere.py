@@ -7,13 +7,13 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from dsa_doctor.probes.child import run_child
 from dsa_doctor.probes.environment import Environment
+from dsa_doctor.processes.child import ChildPool, scratch_folder
 
 _START_TIMEOUT = 60.0
 _WANTED = re.compile(r"\.(?:py|json)\Z|\.so(?:\.\d+)*\Z|\.dist-info/")
@@ -81,9 +81,9 @@ def environment_of_wheel(path: Path) -> Iterator[Environment]:
         UnusableEnvironmentError: it is not a readable wheel of vLLM, or there is no room to unpack it.
     """
     _check_name(path)
-    with tempfile.TemporaryDirectory(prefix="dsa-doctor-wheel-") as folder:
+    with scratch_folder("dsa-doctor-wheel-") as folder:
         try:
-            _unpack(path, Path(folder))
+            _unpack(path, folder)
         except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise UnusableEnvironmentError(
@@ -91,7 +91,7 @@ def environment_of_wheel(path: Path) -> Iterator[Environment]:
                 "Accepted: a complete .whl file."
             ) from error
         current = Environment.current()
-        yield Environment(python=Path(sys.executable), search_path=(Path(folder), *current.search_path))
+        yield Environment(python=Path(sys.executable), search_path=(folder, *current.search_path))
 
 
 def _check_name(path: Path) -> None:
@@ -123,6 +123,6 @@ def _unpack(path: Path, folder: Path) -> None:
             raise OSError(f"it needs {wanted >> 20} MiB in {tempfile.gettempdir()}, and {free >> 20} are free")
         for parent in {name.parent for name in inside}:  # beforehand: two threads would race for them
             (folder / parent).mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(max_workers=_UNPACKERS) as pool:
+        with ChildPool(max_workers=_UNPACKERS) as pool:
             for _ in pool.map(lambda member: archive.extract(member, folder), members):
                 pass

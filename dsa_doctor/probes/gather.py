@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from dsa_doctor import __version__
@@ -11,6 +10,7 @@ from dsa_doctor.facts.schema import Facts, Fingerprint, Selector
 from dsa_doctor.probes import csrc, cuda_toolkit, deep_gemm, gpus, software
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.redact import redact
+from dsa_doctor.processes.child import ChildPool
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ def gather(environment: Environment, *, selector: SelectorProbe | None, fingerpr
         selector: the probe that imports vLLM, by far the slowest; None leaves its two facts unknown.
         fingerprint: the probe that reads vLLM's sources; None leaves its fact unknown.
     """
-    with ThreadPoolExecutor(max_workers=7, thread_name_prefix="probe") as pool:
+    with ChildPool(max_workers=7, thread_name_prefix="probe") as pool:
         # The slowest start first. NVML is asked before any child can touch CUDA only in the sense that matters: no
         # probe initialises CUDA in this process.
         selected = pool.submit(_ask_selector, selector, environment)

@@ -4,13 +4,13 @@ import csv
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Gpu, GpuInventory
 from dsa_doctor.probes import nvml
 from dsa_doctor.probes.redact import last_lines, redact
+from dsa_doctor.processes.child import run
 
 _DRIVER_TRACES = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")
 _QUERY = ("index", "name", "compute_cap", "memory.total", "driver_version", "mig.mode.current", "uuid")
@@ -35,31 +35,22 @@ def probe() -> Observation[GpuInventory]:
             f"an NVIDIA driver seems to be there, but NVML fails ({nvml_cause}) and nvidia-smi is not in PATH",
             evidence=evidence,
         )
-    try:
-        answer = subprocess.run(
-            [smi, f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=nvml.TIMEOUT_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        reason = (
-            f"no answer within {nvml.TIMEOUT_SECONDS:.0f} s"
-            if isinstance(error, subprocess.TimeoutExpired)
-            else "cannot start"
-        )
+    answer = run([smi, f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"], timeout=nvml.TIMEOUT_SECONDS)
+    if answer.status != "ended":
+        reason = f"it {answer.problem}" if answer.status == "timeout" else f"cannot be started: {answer.problem}"
         return Observation[GpuInventory].unknown(
             f"NVML fails ({nvml_cause}), and nvidia-smi too: {reason}", evidence=evidence
         )
-    output = _UUID.sub(r"\1-<uuid>", f"{answer.stdout}\n{answer.stderr}")
+    stdout, stderr = answer.stdout.decode("utf-8", "replace"), answer.stderr.decode("utf-8", "replace")
+    output = _UUID.sub(r"\1-<uuid>", f"{stdout}\n{stderr}")
     evidence += last_lines(output, count=4)
-    if answer.returncode == 0 and re.search(r"No devices were found", output):
+    if answer.code == 0 and re.search(r"No devices were found", output):
         return Observation[GpuInventory].absent("the driver reports no GPU", evidence=evidence)
-    inventory = _parse_smi(answer.stdout) if answer.returncode == 0 else None
+    inventory = _parse_smi(stdout) if answer.code == 0 else None
     if inventory is None:
-        cause = f"NVML fails ({nvml_cause}), and nvidia-smi gives no readable answer (exit status {answer.returncode})"
+        cause = (
+            f"NVML fails ({nvml_cause}), and nvidia-smi gives no readable answer ({answer.problem or 'exit status 0'})"
+        )
         return Observation[GpuInventory].unknown(cause, evidence=evidence)
     return Observation[GpuInventory].ok(inventory, evidence=evidence[:1])
 

@@ -6,7 +6,6 @@ is that of a stock vLLM.
 """
 
 import os
-import tempfile
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from dsa_doctor.facts.schema import BackendCandidate, Selector, SelectorAnswer, 
 from dsa_doctor.probes.child import ChildResult, run_child
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.redact import redact
+from dsa_doctor.processes.child import scratch_folder
 
 TIMEOUT_SECONDS = 180.0
 """A cold import of vLLM from a slow disk takes a minute; nothing healthy takes three."""
@@ -62,9 +62,9 @@ def probe(
         "unloadable": unloadable,
         "timeout": timeout,
     }
-    with tempfile.TemporaryDirectory(prefix="dsa-doctor-") as scratch:
+    with scratch_folder("dsa-doctor-") as scratch:
         variables = {
-            **dict.fromkeys(_WRITING, scratch),
+            **dict.fromkeys(_WRITING, os.fspath(scratch)),
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_PLUGINS": ",".join(plugins),

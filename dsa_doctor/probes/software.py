@@ -3,7 +3,6 @@
 import ast
 import platform
 import re
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +13,7 @@ from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import EntryPoint, Software
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.redact import redact
+from dsa_doctor.processes.child import run
 
 _PACKAGES = frozenset(
     {
@@ -125,9 +125,6 @@ def _python_version(environment: Environment) -> str:
         return "unknown"
     if environment.python == Path(sys.executable):
         return platform.python_version()
-    try:
-        command = [str(environment.python), "-c", "import platform; print(platform.python_version())"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout.strip()
-    except (OSError, ValueError, subprocess.TimeoutExpired):
-        return "unknown"
+    command = [str(environment.python), "-c", "import platform; print(platform.python_version())"]
+    answer = run(command, timeout=20).stdout.decode("utf-8", "replace").strip()
     return answer if re.fullmatch(r"\d+\.\d+\.\S{1,20}", answer) else "unknown"

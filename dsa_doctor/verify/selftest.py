@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import IO, Any, Literal
 
 from dsa_doctor.probes.redact import last_lines, redact
+from dsa_doctor.processes.child import Child, ChildPool, ending, scratch_folder
 
 Status = Literal["pass", "fail", "error", "crash", "unknown", "skipped"]
 
@@ -72,14 +70,14 @@ class SelfTest:
     case_seconds: float = CASE_SECONDS
     machine: dict[str, Any] = field(default_factory=dict)
     no_device: str = ""
-    _children: list[subprocess.Popen[str]] = field(default_factory=list)
+    _children: list[Child] = field(default_factory=list)
     _stopped: bool = False
 
     def records(self) -> Iterator[Record]:
         """Run everything, and yield each case as it ends, in whatever order."""
         found: queue.Queue[Record | None] = queue.Queue()
         processes = min(len(self.groups), MOST_PROCESSES, max(2, os.cpu_count() or 2))
-        with ThreadPoolExecutor(processes) as pool:
+        with ChildPool(processes) as pool:
             try:
                 for group in self.groups:
                     pool.submit(self._run_group, group, found)
@@ -113,23 +111,16 @@ class SelfTest:
         arguments += ["--quick"] if self.quick else []
         planned: list[str] = []
         started: dict[str, Any] | None = None
-        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+", errors="replace") as output:
+        with scratch_folder("dsa-doctor-") as folder, tempfile.TemporaryFile("w+", errors="replace") as output:
             # An empty folder to run in: -m puts the current one first on the search path.
-            child = subprocess.Popen(
-                arguments,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                text=True,
-                cwd=folder,
-                env=_environment(),
-                start_new_session=True,
-            )
+            child = Child(arguments, stdout=subprocess.PIPE, stderr=output, folder=folder, environment=_environment())
             self._children.append(child)
             if self._stopped:  # between the last look and the start
                 self._stop()
             watch = _Watch(child, self.case_seconds)
-            assert child.stdout is not None
-            for event in _events(child.stdout):
+            stdout, _ = child.take_streams()
+            assert stdout is not None
+            for event in _events(stdout):
                 watch.restart()
                 if event["event"] == "no_device":
                     self.no_device = str(event["reason"])
@@ -142,10 +133,9 @@ class SelfTest:
                     started = None
                     done.append(event["case"])
                     found.put(_record(group, event))
+            stdout.close()
             watch.stop()
             code = child.wait()
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)
             if self._stopped or self.no_device or (code == 0 and started is None):
                 return False
             reason = _ending(code, watch.expired, self.case_seconds, output)
@@ -164,15 +154,13 @@ class SelfTest:
     def _stop(self) -> None:
         self._stopped = True
         for child in self._children:
-            if child.poll() is None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(child.pid, signal.SIGKILL)
+            child.end()
 
 
 class _Watch:
     """Kills a process that says nothing for too long."""
 
-    def __init__(self, child: subprocess.Popen[str], seconds: float) -> None:
+    def __init__(self, child: Child, seconds: float) -> None:
         self._child, self._seconds = child, seconds
         self.expired = False
         self._timer = self._begin()
@@ -185,8 +173,7 @@ class _Watch:
 
     def _kill(self) -> None:
         self.expired = True
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.end()
 
     def restart(self) -> None:
         """Begin to count anew."""
@@ -198,7 +185,7 @@ class _Watch:
         self._timer.cancel()
 
 
-def _events(stream: IO[str]) -> Iterator[dict[str, Any]]:
+def _events(stream: IO[bytes]) -> Iterator[dict[str, Any]]:
     for line in stream:
         try:
             event = json.loads(line)
@@ -217,13 +204,9 @@ def _record(group: str, event: dict[str, Any]) -> Record:
 def _ending(code: int, expired: bool, seconds: float, output: IO[str]) -> str:
     if expired:
         return f"no answer within {seconds:.0f} s"
-    try:
-        how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
-    except ValueError:  # real-time signals have no names
-        how = f"died of signal {-code}"
     output.seek(0)
     said = last_lines(output.read()[-20_000:], count=1)
-    return f"the process {how}" + (f": {said[0]}" if said else "")
+    return f"the process {ending(code) or 'ended with exit status 0'}" + (f": {said[0]}" if said else "")
 
 
 def _environment() -> dict[str, str]:

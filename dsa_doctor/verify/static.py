@@ -8,6 +8,10 @@ from dataclasses import asdict, dataclass
 
 from rich.table import Table as RichTable
 
+from dsa_doctor.processes.child import run
+
+_LARGEST_TABLE = 16 << 20
+
 
 @dataclass(frozen=True)
 class Row:
@@ -55,10 +59,17 @@ def verify_target(target: str, compile_table: Callable[[int], list[object]] | No
     try:
         from dsa_kernels.aot.table import compile_table as compile_all
 
-        found = (compile_table or compile_all)(capability)
+        found = compile_table(capability) if compile_table else compile_all(capability, run=_run)
     except (ImportError, RuntimeError, OSError) as error:
         return Table(name, (), f"{type(error).__name__}: {error}")
     return Table(name, tuple(Row(**{key: getattr(row, key) for key in Row.__dataclass_fields__}) for row in found))
+
+
+def _run(command: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
+    """Compile in a child that ends with this process."""
+    ended = run(command, timeout=None, environment=environment, keep_stdout=_LARGEST_TABLE)
+    stderr = ended.stderr.decode("utf-8", "replace") or ended.problem
+    return int(bool(ended.problem)), ended.stdout.decode("utf-8", "replace"), stderr
 
 
 def as_json(table: Table) -> str:

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,25 +68,37 @@ def _child_environment() -> dict[str, str]:
     return kept
 
 
-def _run_part(capability: int, part: int, parts: int, op: str | None) -> list[tuple[int, TableRow]]:
+Runner = Callable[[list[str], dict[str, str]], tuple[int, str, str]]
+"""Runs a command with an environment, and returns its exit status, standard output and standard error."""
+
+
+def _run(command: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return done.returncode, done.stdout, done.stderr
+
+
+def _run_part(capability: int, part: int, parts: int, op: str | None, run: Runner) -> list[tuple[int, TableRow]]:
     command = [sys.executable, "-m", "dsa_kernels.aot", str(capability), "--part", str(part), "--of", str(parts)]
     if op is not None:
         command += ["--op", op]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=_child_environment())
-    if done.returncode != 0:
-        tail = done.stderr.strip().splitlines()[-1:] or ["no message"]
+    status, stdout, stderr = run(command, _child_environment())
+    if status != 0:
+        tail = stderr.strip().splitlines()[-1:] or ["no message"]
         raise TableError(f"compiling for sm{capability} failed to start: {tail[0]}")
-    entries = json.loads(done.stdout.splitlines()[-1])
+    entries = json.loads(stdout.splitlines()[-1])
     return [(entry.pop("position"), TableRow(**entry)) for entry in entries]
 
 
-def compile_table(capability: int, jobs: int | None = None, op: str | None = None) -> list[TableRow]:
+def compile_table(
+    capability: int, jobs: int | None = None, op: str | None = None, run: Runner = _run
+) -> list[TableRow]:
     """Compile every default variant for `capability` (80 means 8.0) and return its row.
 
     Args:
         capability: the target times ten.
         jobs: child processes, by default one per CPU and at most 8.
         op: only this op.
+        run: runs the child processes; a caller that must be able to end them gives its own.
 
     Raises:
         TableError: when a child could not run at all (Triton missing, say). A variant that does not compile is a row.
@@ -94,7 +107,7 @@ def compile_table(capability: int, jobs: int | None = None, op: str | None = Non
     with ThreadPoolExecutor(parts) as pool:
         found = [
             entry
-            for rows in pool.map(lambda part: _run_part(capability, part, parts, op), range(parts))
+            for rows in pool.map(lambda part: _run_part(capability, part, parts, op, run), range(parts))
             for entry in rows
         ]
     return [row for _, row in sorted(found, key=lambda entry: entry[0])]
