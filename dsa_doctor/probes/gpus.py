@@ -35,7 +35,9 @@ def probe() -> Observation[GpuInventory]:
             f"an NVIDIA driver seems to be there, but NVML fails ({nvml_cause}) and nvidia-smi is not in PATH",
             evidence=evidence,
         )
-    answer = run([smi, f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"], timeout=nvml.TIMEOUT_SECONDS)
+    answer = run(
+        [smi, f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"], timeout=nvml.TIMEOUT_SECONDS
+    )
     if answer.status != "ended":
         reason = f"it {answer.problem}" if answer.status == "timeout" else f"cannot be started: {answer.problem}"
         return Observation[GpuInventory].unknown(
