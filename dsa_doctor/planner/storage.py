@@ -1,20 +1,25 @@
-"""Bytes of a weight, in the checkpoint and on a GPU, for each quantisation that the planner knows."""
+"""Bytes of a weight, in the checkpoint and on a GPU, from what the configuration says of each module's format."""
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Literal
 
 from dsa_doctor.catalog.geometry import ModelGeometry
-from dsa_doctor.planner.weights import Weight
+from dsa_doctor.catalog.quantization import Size, WeightFormat
+from dsa_doctor.catalog.quantization.rules import ModuleClass
+from dsa_doctor.planner.weights import Weight, layer_weights
 
 Label = Literal["exact", "estimated"]
 
 _BFLOAT16 = 2
 _FLOAT32 = 4
-_SCALE = 4
-_NVFP4_GROUP = 16
-_INT4_GROUP = 128
-_INT4_METHODS = ("awq", "gptq", "auto-round", "auto_round", "compressed-tensors")
+_PLAIN_LINEAR = ("weights_proj.weight", "lm_head.weight", "eh_proj.weight")
+"""Linear modules of transformers' models that a native FP8 checkpoint leaves in bfloat16, and other methods may not."""
+_EXPERTS = "experts."
+_WORTH_NAMING = 0.1
+"""Share of the quantised parameters from which a second format is named."""
 
 
 @dataclass(frozen=True)
@@ -22,70 +27,111 @@ class Storage:
     """How a checkpoint stores its linear weights.
 
     Attributes:
-        name: for people.
-        label: whether the bytes are exact, or estimated because the configuration does not say which are quantised.
-        experts_only: whether only routed experts are quantised.
+        name: for people: the format of most weights, and a second one that a tenth of them has.
+        label: exact only where each weight's format follows from the configuration.
+        reasons: why it is estimated; empty where it is exact.
     """
 
     name: str
     label: Label
-    experts_only: bool = False
+    reasons: tuple[str, ...] = ()
 
 
+@lru_cache(maxsize=256)
 def storage_of(model: ModelGeometry) -> Storage:
-    """Return how the model's checkpoint stores its linear weights, as far as its config.json says."""
-    method, algorithm = model.quantization, model.quantization_algorithm or ""
-    if method is None:
+    """Return how the model's checkpoint stores its linear weights, as far as its configuration says."""
+    if model.stored is None:
         return Storage("bf16", "exact")
-    if method == "fp8":
-        return Storage("fp8", "exact")
-    if "nvfp4" in (method, algorithm) or "fp4" in algorithm:
-        return Storage("nvfp4", "estimated", experts_only=not model.unquantized_modules)
-    if "fp8" in algorithm:
-        return Storage("fp8", "estimated")
-    if method.startswith(_INT4_METHODS):
-        return Storage("int4", "estimated")
-    return Storage("bf16", "estimated")
+    counts: Counter[str] = Counter()
+    vague: list[str] = []
+    for layer in range(model.num_hidden_layers):
+        for weight in layer_weights(model, layer):
+            if _class_of(weight) != "Linear":
+                continue
+            for form, copies in _formats(weight, model, layer).items():
+                if form is not None:
+                    counts[form.name] += copies * prod(weight.shape)
+                if form is not None and not form.is_known:
+                    vague.append(form.name)
+    reasons = [*model.stored.problems, *model.stored.uncertain]
+    if vague and not reasons:
+        reasons.append(f"how many bytes {', '.join(dict.fromkeys(vague))} weights take is not known")
+    whole = sum(counts.values())
+    names = [name for name, count in counts.most_common(2) if count >= _WORTH_NAMING * whole]
+    return Storage(" and ".join(names) or "bf16", "estimated" if reasons else "exact", tuple(reasons))
+
+
+def lowest(model: ModelGeometry) -> ModelGeometry:
+    """Return the model with every weight whose format is not known at the low end of its range."""
+    if model.stored is None:
+        return model
+    return model.model_copy(update={"stored": model.stored.lowest()})
+
+
+def stored_size(weight: Weight, model: ModelGeometry, *, layer: int | None = None) -> Size:
+    """Return the bytes of all copies of a weight in the checkpoint; nothing at the low end where it may be left out."""
+    size = Size(0, 0)
+    for form, copies in _formats(weight, model, layer).items():
+        size = size.plus(_one_copy(weight, weight.shape, form).times(copies))
+    return Size(0, size.high) if may_lack(model, layer) else size
 
 
 def stored_bytes(weight: Weight, model: ModelGeometry, *, layer: int | None = None) -> int:
-    """Return the bytes of all copies of a weight in the checkpoint."""
-    return weight.copies * _one_copy(weight, weight.shape, model, quantised=_is_quantised(weight, model, layer))
+    """Return the most bytes that all copies of a weight can take in the checkpoint."""
+    return stored_size(weight, model, layer=layer).high
 
 
 def resident_bytes(weight: Weight, shape: tuple[int, ...], model: ModelGeometry, *, layer: int | None = None) -> int:
-    """Return the bytes of one copy's share of the given shape on a GPU; vLLM widens a few weights to bfloat16."""
-    quantised = not weight.widened and _is_quantised(weight, model, layer)
-    return _one_copy(weight, shape, model, quantised=quantised)
+    """Return the most bytes of one copy's share of the given shape on a GPU; vLLM widens a few weights to bfloat16."""
+    if weight.widened:
+        return _one_copy(weight, shape, None).high
+    return max(_one_copy(weight, shape, form).high for form in _formats(weight, model, layer))
 
 
-def _is_quantised(weight: Weight, model: ModelGeometry, layer: int | None) -> bool:
-    storage = storage_of(model)
-    if weight.kind != "linear" or storage.name == "bf16":
+def may_lack(model: ModelGeometry, layer: int | None) -> bool:
+    """Whether the checkpoint may have been written without this layer.
+
+    transformers builds no MTP layers, so quantisers that load a model with it drop them; a configuration that names
+    one has it.
+    """
+    if layer is None or layer < model.num_hidden_layers or model.stored is None or model.stored.native:
         return False
-    if storage.experts_only and weight.part != "routed experts":
-        return False
-    prefix = "model." if layer is None else f"model.layers.{layer}."
-    name = (prefix + weight.name).removesuffix(".weight")
-    return not any(_names(module, name) for module in model.unquantized_modules)
+    return not model.stored.names_layer(layer)
 
 
-def _names(module: str, name: str) -> bool:
-    """Whether an entry of modules_to_not_convert names `name` or a module that holds it."""
-    bare = module.removesuffix(".weight").strip("*").strip(".")
-    return bool(bare) and f".{bare}." in f".{name}."
+def _class_of(weight: Weight) -> ModuleClass:
+    """Return the class of the module in transformers' model."""
+    if weight.kind == "linear" or weight.name.endswith(_PLAIN_LINEAR):
+        return "Linear"
+    return "Embedding" if weight.name.startswith("embed_tokens") else "other"
 
 
-def _one_copy(weight: Weight, shape: tuple[int, ...], model: ModelGeometry, *, quantised: bool) -> int:
-    count = prod(shape)
-    if not quantised:
-        return count * (_FLOAT32 if weight.kind == "float32" else _BFLOAT16)
-    storage = storage_of(model).name
-    if storage == "nvfp4":
-        return count // 2 + -(-count // _NVFP4_GROUP) + 2 * _SCALE
-    if storage == "int4":
-        return count // 2 + -(-count // _INT4_GROUP) * _BFLOAT16
-    if model.weight_block_size is None:
-        return count + _SCALE
-    rows, columns = model.weight_block_size
-    return count + _SCALE * -(-shape[0] // rows) * -(-shape[1] // columns)
+def _formats(weight: Weight, model: ModelGeometry, layer: int | None) -> dict[WeightFormat | None, int]:
+    """Return how many of a weight's copies are stored in each format; None is the model's own dtype."""
+    stored, module_class = model.stored, _class_of(weight)
+    if stored is None or module_class == "other" or len(weight.shape) < 2:
+        return {None: weight.copies}
+    if stored.native and weight.kind != "linear":
+        return {None: weight.copies}
+    module = _module(weight, layer)
+    if weight.sharding != "experts" or _EXPERTS not in module:
+        return {stored.format_of(module, module_class): weight.copies}
+    before, after = module.rsplit(_EXPERTS, 1)
+    numbers = range(weight.copies) if stored.names_expert_numbers() else range(1)
+    found = Counter(stored.format_of(f"{before}{_EXPERTS}{number}.{after}", module_class) for number in numbers)
+    return dict(found) if len(numbers) == weight.copies else {next(iter(found)): weight.copies}
+
+
+def _module(weight: Weight, layer: int | None) -> str:
+    """Return the name of a weight's module in transformers' model; the output head stands outside `model`."""
+    name = weight.name.removesuffix(".weight")
+    if layer is not None:
+        return f"model.layers.{layer}.{name}"
+    return name if name.startswith("lm_head") else f"model.{name}"
+
+
+def _one_copy(weight: Weight, shape: tuple[int, ...], form: WeightFormat | None) -> Size:
+    if form is not None:
+        return form.size(shape)
+    count = prod(shape) * (_FLOAT32 if weight.kind == "float32" else _BFLOAT16)
+    return Size(count, count)

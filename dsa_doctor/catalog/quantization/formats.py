@@ -4,7 +4,7 @@ Every format is described by the same few numbers: how the values are packed, wh
 and an order of columns are stored, and what a module holds once. The sources of each are named where it is made.
 """
 
-from math import prod
+from math import ceil, prod
 from typing import Literal, NamedTuple
 
 from pydantic import Field
@@ -76,11 +76,15 @@ class WeightFormat(Fact):
         """Whether the bytes follow from the shape alone."""
         return self.packing != "unknown" and not self.optional_bytes
 
+    def lowest(self) -> "WeightFormat":
+        """Return the format at the low end of what is known of it."""
+        return self if self.is_known else self.model_copy(update={"most_bits": self.bits, "optional_bytes": 0})
+
     def size(self, shape: tuple[int, ...]) -> Size:
         """Return the bytes of a weight of `shape`: output rows, then input columns; leading sides are copies."""
         rows, columns = (shape[-2], shape[-1]) if len(shape) > 1 else (1, prod(shape))
         if self.packing == "unknown":
-            one = Size(int(rows * columns * self.bits / 8), int(rows * columns * self.most_bits / 8) + 64)
+            one = Size(int(rows * columns * self.bits / 8), ceil(rows * columns * self.most_bits / 8))
         else:
             bytes_ = self._values(rows, columns) + self._scale_count(rows, columns) * self.scale_bytes
             bytes_ += self._zero_points(rows, columns) + columns * self.column_bytes + self.module_bytes

@@ -22,6 +22,8 @@ MAX_REGEX = 2000
 _MAX_REPEATS = 12
 _NESTED_REPEAT = re.compile(r"\([^()]*[*+}][^()]*\)[*+{]")
 
+_LAYER_NUMBER = re.compile(r"layers\\?\.[\d\[\]()|?:\\d+*{},-]*")
+
 _WRAPPERS = ("model.", "model.language_model.", "language_model.model.", "language_model.", "")
 """What may stand before `layers.N` in a checkpoint's own names: multimodal wrappers put the text model inside."""
 
@@ -82,6 +84,15 @@ class Quantization(Fact):
             self._found[key] = first.format if first is not None else None
         return self._found[key]
 
+    def lowest(self) -> "Quantization":
+        """Return the same with every format that is known by a range only at the low end of it."""
+        rules = tuple(
+            rule if rule.format is None else rule.model_copy(update={"format": rule.format.lowest()})
+            for rule in self.rules
+        )
+        # A copy would keep the prepared rules and what was found with them.
+        return Quantization(**{**dict(self), "rules": rules})
+
     def names_expert_numbers(self) -> bool:
         """Whether two experts of a layer can differ: a pattern speaks of their numbers."""
         return any(one.reads_expert_numbers for one in self.matchers)
@@ -105,10 +116,7 @@ class _Matcher:
         self._set = frozenset(rule.patterns)
         texts = tuple(translate(one) for one in rule.patterns) if rule.how == "glob" else rule.patterns
         self._compiled = tuple(re.compile(one) for one in texts) if rule.how in ("regex", "search", "glob") else ()
-        self.reads_expert_numbers = rule.how != "class" and any(
-            re.search(r"experts?\W+(?:\d|\\d|\[|\()", one) or (rule.how != "exact" and re.search(r"\d|\\d", one))
-            for one in rule.patterns
-        )
+        self.reads_expert_numbers = any(_reads_expert_numbers(one, rule.how) for one in rule.patterns)
 
     def matches(self, names: tuple[str, ...], module_class: ModuleClass) -> bool:
         if self._how == "class":
@@ -125,6 +133,14 @@ class _Matcher:
         if self._how == "search":
             return any(one.search(name) is not None for one in self._compiled)
         return any(one.match(name) is not None for one in self._compiled)
+
+
+def _reads_expert_numbers(pattern: str, how: Match) -> bool:
+    """Whether a pattern can tell two experts of a layer apart: it holds a number beside the layer's."""
+    if how == "class":
+        return False
+    rest = _LAYER_NUMBER.sub("", pattern)
+    return re.search(r"\d|\\d|\[" if how in ("regex", "search", "glob") else r"\d", rest) is not None
 
 
 def _spellings(module: str) -> tuple[str, ...]:

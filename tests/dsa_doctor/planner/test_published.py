@@ -8,11 +8,19 @@ from dsa_doctor.catalog.geometry import geometry_from_config
 from dsa_doctor.catalog.models import find_model
 from dsa_doctor.planner import Hardware, Parallel, PlanOptions, plan
 from dsa_doctor.planner.cache import token_bytes
-from dsa_doctor.planner.parallel import part_bytes
+from dsa_doctor.planner.parallel import part_bytes, stage_weights
+from dsa_doctor.planner.storage import storage_of, stored_size
+from tests.dsa_doctor.planner.quantised import (
+    GLM51_NVFP4_MTP,
+    GLM52_AWQ_INT4,
+    GLM52_NVFP4,
+    GLM52_NVFP4_LORBUS,
+    GLM52_NVFP4_MAPIKA,
+    GLM52_W4A16_MTP,
+    GLM52_W8A16,
+)
 
 GIB = 2**30
-AWQ = {"quant_method": "compressed-tensors", "config_groups": {}}
-NVFP4 = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
 
 
 @dataclass(frozen=True)
@@ -38,11 +46,11 @@ RUNS = (
     Run("seed run without offload", "vllm-project/vllm#38006", "GLM-5-FP8", "NVIDIA A800-SXM4-80GB", 80, TP8, False,
         {"max_model_len": 1024, "max_num_seqs": 16, "enforce_eager": True}),
     Run("GLM-5.2 in int4 on one A100 node", "vllm-project/vllm#38476", "GLM-5.2", "NVIDIA A100-SXM4-80GB", 80, TP8,
-        True, {"max_model_len": 32768}, AWQ),
+        True, {"max_model_len": 32768}, GLM52_AWQ_INT4),
     Run("GLM-5.3 in nvfp4 on two A100 nodes", "wtdcode/vllm-backport#38", "GLM-5.2", "NVIDIA A100-SXM4-80GB", 80,
         Parallel(tensor=8, pipeline=2, expert=True), True,
         {"max_model_len": 524288, "max_num_seqs": 8, "kv_cache_dtype": "bfloat16", "block_size": 128,
-         "gpu_memory_utilization": 0.94}, NVFP4, nodes=2),
+         "gpu_memory_utilization": 0.94}, GLM52_NVFP4, nodes=2),
     Run("GLM-5 FP8 on 8 H200", "recipe zai-org/GLM-5 of vllm-project/recipes", "GLM-5-FP8", "NVIDIA H200", 141, TP8,
         True, {"max_model_len": 202752}),
     Run("GLM-5 in bf16 on 8 H200", "the same recipe: needs several nodes", "GLM-5", "NVIDIA H200", 141, TP8, False),
@@ -102,6 +110,45 @@ def test_the_checkpoint_has_its_published_size(model, gigabytes, source):
     hardware = Hardware(name="NVIDIA H200", gpus_per_node=8, memory_bytes=141 * GIB)
     found = plan(find_model(model).geometry(), hardware, PlanOptions(parallel=TP8))
     assert found.disk_bytes / 1e9 == pytest.approx(gigabytes, rel=0.005), source
+
+
+def _stored(model):
+    """Return the least and the most bytes of the checkpoint."""
+    sizes = [stored_size(weight, model, layer=layer) for layer, weight in stage_weights(model, TP8, 0, mtp=True)]
+    return sum(one.low for one in sizes), sum(one.high for one in sizes)
+
+
+def _quantised(name, section):
+    return geometry_from_config({**find_model(name).config, "quantization_config": section}, name=name, source="test")
+
+
+@pytest.mark.parametrize(
+    ("model", "section", "published", "named", "source"),
+    [
+        ("GLM-5.2", GLM52_AWQ_INT4, 411 * GIB, "int4", "cyankiwi/GLM-5.2-AWQ-INT4: 410 to 411 GiB, gist timinar"),
+        ("GLM-5.2", GLM52_W4A16_MTP, 405 * GIB, "int4", "canada-quant/GLM-5.2-W4A16-MTP: ~405 GB, which are GiB"),
+        ("GLM-5.2", GLM52_NVFP4, 464.8e9, "nvfp4", "nvidia/GLM-5.2-NVFP4: 432.9 GiB"),
+        ("GLM-5.2", GLM52_NVFP4_MAPIKA, 410 * GIB, "nvfp4", "Mapika/GLM-5.2-NVFP4: 410 GB, which are GiB"),
+        ("GLM-5.2", GLM52_NVFP4_LORBUS, 459 * GIB, "nvfp4", "Lorbus/GLM-5.2-NVFP4: ~459 GB, which are GiB"),
+        ("GLM-5.1", GLM51_NVFP4_MTP, 441e9, "nvfp4", "CortexLM/GLM-5.1-NVFP4-MTP: ~441 GB"),
+    ],
+)
+def test_a_quantised_checkpoint_has_its_published_size(model, section, published, named, source):
+    """Where no pattern names the MTP layer it may be missing: the published size is then the lower end."""
+    geometry = _quantised(model, section)
+    low, high = _stored(geometry)
+    assert low == pytest.approx(published, rel=0.01), source
+    assert high == low or not any("78" in one for one in section["ignore"] if isinstance(one, str))
+    assert storage_of(geometry).name == named
+    assert storage_of(geometry).label == "exact"
+
+
+def test_eight_bit_weights_do_not_fit_where_four_bit_ones_do():
+    hardware = Hardware(name="NVIDIA A100-SXM4-80GB", gpus_per_node=8, memory_bytes=80 * GIB)
+    wide = plan(_quantised("GLM-5.2", GLM52_W8A16), hardware, PlanOptions(parallel=TP8))
+    assert wide.disk_bytes > 750e9
+    assert wide.fits is False
+    assert plan(_quantised("GLM-5.2", GLM52_AWQ_INT4), hardware, PlanOptions(parallel=TP8)).fits is True
 
 
 def test_weights_per_rank_of_deepseek_v3():
