@@ -5,6 +5,7 @@ run in the main thread alone, between two of its instructions: not while that wa
 """
 
 import contextlib
+import fcntl
 import os
 import select
 import signal
@@ -29,13 +30,20 @@ def heed_signals() -> None:
     if _installed:
         return
     _installed = True
-    read, write = os.pipe()
+    read, write = (_beyond_streams(end) for end in os.pipe())
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(read,), name="signals", daemon=True).start()
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda _number, _frame: None)
+
+
+def _beyond_streams(descriptor: int) -> int:
+    """Move a descriptor above those of the standard streams, whose numbers are free where the shell closed them."""
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(descriptor)
+    return moved
 
 
 @contextlib.contextmanager

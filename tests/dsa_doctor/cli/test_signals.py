@@ -215,3 +215,9 @@ def test_an_ignored_signal_stays_ignored(start):
     process.send_signal(signal.SIGHUP)
     process.communicate(b"nothing to see\n", timeout=60)
     assert process.returncode == 0
+
+
+def test_closed_streams_are_not_taken_for_the_pipe_that_tells_of_signals():
+    command = f"{sys.executable} -m dsa_doctor models >&- 2>&- <&-; echo $?"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "74\n"
