@@ -16,7 +16,7 @@ from dsa_doctor.planner.cache import token_bytes
 from dsa_doctor.planner.checkpoint import Checkpoint
 from dsa_doctor.planner.estimates import GIB, activation_bytes, fixed_bytes, graph_bytes, usable_bytes
 from dsa_doctor.planner.parallel import Parallel, part_bytes, problems_of, rank_bytes, stage_weights
-from dsa_doctor.planner.storage import Label, storage_of, stored_bytes
+from dsa_doctor.planner.storage import Label, lowest, storage_of, stored_bytes, stored_size
 from dsa_doctor.planner.weights import Part
 
 MINIMUM_CONTEXT = 1024
@@ -66,6 +66,8 @@ class Line(Fact):
     bytes: int
     label: Label
     note: str = ""
+    low_bytes: int | None = None
+    """The least that it can be, where only a range is known; `bytes` is then the most."""
 
 
 class Plan(Fact):
@@ -99,10 +101,15 @@ class Plan(Fact):
     sets_batch: bool = False
     """Whether the plan chose batched_tokens and sequences below vLLM's defaults: they must then be given to it."""
     fits: bool | None
-    """None where the memory of the GPU is not known."""
+    """None where the memory of the GPU is not known, or where the weights fit at one end of their range only."""
     shortfall_bytes: int
     """Missing per GPU; 0 where it fits."""
     disk_bytes: int
+    """Of the checkpoint; the most that it can be where only a range is known."""
+    disk_low_bytes: int | None = None
+    """The least that the checkpoint can be, where only a range is known."""
+    weights_doubts: tuple[str, ...] = ()
+    """Why the bytes of the weights are estimated; empty where they are exact."""
     parameters: int
     mtp_parameters: int
     """Parameters of the MTP layers, counted separately: on disk always, on the GPUs only with speculative decoding."""
@@ -126,8 +133,29 @@ def plan(model: ModelGeometry, hardware: Hardware, options: PlanOptions, checkpo
     """Return the memory plan; weights are counted from the configuration, or from a local checkpoint where given.
 
     Where the user left the batch open, vLLM's defaults are tried first and smaller ones after them, so that more memory
-    never turns a fit into a misfit.
+    never turns a fit into a misfit. Weights whose format is not fully known are counted at the most that they can be;
+    whether they fit is said only where both ends of the range agree.
     """
+    found = _at_one_size(model, hardware, options, checkpoint)
+    storage, least = storage_of(model), lowest(model)
+    if checkpoint is not None:
+        return found
+    found = found.model_copy(update={"weights_doubts": storage.reasons, "disk_low_bytes": _disk_low(model)})
+    if least is model:
+        return found
+    low = _at_one_size(least, hardware, options, None)
+    sizes = {line.name: line.bytes for line in low.lines}
+    lines = tuple(
+        line.model_copy(update={"low_bytes": sizes[line.name]})
+        if sizes.get(line.name, line.bytes) < line.bytes
+        else line
+        for line in found.lines
+    )
+    fits = found.fits if found.fits == low.fits else None
+    return found.model_copy(update={"lines": lines, "fits": fits})
+
+
+def _at_one_size(model: ModelGeometry, hardware: Hardware, options: PlanOptions, checkpoint: Checkpoint | None) -> Plan:
     default = default_batch(hardware.memory_bytes, hardware.name)
     wanted = (options.max_num_batched_tokens, options.max_num_seqs)
     tiers = [default, *(one for one in ((2048, 256), (2048, 16), (1024, 4)) if one[0] <= default[0] and one != default)]
@@ -338,3 +366,11 @@ def _disk(model: ModelGeometry) -> tuple[int, int, int]:
         else:
             parameters += weight.count
     return size, parameters, mtp
+
+
+@lru_cache(maxsize=256)
+def _disk_low(model: ModelGeometry) -> int | None:
+    """Return the least bytes of the checkpoint where that is less than the most, else None."""
+    sizes = [stored_size(weight, model, layer=layer) for layer, weight in stage_weights(model, Parallel(), 0, mtp=True)]
+    low, high = sum(size.low for size in sizes), sum(size.high for size in sizes)
+    return low if low < high else None

@@ -62,8 +62,8 @@ def storage_of(model: ModelGeometry) -> Storage:
 
 
 def lowest(model: ModelGeometry) -> ModelGeometry:
-    """Return the model with every weight whose format is not known at the low end of its range."""
-    if model.stored is None:
+    """Return the model with every weight whose format is not known at the low end of its range; itself without one."""
+    if model.stored is None or model.stored.is_known:
         return model
     return model.model_copy(update={"stored": model.stored.lowest()})
 

@@ -51,13 +51,17 @@ def _print_plan(console: Console, plan: Plan, shapes: Sequence[Shape]) -> None:
     table.add_column(width=10, no_wrap=True)
     table.add_column(ratio=1)
     for line in plan.lines:
-        table.add_row(f"  {line.name}", _gib(line.bytes), line.label, Text(line.note, style="dim"))
+        size = _gib(line.bytes) if line.low_bytes is None else f"<= {_gib(line.bytes)}"
+        note = line.note if line.low_bytes is None else f"at least {_gib(line.low_bytes)}"
+        table.add_row(f"  {line.name}", size, line.label, Text(note, style="dim"))
     if plan.kv_cache_bytes is not None and plan.budget_bytes is not None:
         note = f"{plan.kv_token_bytes:,} bytes a token, exact"
         table.add_row("  KV cache", _gib(plan.kv_cache_bytes), "the rest", Text(note, style="dim"))
         table.add_row("  budget", _gib(plan.budget_bytes), "", Text("what torch can use, times the share", style="dim"))
     console.print(table, width=width)
     console.print(_fit(plan), width=width)
+    for doubt in plan.weights_doubts:
+        console.print(Padding(Text(f"weights are estimated: {doubt}", style="yellow"), (0, 0, 0, 2)), width=width)
     if shapes:
         console.print(Text("\nWhat fits", style="bold"), width=width)
     for shape in shapes:
@@ -154,6 +158,14 @@ def _fit(plan: Plan) -> Text:
     if plan.problems:
         return Text(f"  vLLM refuses these sizes: {'; '.join(plan.problems)}.", style="bold red")
     disk = f"{plan.disk_bytes / 1e9:.0f} GB on disk"
+    if plan.disk_low_bytes is not None and round(plan.disk_low_bytes / 1e9) < round(plan.disk_bytes / 1e9):
+        disk = f"{plan.disk_low_bytes / 1e9:.0f} to {disk}"
+    if plan.fits is None and plan.budget_bytes is not None:
+        weights = [line for line in plan.lines if line.name.startswith("weights: ")]
+        most = sum(line.bytes for line in weights)
+        least = sum(line.bytes if line.low_bytes is None else line.low_bytes for line in weights)
+        size = f"the weights take {_gib(least)} to {_gib(most)} per GPU"
+        return Text(f"  Whether it fits is not known: {size}. {disk}.", style="bold yellow")
     if plan.fits is None:
         return Text(f"  Whether it fits is not known: the GPU's memory is not. {disk}.", style="bold yellow")
     if not plan.fits:

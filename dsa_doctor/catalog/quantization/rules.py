@@ -84,6 +84,11 @@ class Quantization(Fact):
             self._found[key] = first.format if first is not None else None
         return self._found[key]
 
+    @property
+    def is_known(self) -> bool:
+        """Whether every format that a rule gives is known."""
+        return all(rule.format is None or rule.format.is_known for rule in self.rules)
+
     def lowest(self) -> "Quantization":
         """Return the same with every format that is known by a range only at the low end of it."""
         rules = tuple(

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsa_doctor.catalog.geometry import geometry_from_config
 from dsa_doctor.catalog.models import KNOWN_MODELS, find_model
 from dsa_doctor.catalog.targets import KNOWN_GPUS, find_gpu
 from dsa_doctor.planner import Hardware, Parallel, PlanOptions, nearest_shapes, plan
@@ -178,3 +179,38 @@ def test_unified_memory_is_planned_up_to_what_is_free_at_a_start():
     asked = plan(model, hardware, PlanOptions(parallel=Parallel(tensor=2), gpu_memory_utilization=0.87))
     assert any("0.87" in one and "up to 0.83" in one for one in asked.problems)
     assert plan(model, hardware, PlanOptions(parallel=Parallel(tensor=2), gpu_memory_utilization=0.8)).problems == ()
+
+
+def _guessed(section):
+    config = {**find_model("GLM-5.2").config, "quantization_config": section}
+    return geometry_from_config(config, name="GLM-5.2", source="test")
+
+
+def test_an_unknown_method_is_a_range_and_never_exact():
+    hardware = Hardware(name="NVIDIA A100-SXM4-80GB", gpus_per_node=8, memory_bytes=80 * GIB)
+    found = plan(_guessed({"quant_method": "novel"}), hardware, PlanOptions(parallel=Parallel(tensor=8)))
+    assert found.fits is None
+    assert found.disk_low_bytes < 120e9 < 1400e9 < found.disk_bytes
+    weights = [line for line in found.lines if line.name.startswith("weights: ")]
+    assert {line.label for line in weights} == {"estimated"}
+    experts = next(line for line in weights if line.name == "weights: routed experts")
+    assert 0 < experts.low_bytes < experts.bytes
+    assert found.weights_doubts == ("how novel stores weights is not known here",)
+
+
+def test_an_unknown_method_of_known_bits_narrows_the_range():
+    hardware = Hardware(name="NVIDIA A100-SXM4-80GB", gpus_per_node=8, memory_bytes=80 * GIB)
+    options = PlanOptions(parallel=Parallel(tensor=8))
+    assert plan(_guessed({"quant_method": "novel", "bits": 3}), hardware, options).fits is True
+    assert plan(_guessed({"quant_method": "novel", "bits": 8}), hardware, options).fits is False
+
+
+def test_what_is_known_has_no_range():
+    found = plan(
+        find_model("GLM-5-FP8").geometry(),
+        Hardware(name="x", gpus_per_node=8),
+        PlanOptions(parallel=Parallel(tensor=8)),
+    )
+    assert found.disk_low_bytes is None
+    assert found.weights_doubts == ()
+    assert all(line.low_bytes is None for line in found.lines)
