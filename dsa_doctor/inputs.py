@@ -30,7 +30,7 @@ class Options:
         tensor_parallel_size: None takes the number of visible GPUs, or 8 for a target elsewhere.
         kv_cache_dtype: as for vLLM's --kv-cache-dtype.
         backend: an attention backend asked for by name.
-        plugin_mode: as DSA_DOCTOR_PLUGIN.
+        plugin_mode: --plugin; None leaves it to DSA_DOCTOR_PLUGIN in the judged environment.
         gpu_memory_gib: --gpu-memory: memory of each GPU in GiB, in place of what the driver or the catalog says.
     """
 
@@ -38,12 +38,12 @@ class Options:
     tensor_parallel_size: int | None = None
     kv_cache_dtype: str = "auto"
     backend: str | None = None
-    plugin_mode: PluginMode = "auto"
+    plugin_mode: PluginMode | None = None
     gpu_memory_gib: float | None = None
 
 
-def plugin_mode_from(text: str | None) -> PluginMode:
-    """Return the plugin's mode from the value of DSA_DOCTOR_PLUGIN; unset and empty mean auto.
+def plugin_mode_from(text: str | None, source: str = "DSA_DOCTOR_PLUGIN") -> PluginMode:
+    """Return the plugin's mode from the value of DSA_DOCTOR_PLUGIN or of --plugin; unset and empty mean auto.
 
     Raises:
         UsageError: the value is not accepted.
@@ -52,7 +52,8 @@ def plugin_mode_from(text: str | None) -> PluginMode:
     for mode in PLUGIN_MODES:
         if value == mode:
             return mode
-    raise UsageError(f"DSA_DOCTOR_PLUGIN={text!r} is not accepted. Accepted: {', '.join(PLUGIN_MODES)}.")
+    joined = " " if source.startswith("-") else "="
+    raise UsageError(f"{source}{joined}{text!r} is not accepted. Accepted: {', '.join(PLUGIN_MODES)}.")
 
 
 def load_facts(path: Path) -> Facts:

@@ -14,7 +14,7 @@ from dsa_doctor.inputs import Options, UsageError, load_facts, named_target, req
 from dsa_doctor.probes import fingerprint, gpus, selector
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.gather import gather
-from dsa_doctor.resolver import Request, Target, query_for, resolve
+from dsa_doctor.resolver import Case, Request, RequestError, Target, query_for, resolve_case
 from dsa_doctor.resolver.judgement import finding
 from dsa_doctor.resolver.resolve import undetermined
 from dsa_doctor.verdict.schema import Verdict
@@ -61,16 +61,11 @@ def judge_fleet(
     given = load_facts(facts_file) if facts_file is not None else None
     named: list[Target | None] = [named_target(text) for text in targets] or [None]
     found = targets_of((given.gpus if given else gpus.probe()), from_file=given is not None) if not targets else []
-    combinations = [
-        _combination(text, target, found, options) for text in models or [DEFAULT_MODEL] for target in named
-    ]
     try:
-        queries = {
-            query_for(one.model, target.parsed, request): None
-            for one in combinations
-            if one.model is not None and one.model.uses_dsa
-            for target, request in one.cases
-        }
+        combinations = [
+            _combination(text, target, found, options) for text in models or [DEFAULT_MODEL] for target in named
+        ]
+        queries = {case.query: None for one in combinations for case in one.cases if case.model.uses_dsa}
         facts = given or gather_with(environment or Environment.current(), tuple(queries) or None)
         verdicts = []
         for one in combinations:
@@ -79,9 +74,9 @@ def judge_fleet(
                 problem = finding("DSA910", "unknown", one.problem, remedy=remedy)
                 verdicts.append(undetermined(facts, problem, target=one.named))
                 continue
-            judged = [resolve(facts, model=one.model, target=target, request=request) for target, request in one.cases]
+            judged = [resolve_case(facts, case) for case in one.cases]
             verdicts.append(max(judged, key=_gravity) if judged else _no_target(facts))
-    except ValueError as error:
+    except RequestError as error:
         raise UsageError(str(error)) from error
     return verdicts
 
@@ -112,7 +107,7 @@ class _Combination:
     named: Target | None
     model: ModelGeometry | None
     problem: str
-    cases: tuple[tuple[Target, Request], ...]
+    cases: tuple[Case, ...]
 
 
 def _combination(text: str, named: Target | None, found: list[Target], options: Options) -> _Combination:
@@ -121,7 +116,9 @@ def _combination(text: str, named: Target | None, found: list[Target], options: 
     except UnknownModelError as error:
         return _Combination(named, None, str(error), ())
     targets = [with_memory(one, options.gpu_memory_gib) for one in ([named] if named is not None else found)]
-    return _Combination(named, model, "", tuple((target, request_for(model, target, options)) for target in targets))
+    return _Combination(
+        named, model, "", tuple(Case.of(model, target, request_for(model, target, options)) for target in targets)
+    )
 
 
 def _gravity(verdict: Verdict) -> tuple[bool, int]:

@@ -65,6 +65,14 @@ def check(
     attention_backend: Annotated[
         str | None, typer.Option("--attention-backend", help="A backend by name: it works, or the layer is unresolved.")
     ] = None,
+    plugin: Annotated[
+        str | None,
+        typer.Option(
+            "--plugin",
+            metavar="auto|off|force",
+            help="Judge as if DSA_DOCTOR_PLUGIN were this. [default: as in the judged environment]",
+        ),
+    ] = None,
     facts: Annotated[
         list[Path] | None,
         typer.Option(
@@ -117,11 +125,12 @@ def check(
     try:
         rules = _policy(policy, strict=strict)
         pin = find_pin(manifest) if manifest is not None else None
+        plugin_mode_from(os.environ.get("DSA_DOCTOR_PLUGIN"))  # a typo is told before anything is gathered
         options = Options(
             tensor_parallel_size=tensor_parallel_size,
             kv_cache_dtype=kv_cache_dtype,
             backend=attention_backend,
-            plugin_mode=plugin_mode_from(os.environ.get("DSA_DOCTOR_PLUGIN")),
+            plugin_mode=plugin_mode_from(plugin, "--plugin") if plugin is not None else None,
             gpu_memory_gib=gpu_memory,
         )
         asked = _once(_models(models) or rules.models), _once(target or rules.targets)

@@ -43,7 +43,8 @@ def explain(
     try:
         given = load_facts(facts) if facts is not None else None
         named = named_target(target)
-        mode = plugin_mode_from(os.environ.get("DSA_DOCTOR_PLUGIN"))
+        own = plugin_mode_from(os.environ.get("DSA_DOCTOR_PLUGIN"))
+        mode = own if given is None else None  # facts hold the settings of the machine that they describe
         if log == "-":
             explanation = explain_log(sys.stdin.buffer, target=named, facts=given, plugin_mode=mode)
         else:

@@ -130,6 +130,7 @@ def run_model(
         "port": port,
     }
     try:
+        plugin_mode_from(os.environ.get("DSA_DOCTOR_PLUGIN"))  # a typo is told before anything is gathered
         asked = launch_options(
             model,
             given,
@@ -138,7 +139,6 @@ def run_model(
             gpu_memory_gib=gpu_memory,
             executable=vllm_executable,
             elsewhere=target is not None or emit is not None,
-            plugin_mode=plugin_mode_from(os.environ.get("DSA_DOCTOR_PLUGIN")),
         )
     except (ExtraArgumentError, UsageError) as error:
         fail_usage(str(error))

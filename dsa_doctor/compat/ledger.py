@@ -29,7 +29,7 @@ class Reliance:
     """
 
     target: str
-    used_by: Literal["emulation", "selector", "model_classes", "rules", "triton_fp8"]
+    used_by: Literal["emulation", "selector", "model_classes", "rules", "settings", "triton_fp8"]
     why: str
     expects: str = ""
     kind: Literal["function", "class", "global"] = "function"
@@ -156,6 +156,18 @@ RELIANCES: tuple[Reliance, ...] = (
         "the start-up step that compiles registered kernels and re-raises a failure",
         expects=r"(?s)registry\.warmup\(\)\s+except Exception:.*?raise\n",
         releases=_SINCE_0_30,
+    ),
+    Reliance(
+        "vllm.plugins:load_plugins_by_group",
+        "settings",
+        "which plugins are loaded once VLLM_PLUGINS is set: those whose very names it holds",
+        expects=r"allowed_plugins is None or plugin\.name in allowed_plugins",
+    ),
+    Reliance(
+        "vllm.envs:environment_variables",
+        "settings",
+        "the variables that this vLLM reads; those whose names select kernels or backends are facts",
+        kind="global",
     ),
     Reliance(
         "vllm.v1.attention.ops.common:pack_seq_triton",

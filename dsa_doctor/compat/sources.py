@@ -8,6 +8,8 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+_STATEMENT = re.compile(r"^(?:class|def|async def|@|[A-Za-z_]\w*\s*[:=(])", re.MULTILINE)
+
 _LONGEST_HEADER = 120
 """Lines; the longest header seen in vLLM has 60."""
 
@@ -94,8 +96,9 @@ def _block(text: str, start: str) -> str | None:
     match = re.search(start, text, re.MULTILINE)
     if match is None:
         return None
-    end = re.search(r"^(?:class|def|async def|@|[A-Za-z_]\w*\s*[:=(])", text[match.end() :], re.MULTILINE)
-    return text[match.start() : match.end() + end.start()] if end else text[match.start() :]
+    # From the next line on: the rest of the first one is no statement of its own.
+    end = _STATEMENT.search(text, text.find("\n", match.end()) + 1 or len(text))
+    return text[match.start() : end.start()] if end else text[match.start() :]
 
 
 def _signature(text: str) -> tuple[str, ...] | None:

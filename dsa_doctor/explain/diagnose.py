@@ -41,7 +41,7 @@ class _Collected:
 
 
 def explain(
-    stream: BinaryIO, *, target: Target | None = None, facts: Facts | None = None, plugin_mode: PluginMode = "auto"
+    stream: BinaryIO, *, target: Target | None = None, facts: Facts | None = None, plugin_mode: PluginMode | None = None
 ) -> Explanation:
     """Explain a log; any bytes are accepted, and memory does not grow with them.
 
@@ -49,7 +49,7 @@ def explain(
         stream: the log, a traceback or a pasted issue.
         target: the GPU that the log is from, where the user names it.
         facts: of the environment that the log is from.
-        plugin_mode: as DSA_DOCTOR_PLUGIN.
+        plugin_mode: as DSA_DOCTOR_PLUGIN; None leaves it to the facts.
     """
     reader, background, collected = _read(stream)
     kept = _keep(collected, background)

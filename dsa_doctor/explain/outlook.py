@@ -12,6 +12,7 @@ from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Facts, Fingerprint
 from dsa_doctor.resolver.plugin_gate import GateDecision, environment_gate, model_gate
 from dsa_doctor.resolver.request import PluginMode
+from dsa_doctor.resolver.settings import plugin_settings
 
 _ORDER = {"csrc": 0, "attention": 1, "indexer": 2, "runtime": 3}
 _GUARD = {"DSA302", "DSA303"}
@@ -51,20 +52,22 @@ def next_failures(finding_id: str, capability: Capability | None, layers_found: 
 
 
 def plugin_gate(
-    capability: Capability, *, facts: Facts | None, mode: PluginMode, model: str | None
+    capability: Capability, *, facts: Facts | None, mode: PluginMode | None, model: str | None
 ) -> tuple[GateDecision, bool]:
     """Return the plugin's decision for the log's GPU and model, and whether the environment was known.
 
     Without facts the environment is not judged: `absent` then says only that the GPU is one that the plugin serves.
     """
     software = facts.software.value if facts is not None else None
+    settings = plugin_settings(facts, mode) if facts is not None else None
     unread: Observation[Fingerprint] = Observation.unknown("no facts were given")
     gate = environment_gate(
         capability=capability,
-        mode=mode,
-        registered=software is not None and any(one.value.startswith("dsa_doctor.") for one in software.vllm_plugins),
+        mode=settings.mode if settings is not None else mode or "auto",
+        registered=settings is not None and settings.registered,
         triton=software is not None and "triton" in software.packages,
         fingerprint=facts.fingerprint if facts is not None else unread,
+        kept_out=settings.kept_out if settings is not None else None,
     )
     known = find_model(model) or find_model(PurePosixPath(model).name) if model else None
     if known is not None:

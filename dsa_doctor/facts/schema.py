@@ -58,6 +58,17 @@ class Software(Fact):
     """Entry points of the groups vllm.general_plugins and vllm.platform_plugins."""
 
 
+class Settings(Fact):
+    """Environment variables of the process that would serve, as far as they change an answer; values are redacted."""
+
+    looked_at: tuple[str, ...]
+    """Names that were looked at; of vLLM's own, those in its envs.py that select kernels, backends or plugins."""
+    variables: dict[str, str]
+    """Those that are set."""
+    unread: tuple[str, ...] = ()
+    """Names among `variables` that select kernels elsewhere and that this vLLM does not read."""
+
+
 class CudaToolkit(Fact):
     """A CUDA toolkit that run-time compilation (DeepGEMM, FlashInfer) would find."""
 
@@ -239,6 +250,9 @@ class Fingerprint(Fact):
     """Whether the dense prefill casts its input to the kv_b_proj weight's dtype (int32 under Marlin)."""
     dsv3_fused_a_gemm_gate: Literal["capability", "none", "absent", "unrecognised"] = "unrecognised"
     """What guards the op dsv3_fused_a_gemm in the generic model, which has no code below sm_90."""
+    plugins_by_name: bool | None = None
+    """Whether vLLM loads the plugins alone whose names VLLM_PLUGINS lists, once it is set; None where its rule was not
+    recognised or not read."""
     patch_targets: dict[str, str] = Field(default_factory=dict)
     """Patch target of the plugin to "present", "missing" or "changed: ..."."""
 
@@ -260,3 +274,7 @@ class Facts(Fact):
     fingerprint: Observation[Fingerprint]
     vllm_import: Observation[str]
     """The version that vllm reports on import, or why it cannot be imported; unknown where it was not tried."""
+    settings: Observation[Settings] = Observation[Settings].unknown(
+        "these facts were gathered by a dsa-doctor that did not record them"
+    )
+    """Unknown for another interpreter or a wheel: nobody knows under which settings it will serve."""

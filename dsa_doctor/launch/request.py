@@ -64,7 +64,7 @@ class LaunchOptions:
         in_file: options, in their long spelling, that vLLM reads in the file of its --config.
         executable: command that runs vLLM; None looks for it.
         elsewhere: whether the launch is for other machines, whose state cannot be looked at.
-        plugin_mode: as DSA_DOCTOR_PLUGIN.
+        plugin_mode: in place of DSA_DOCTOR_PLUGIN; None leaves it to the environment.
     """
 
     model: str
@@ -95,7 +95,7 @@ class LaunchOptions:
     in_file: frozenset[str] = frozenset()
     executable: str | None = None
     elsewhere: bool = False
-    plugin_mode: PluginMode = "auto"
+    plugin_mode: PluginMode | None = None
 
 
 def launch_options(
@@ -107,7 +107,7 @@ def launch_options(
     gpu_memory_gib: float | None = None,
     executable: str | None = None,
     elsewhere: bool = False,
-    plugin_mode: PluginMode = "auto",
+    plugin_mode: PluginMode | None = None,
 ) -> LaunchOptions:
     """Merge what follows `--`, the options, the file of vLLM's --config and the defaults; the first with a value wins.
 

@@ -24,7 +24,7 @@ def verdict_of(vllm_config: Any) -> Verdict:
     Gathered are the facts that need neither CUDA nor another import of vLLM; what must be imported to be known
     (DeepGEMM, the compiled modules) is imported in a process of its own.
     """
-    from dsa_doctor.probes import cuda_toolkit, deep_gemm, fingerprint, gpus, software
+    from dsa_doctor.probes import cuda_toolkit, deep_gemm, fingerprint, gpus, settings, software
 
     environment = Environment.current()
     facts = Facts(
@@ -37,6 +37,7 @@ def verdict_of(vllm_config: Any) -> Verdict:
         selector=Observation[Selector].unknown(_NOT_ASKED),
         fingerprint=fingerprint.probe(environment),
         vllm_import=Observation[str].unknown(_NOT_ASKED),
+        settings=settings.probe(environment),
     )
     from vllm.platforms import current_platform
 

@@ -7,6 +7,7 @@ DSA_DOCTOR_ANSWER_FD: standard output belongs to the examined package, which may
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +45,7 @@ def run_child(
     *,
     python: Path,
     timeout: float,
-    environment: dict[str, str] | None = None,
+    environment: Mapping[str, str | None] | None = None,
 ) -> ChildResult:
     """Run `children/<script>` under `python`, and return its answer or the way in which it failed; never raises.
 
@@ -53,14 +54,14 @@ def run_child(
         request: JSON-serialisable request, given on standard input.
         python: interpreter of the examined environment.
         timeout: seconds after which the child and its whole process group are killed.
-        environment: variables set on top of the inherited ones.
+        environment: variables set on top of the inherited ones; None takes one away.
     """
     ended = run(
         [python, CHILDREN / script],
         timeout=timeout,
         given=json.dumps(request).encode(),
         # The examined environment is left as it was found, byte code caches included.
-        environment={**os.environ, **(environment or {}), "PYTHONDONTWRITEBYTECODE": "1"},
+        environment=_changed(os.environ, {**(environment or {}), "PYTHONDONTWRITEBYTECODE": "1"}),
         merge=True,
         keep_stdout=_KEPT_OUTPUT,
         answer_variable="DSA_DOCTOR_ANSWER_FD",
@@ -82,3 +83,8 @@ def run_child(
     if not isinstance(parsed, dict):
         return ChildResult("garbage", {}, f"the {name} probe gave no readable answer", evidence, ended.seconds)
     return ChildResult("answered", parsed, "", evidence, ended.seconds)
+
+
+def _changed(inherited: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    together = {**inherited, **changes}
+    return {name: value for name, value in together.items() if value is not None}

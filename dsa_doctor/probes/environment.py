@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from dsa_doctor.compat.settings import changes_answers
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -15,16 +17,18 @@ class Environment:
     Attributes:
         python: interpreter for subprocess probes; None where only files can be read (an unpacked wheel).
         search_path: folders that hold distributions, in import order.
+        own: whether it is the running one, so that this process's environment variables are those it would serve with.
     """
 
     python: Path | None
     search_path: tuple[Path, ...]
+    own: bool = False
 
     @classmethod
     def current(cls) -> "Environment":
         """Return the environment of the running interpreter."""
         folders = tuple(Path(entry) for entry in sys.path if entry and Path(entry).is_dir())
-        return cls(python=Path(sys.executable), search_path=folders)
+        return cls(python=Path(sys.executable), search_path=folders, own=True)
 
     def distributions(self) -> Iterator[metadata.Distribution]:
         """Yield every distribution on the search path, earlier folders first."""
@@ -38,10 +42,14 @@ class Environment:
                 return candidate
         return None
 
-    def child_variables(self) -> dict[str, str]:
+    def child_variables(self) -> dict[str, str | None]:
         """Return the variables that make a child of `python` see the search path, the standard library left out."""
         folders = [os.fspath(folder) for folder in self.search_path if not _is_standard_library(folder)]
-        return {"PYTHONPATH": os.pathsep.join(folders)}
+        return {**self.hidden_settings(), "PYTHONPATH": os.pathsep.join(folders)}
+
+    def hidden_settings(self) -> dict[str, str | None]:
+        """Return, as to be taken away, this process's settings that say nothing about another environment."""
+        return {} if self.own else {name: None for name in os.environ if changes_answers(name)}
 
     def shorten(self, text: str) -> str:
         """Return `text` with the paths below the search path made relative, so that they name no user."""

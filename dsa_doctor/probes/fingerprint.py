@@ -2,7 +2,7 @@
 
 import time
 
-from dsa_doctor.compat import model_classes, rules
+from dsa_doctor.compat import model_classes, rules, settings
 from dsa_doctor.compat.patches import patch_targets
 from dsa_doctor.compat.sources import SourceTree
 from dsa_doctor.compat.triton_fp8 import triton_fp8_kernels
@@ -38,6 +38,7 @@ def probe(environment: Environment) -> Observation[Fingerprint]:
             topk_overflow_fix=rules.topk_overflow_fix(tree.root),
             kv_b_proj_int32_bug=rules.kv_b_proj_int32_bug(tree),
             dsv3_fused_a_gemm_gate=rules.dsv3_fused_a_gemm_gate(tree),
+            plugins_by_name=settings.plugins_by_name(tree),
             patch_targets=patch_targets(tree.root),
         )
     except (OSError, SyntaxError, RecursionError) as error:

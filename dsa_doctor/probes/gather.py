@@ -7,7 +7,7 @@ from typing import TypeVar
 from dsa_doctor import __version__
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Facts, Fingerprint, Selector
-from dsa_doctor.probes import csrc, cuda_toolkit, deep_gemm, gpus, software
+from dsa_doctor.probes import csrc, cuda_toolkit, deep_gemm, gpus, settings, software
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.redact import redact
 from dsa_doctor.processes.child import ChildPool
@@ -36,6 +36,7 @@ def gather(environment: Environment, *, selector: SelectorProbe | None, fingerpr
         deep = pool.submit(_guarded, "DeepGEMM", lambda: deep_gemm.probe(environment))
         gpu = pool.submit(_guarded, "GPU", gpus.probe)
         installed = pool.submit(_guarded, "software", lambda: software.probe(environment))
+        chosen = pool.submit(_guarded, "settings", lambda: settings.probe(environment))
         toolkit = pool.submit(_guarded, "CUDA toolkit", lambda: cuda_toolkit.probe(environment))
         sources = pool.submit(_ask_fingerprint, fingerprint, environment)
         answers, vllm_import = selected.result()
@@ -49,6 +50,7 @@ def gather(environment: Environment, *, selector: SelectorProbe | None, fingerpr
             selector=answers,
             fingerprint=sources.result(),
             vllm_import=vllm_import,
+            settings=chosen.result(),
         )
 
 

@@ -63,8 +63,11 @@ def probe(
         "timeout": timeout,
     }
     with scratch_folder("dsa-doctor-") as scratch:
-        variables = {
+        variables: dict[str, str | None] = {
+            **environment.hidden_settings(),
             **dict.fromkeys(_WRITING, os.fspath(scratch)),
+            # Asked is whether the architecture is supported: the indexer calls DeepGEMM whatever this switch says.
+            "VLLM_USE_DEEP_GEMM": "1",
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_PLUGINS": ",".join(plugins),

@@ -2,6 +2,7 @@
 
 from dsa_doctor.resolver.judgement import Judged, Judgement, finding, judged
 from dsa_doctor.resolver.request import TRITON_BACKEND
+from dsa_doctor.resolver.settings import mla_is_off
 from dsa_doctor.verdict.schema import Backend, Finding
 
 _INSTALL = "pip install dsa-doctor   # brings TRITON_MLA_SPARSE to a stock vLLM wheel"
@@ -9,6 +10,12 @@ _INSTALL = "pip install dsa-doctor   # brings TRITON_MLA_SPARSE to a stock vLLM 
 
 def judge_attention(case: Judgement) -> Judged:
     """Judge layer 2 from vLLM's answer, then from the plugin."""
+    if mla_is_off(case.facts):
+        summary = (
+            "VLLM_MLA_DISABLE is set: vLLM then builds no MLA layers, and what it does with sparse ones is not known."
+        )
+        remedy = ("unset VLLM_MLA_DISABLE",)
+        return judged("attention", "unknown", summary, (finding("DSA204", "unknown", summary, remedy=remedy),))
     asked_for = case.request.backend
     if asked_for == TRITON_BACKEND:
         return _by_plugin(case) if case.gate.serves else _plugin_cannot(case)

@@ -23,7 +23,7 @@ def judge_indexer(case: Judgement) -> Judged:
         found = finding("DSA306", "unknown", summary, evidence=observation.evidence)
         return judged("indexer", "unknown", summary, (found,))
     copies = observation.value.copies if observation.value is not None else ()
-    if case.request.plugin_mode == "force" and case.gate.serves:
+    if case.plugin_mode == "force" and case.gate.serves:
         return _by_plugin(case, copies)
     if _supported(case):
         return _on_deep_gemm(case, copies)

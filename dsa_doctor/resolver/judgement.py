@@ -7,7 +7,8 @@ from dsa_doctor.catalog.findings import FINDINGS_BY_ID
 from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.facts.schema import Facts, SelectorAnswer, SelectorQuery
 from dsa_doctor.resolver.plugin_gate import GateDecision
-from dsa_doctor.resolver.request import Request, Target
+from dsa_doctor.resolver.request import PluginMode, Request, Target
+from dsa_doctor.resolver.settings import PluginSettings
 from dsa_doctor.verdict.schema import LAYER_NUMBERS, Finding, Layer, LayerName, State, Status
 
 
@@ -20,6 +21,7 @@ class Judgement:
         model: the model's geometry.
         target: the GPU to judge for.
         request: options of the launch.
+        settings: how the judged environment stands to the plugin.
         gate: whether the plugin serves this model here.
         query: the question that vLLM's selector must have answered.
         answer: vLLM's own answer to this very query; None where it was not or could not be asked.
@@ -29,6 +31,7 @@ class Judgement:
     model: ModelGeometry
     target: Target
     request: Request
+    settings: PluginSettings
     gate: GateDecision
     query: SelectorQuery
     answer: SelectorAnswer | None
@@ -37,6 +40,11 @@ class Judgement:
     def capability(self) -> Capability:
         """Return the target's capability."""
         return self.target.parsed
+
+    @property
+    def plugin_mode(self) -> PluginMode:
+        """Return DSA_DOCTOR_PLUGIN as the judged environment or the command line has it."""
+        return self.settings.mode
 
     @property
     def query_text(self) -> str:

@@ -36,7 +36,13 @@ class GateDecision(Fact):
 
 
 def environment_gate(
-    *, capability: Capability, mode: PluginMode, registered: bool, triton: bool, fingerprint: Observation[Fingerprint]
+    *,
+    capability: Capability,
+    mode: PluginMode,
+    registered: bool,
+    triton: bool,
+    fingerprint: Observation[Fingerprint],
+    kept_out: GateDecision | None = None,
 ) -> GateDecision:
     """Decide from the GPU and the environment, before any model is known; this is what `register()` asks.
 
@@ -46,6 +52,7 @@ def environment_gate(
         registered: whether vLLM would load the plugin's entry point.
         triton: whether Triton is installed.
         fingerprint: what vLLM's sources do; its patch targets must all be present.
+        kept_out: why vLLM would not load an entry point that is registered.
     """
     if mode == "off":
         return GateDecision(
@@ -67,6 +74,8 @@ def environment_gate(
             reason="no entry point of dsa-doctor is registered with vLLM in this environment",
             remedy=("pip install dsa-doctor   # into the environment that runs vLLM",),
         )
+    if kept_out is not None:
+        return kept_out
     if not triton:
         return GateDecision(
             outcome="refuses",

@@ -1,5 +1,6 @@
 """What is asked of the resolver: a target, a model's geometry and the options of the launch."""
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from dsa_doctor.catalog.capability import Capability
@@ -15,6 +16,10 @@ TRITON_BACKEND = "TRITON_MLA_SPARSE"
 
 KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla")
 """What --kv-cache-dtype accepts here; vLLM's own selector judges it further."""
+
+
+class RequestError(ValueError):
+    """What was asked for cannot be met whatever the facts; the message names the option and what is accepted."""
 
 
 class Target(Fact):
@@ -46,7 +51,34 @@ class Request(Fact):
     block_size: int | None = None
     backend: str | None = None
     """A backend asked for by name: it works or is unresolved, nothing else is tried."""
-    plugin_mode: PluginMode = "auto"
+    plugin_mode: PluginMode | None = None
+    """Given on the command line, in place of DSA_DOCTOR_PLUGIN in the judged environment."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is judged: made once, then handed from gathering to the verdict.
+
+    Attributes:
+        model: the model's geometry.
+        target: the GPU.
+        request: options of the launch.
+        query: the question that vLLM's selector must have answered.
+    """
+
+    model: ModelGeometry
+    target: Target
+    request: Request
+    query: SelectorQuery
+
+    @classmethod
+    def of(cls, model: ModelGeometry, target: Target, request: Request) -> "Case":
+        """Return the case.
+
+        Raises:
+            RequestError: the heads cannot be divided among the ranks.
+        """
+        return cls(model, target, request, query_for(model, target.parsed, request))
 
 
 def stock_kv_cache_dtype(model: ModelGeometry, request: Request) -> str:
@@ -81,12 +113,12 @@ def heads_per_rank(model: ModelGeometry, request: Request) -> int:
     """Return the query heads that one tensor-parallel rank holds.
 
     Raises:
-        ValueError: the heads cannot be divided among the ranks.
+        RequestError: the heads cannot be divided among the ranks.
     """
     heads, ranks = model.num_attention_heads, request.tensor_parallel_size
     if ranks < 1 or heads % ranks:
         divisors = ", ".join(str(one) for one in range(1, heads + 1) if heads % one == 0)
-        raise ValueError(
+        raise RequestError(
             f"--tensor-parallel-size {ranks} does not divide the {heads} attention heads of {model.name}. "
             f"Accepted: {divisors}."
         )

@@ -1,7 +1,7 @@
 """From facts to the verdict."""
 
 from dsa_doctor import __version__
-from dsa_doctor.catalog.capability import Capability, shared_memory_per_block
+from dsa_doctor.catalog.capability import shared_memory_per_block
 from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.facts.schema import Facts, SelectorAnswer, SelectorQuery
 from dsa_doctor.resolver.attention import judge_attention, list_backends
@@ -10,8 +10,9 @@ from dsa_doctor.resolver.csrc import judge_csrc
 from dsa_doctor.resolver.indexer import judge_indexer
 from dsa_doctor.resolver.judgement import Judged, Judgement, finding, judged
 from dsa_doctor.resolver.plugin_gate import environment_gate, model_gate
-from dsa_doctor.resolver.request import Request, Target, heads_per_rank, query_for
+from dsa_doctor.resolver.request import Case, Request, Target, heads_per_rank
 from dsa_doctor.resolver.runtime import judge_runtime
+from dsa_doctor.resolver.settings import plugin_settings
 from dsa_doctor.verdict.schema import (
     LAYER_NUMBERS,
     Finding,
@@ -25,23 +26,27 @@ from dsa_doctor.verdict.schema import (
 
 
 def resolve(facts: Facts, *, model: ModelGeometry, target: Target, request: Request) -> Verdict:
+    """Judge one model on one GPU; see `resolve_case`.
+
+    Raises:
+        RequestError: the request cannot be met whatever the facts (heads that the ranks do not divide).
+    """
+    return resolve_case(facts, Case.of(model, target, request))
+
+
+def resolve_case(facts: Facts, asked: Case) -> Verdict:
     """Judge one model on one GPU; pure, and the only place where a verdict is made.
 
     Args:
         facts: gathered on any machine, or read from a file.
-        model: geometry of the model; one without DSA is told so and not judged.
-        target: the GPU.
-        request: options of the launch.
-
-    Raises:
-        ValueError: the request cannot be met whatever the facts (heads that the ranks do not divide).
+        asked: model, GPU, options and the question to vLLM's selector; a model without DSA is told so and not judged.
     """
-    heads_per_rank(model, request)
+    model, target, request = asked.model, asked.target, asked.request
     if not model.uses_dsa:
         return _not_dsa(facts, model, target, request)
     if facts.software.value is not None and "vllm" not in facts.software.value.packages:
         return _no_vllm(facts, model, target, request)
-    case = judgement_of(facts, model=model, target=target, request=request)
+    case = judgement_of(facts, asked)
     parts = (judge_csrc(case), judge_attention(case), judge_indexer(case))
     layers = tuple(part.layer for part in parts)
     runtime = judge_runtime(case, layers)
@@ -60,26 +65,28 @@ def resolve(facts: Facts, *, model: ModelGeometry, target: Target, request: Requ
     )
 
 
-def judgement_of(facts: Facts, *, model: ModelGeometry, target: Target, request: Request) -> Judgement:
+def judgement_of(facts: Facts, asked: Case) -> Judgement:
     """Return the inputs of a judgement, with the plugin's gate and vLLM's answer looked up."""
-    capability = Capability.parse(target.capability)
-    query = query_for(model, capability, request)
+    model, target, request = asked.model, asked.target, asked.request
     software = facts.software.value
+    settings = plugin_settings(facts, request.plugin_mode)
     environment = environment_gate(
-        capability=capability,
-        mode=request.plugin_mode,
-        registered=software is not None and any(one.value.startswith("dsa_doctor.") for one in software.vllm_plugins),
+        capability=target.parsed,
+        mode=settings.mode,
+        registered=settings.registered,
         triton=software is not None and "triton" in software.packages,
         fingerprint=facts.fingerprint,
+        kept_out=settings.kept_out,
     )
     return Judgement(
         facts=facts,
         model=model,
         target=target,
         request=request,
+        settings=settings,
         gate=model_gate(environment, model=model, kv_cache_dtype=request.kv_cache_dtype),
-        query=query,
-        answer=_look_up(facts, query),
+        query=asked.query,
+        answer=_look_up(facts, asked.query),
     )
 
 
@@ -179,4 +186,4 @@ def _once(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
     return tuple(dict.fromkeys(findings))
 
 
-__all__ = ["Judged", "judged", "judgement_of", "resolve", "undetermined"]
+__all__ = ["Judged", "judged", "judgement_of", "resolve", "resolve_case", "undetermined"]

@@ -3,6 +3,7 @@
 from dsa_doctor.catalog.capability import deep_gemm_supports, has_wide_shared_memory, triton_has_e4m3
 from dsa_doctor.resolver.judgement import Judgement, finding
 from dsa_doctor.resolver.request import stock_kv_cache_dtype
+from dsa_doctor.resolver.surroundings import mixed_gpus, settings_findings
 from dsa_doctor.verdict.schema import Finding, Layer
 
 
@@ -17,7 +18,8 @@ def judge_runtime(case: Judgement, layers: tuple[Layer, ...]) -> tuple[Finding, 
         *_cuda_toolkit(case, native=states["indexer"] == "native"),
         *_int32_projection(case, by_plugin=states["attention"] == "plugin"),
         *_torch_without_cuda(case),
-        *_mixed_gpus(case),
+        *mixed_gpus(case),
+        *settings_findings(case, layers),
     ]
     return tuple(found)
 
@@ -135,19 +137,3 @@ def _torch_without_cuda(case: Judgement) -> list[Finding]:
         summary = f"On this machine {what}; the verdict is for {case.gpu}, where vLLM needs a CUDA build."
         return [finding("DSA909", "warn", summary, remedy=remedy)]
     return [finding("DSA909", "fail", f"vLLM cannot use a GPU: {what}.", remedy=remedy)]
-
-
-def _mixed_gpus(case: Judgement) -> list[Finding]:
-    inventory = case.facts.gpus.value
-    if inventory is None or case.target.is_elsewhere:
-        return []
-    visible = [gpu for gpu in inventory.gpus if gpu.visible]
-    capabilities = sorted({gpu.capability for gpu in visible})
-    if len(capabilities) < 2:
-        return []
-    names = tuple(f"GPU {gpu.index}: {gpu.name}, {gpu.capability}" for gpu in visible)
-    summary = (
-        f"The visible GPUs have compute capabilities {', '.join(capabilities)}; the verdict is for the weakest case."
-    )
-    remedy = ("export CUDA_VISIBLE_DEVICES=...   # GPUs of one kind",)
-    return [finding("DSA907", "warn", summary, evidence=names, remedy=remedy)]

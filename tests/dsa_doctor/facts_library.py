@@ -23,6 +23,7 @@ from dsa_doctor.facts.schema import (
     Selector,
     SelectorAnswer,
     SelectorQuery,
+    Settings,
     Software,
     TritonFp8Kernel,
 )
@@ -144,9 +145,15 @@ def fingerprint(**changes: Any) -> Fingerprint:
         "topk_overflow_fix": False,
         "kv_b_proj_int32_bug": False,
         "dsv3_fused_a_gemm_gate": "capability",
+        "plugins_by_name": True,
         "patch_targets": {"vllm.platforms.cuda._get_backend_priorities": "present"},
     }
     return Fingerprint(**{**fields, **changes})
+
+
+def settings(*, unread: tuple[str, ...] = (), **variables: str) -> Observation[Settings]:
+    looked_at = tuple(dict.fromkeys(("DSA_DOCTOR_PLUGIN", "VLLM_PLUGINS", "CUDA_VISIBLE_DEVICES", *variables)))
+    return Observation[Settings].ok(Settings(looked_at=looked_at, variables=variables, unread=unread))
 
 
 def deep_gemm(importable: bool | None = True, failure: str | None = None) -> Observation[DeepGemm]:
@@ -173,6 +180,7 @@ def facts(*gpus: Gpu, answers: tuple[SelectorAnswer, ...] = (), plugin: bool = F
         "selector": Observation[Selector].ok(Selector(answers=answers)),
         "fingerprint": Observation[Fingerprint].ok(fingerprint()),
         "vllm_import": Observation[str].ok("0.32.0"),
+        "settings": settings(),
     }
     return Facts(**{**fields, **changes})
 

@@ -163,6 +163,17 @@ def test_a_closed_pipe_is_no_traceback(files):
     assert "Traceback" not in done.stderr
 
 
+def test_the_judge_s_own_settings_never_reach_foreign_facts(files):
+    own = {"DSA_DOCTOR_PLUGIN": "off", "VLLM_PLUGINS": "foo", "CUDA_VISIBLE_DEVICES": ""}
+    done = run("check", "--facts", str(files / "a100-plugin.json"), "--format", "json", env=own)
+    assert [layer["state"] for layer in json.loads(done.stdout)["layers"]] == ["upstream", "plugin", "plugin"]
+    done = run("check", "--facts", str(files / "a100-plugin.json"), "--plugin", "off")
+    assert done.returncode == 24
+    wrong = run("check", "--facts", str(files / "a100-plugin.json"), "--plugin", "yes")
+    assert wrong.returncode == 2
+    assert "--plugin 'yes' is not accepted. Accepted: auto, off, force" in wrong.stderr
+
+
 def test_lists():
     models = json.loads(run("models", "--format", "json").stdout)
     assert {"GLM-5-FP8", "DeepSeek-V3.2"} <= {one["name"] for one in models}
@@ -172,8 +183,11 @@ def test_lists():
     for columns in ("80", "100", "120"):
         shown = run("targets", env={"COLUMNS": columns}).stdout
         assert "166,912 B" in shown
-        for one in targets:  # whatever --target accepts can be read whole
-            assert all(alias in shown for alias in one["aliases"]), (columns, one)
+        assert "…" not in shown
+        lines = shown.splitlines()
+        column = lines[0].index("ALSO")
+        spelt = "".join(line[column:].strip() for line in lines[1:]).replace(" ", "")
+        assert [one for one in targets if ",".join(one["aliases"]) not in spelt] == []  # folded, and never cut
 
 
 def test_version_and_help():
