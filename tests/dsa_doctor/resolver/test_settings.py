@@ -97,7 +97,7 @@ def test_settings_that_were_not_recorded_are_unknown_where_the_plugin_decides():
     verdict = judge(old)
     assert states(verdict) == SERVED
     (warned,) = found(verdict, "warn")
-    assert "not known" in warned.summary
+    assert "prevents that is unknown" in warned.summary
     stock = Facts.model_validate_json(library.h100_facts().model_dump_json(exclude={"settings"}))
     assert not found(judge(stock, H100), "warn")
 
