@@ -1,27 +1,21 @@
 """Reads a policy from dsa-doctor.toml or from [tool.dsa-doctor] of pyproject.toml."""
 
-import difflib
-import sys
-from collections.abc import Iterator, Mapping
-from datetime import date, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from dsa_doctor.catalog.findings import FINDINGS_BY_ID
-from dsa_doctor.catalog.targets import target_from_text
-from dsa_doctor.policy.schema import GATED_LAYERS, LAYER_NAMES, RESOLVED_STATES, Policy, Suppression
+from pydantic import ValidationError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from dsa_doctor.policy.file import PolicyTable, problems
+from dsa_doctor.policy.schema import LAYER_NAMES, Policy, Suppression
+from dsa_doctor.reading import ReadingError, one_line, parse_toml, read_file
 
 OWN_FILE = "dsa-doctor.toml"
 PYPROJECT = "pyproject.toml"
 TABLE = "tool.dsa-doctor"
 
-_KEYS = ("models", "targets", "required-layers", "allowed-states", "strict", "suppress")
-_SUPPRESSION_KEYS = ("reason", "expires", "targets", "models")
+_MAX_POLICY = 4 << 20
+_MOST_PROBLEMS = 10
+_ACCEPTED = "a TOML file such as dsa-doctor.toml"
 
 
 class PolicyError(ValueError):
@@ -38,9 +32,17 @@ def find_policy(folder: Path) -> Policy:
     if own.is_file():
         return load_policy(own)
     project = folder / PYPROJECT
-    if project.is_file() and _table_of(_parse(project), project) is not None:
+    # A project's file that does not speak of us is no business of ours, whatever is wrong with it.
+    if project.is_file() and _mentions_us(project) and _table_of(_parse(project), project) is not None:
         return load_policy(project)
     return Policy()
+
+
+def _mentions_us(project: Path) -> bool:
+    try:
+        return "dsa-doctor" in read_file(project, limit=_MAX_POLICY, exact=False)
+    except ReadingError:
+        return True  # said when it is parsed
 
 
 def load_policy(path: Path) -> Policy:
@@ -54,16 +56,14 @@ def load_policy(path: Path) -> Policy:
     table = _table_of(content, path) if in_project else content
     if table is None:
         raise PolicyError(f"--policy {path}: has no table [{TABLE}].")
-    return _Reader(path.name, TABLE if in_project else "").policy(table)
+    return policy_from(table, file=one_line(path.name), table=TABLE if in_project else "")
 
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(f"--policy {path}: cannot be read ({type(error).__name__}: {error}).") from error
-    except tomllib.TOMLDecodeError as error:
-        raise PolicyError(f"--policy {path}: not valid TOML ({error}).") from error
+        return parse_toml(read_file(path, limit=_MAX_POLICY))
+    except ReadingError as error:
+        raise PolicyError(f"--policy {one_line(str(path))}: {error}. Accepted: {_ACCEPTED}.") from error
 
 
 def _table_of(content: dict[str, Any], path: Path) -> dict[str, Any] | None:
@@ -74,105 +74,38 @@ def _table_of(content: dict[str, Any], path: Path) -> dict[str, Any] | None:
     return table
 
 
-class _Reader:
-    """Turns the parsed table into a Policy; every error names the file and the key."""
+def policy_from(content: dict[str, Any], *, file: str, table: str = "") -> Policy:
+    """Return the policy that a parsed table says.
 
-    def __init__(self, file: str, table: str) -> None:
-        self.file = file
-        self.table = table
+    Args:
+        content: the keys of the policy.
+        file: its file, as errors name it.
+        table: TOML table that holds it in that file; empty at the top level.
 
-    def policy(self, table: Mapping[str, Any]) -> Policy:
-        self._known_keys(table, _KEYS, "")
-        targets = self._texts(table, "targets")
-        self._check_targets(targets, "targets")
-        required = self._choices(table.get("required-layers", list(GATED_LAYERS)), "required-layers", GATED_LAYERS)
-        strict = table.get("strict", False)
-        if not isinstance(strict, bool):
-            raise self._error("strict", f"{strict!r} is not accepted", "true or false")
-        return Policy(
-            source=self.file,
-            table=self.table,
-            models=self._texts(table, "models"),
-            targets=targets,
-            required_layers=cast(Any, required),
-            allowed_states=cast(Any, self._allowed_states(table.get("allowed-states", {}))),
-            strict=strict,
-            suppressions=tuple(self._suppressions(table.get("suppress", {}))),
-        )
-
-    def _error(self, key: str, problem: str, accepted: str) -> PolicyError:
-        return PolicyError(f"{self.file}: {key}: {problem}. Accepted: {accepted}.")
-
-    def _known_keys(self, table: Mapping[str, Any], accepted: tuple[str, ...], where: str) -> None:
-        for key in table:
-            if key not in accepted:
-                near = difflib.get_close_matches(key.replace("_", "-").lower(), accepted, n=1)
-                hint = f" (did you mean {near[0]}?)" if near else ""
-                raise self._error(f"{where}{key}", f"unknown key{hint}", ", ".join(accepted))
-
-    def _texts(self, table: Mapping[str, Any], key: str, where: str = "") -> tuple[str, ...]:
-        value = table.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(one, str) and one.strip() for one in value):
-            raise self._error(f"{where}{key}", f"{value!r} is not accepted", "a list of names")
-        return tuple(value)
-
-    def _choices(self, value: object, key: str, accepted: tuple[str, ...]) -> tuple[str, ...]:
-        if not isinstance(value, list) or not value:
-            raise self._error(key, f"{value!r} is not accepted", f"a list of at least one of {', '.join(accepted)}")
-        for one in value:
-            if one not in accepted:
-                raise self._error(key, f"{one!r} is not accepted", ", ".join(accepted))
-        return tuple(value)
-
-    def _allowed_states(self, value: object) -> dict[str, tuple[str, ...]]:
-        """Return the allowed states per layer, from one list for all layers or from a table by layer."""
-        if isinstance(value, list):
-            everywhere = self._choices(value, "allowed-states", RESOLVED_STATES)
-            return dict.fromkeys(LAYER_NAMES, everywhere)
-        if not isinstance(value, dict):
-            accepted = f"a list of {', '.join(RESOLVED_STATES)}, or a table of such lists by layer"
-            raise self._error("allowed-states", f"{value!r} is not accepted", accepted)
-        self._known_keys(value, LAYER_NAMES, "allowed-states.")
-        return {
-            layer: self._choices(value.get(layer, list(RESOLVED_STATES)), f"allowed-states.{layer}", RESOLVED_STATES)
-            for layer in LAYER_NAMES
-        }
-
-    def _suppressions(self, value: object) -> Iterator[Suppression]:
-        if not isinstance(value, dict):
-            raise self._error("suppress", f"{value!r} is not accepted", "a table of finding ids, e.g. DSA201 = { ... }")
-        for finding_id, entries in value.items():
-            if finding_id not in FINDINGS_BY_ID:
-                near = difflib.get_close_matches(finding_id.upper(), FINDINGS_BY_ID, n=3)
-                raise self._error(f"suppress.{finding_id}", "no such finding", f"a finding id, e.g. {', '.join(near)}")
-            for entry in entries if isinstance(entries, list) else [entries]:
-                yield self._suppression(finding_id, entry)
-
-    def _suppression(self, finding_id: str, entry: object) -> Suppression:
-        where = f"suppress.{finding_id}."
-        if not isinstance(entry, dict):
-            example = '{ reason = "why", expires = 2030-01-31 }'
-            raise self._error(where.rstrip("."), f"{entry!r} is not accepted", example)
-        self._known_keys(entry, _SUPPRESSION_KEYS, where)
-        reason, expires = entry.get("reason"), entry.get("expires")
-        if not isinstance(reason, str) or not reason.strip():
-            raise self._error(f"{where}reason", "a reason is required" if reason is None else f"{reason!r}", "a text")
-        if not isinstance(expires, date) or isinstance(expires, datetime):
-            problem = "an expiry date is required" if expires is None else f"{expires!r} is not a date"
-            raise self._error(f"{where}expires", problem, "a TOML date without quotes, e.g. 2030-01-31")
-        targets = self._texts(entry, "targets", where)
-        self._check_targets(targets, f"{where}targets")
-        return Suppression(
-            id=finding_id,
-            reason=reason.strip(),
-            expires=expires,
-            targets=targets,
-            models=self._texts(entry, "models", where),
-        )
-
-    def _check_targets(self, targets: tuple[str, ...], key: str) -> None:
-        for text in targets:
-            try:
-                target_from_text(text)
-            except ValueError as error:
-                raise PolicyError(f"{self.file}: {key}: {str(error).removeprefix('--target ')}") from error
+    Raises:
+        PolicyError: one line per problem.
+    """
+    try:
+        said = PolicyTable.model_validate(content)
+    except ValidationError as error:
+        raise PolicyError("\n".join(f"{file}: {problem}" for problem in problems(error)[:_MOST_PROBLEMS])) from error
+    return Policy(
+        source=file,
+        table=table,
+        models=tuple(said.models),
+        targets=tuple(said.targets),
+        required_layers=tuple(said.required_layers),
+        allowed_states={layer: tuple(getattr(said.allowed_states, layer)) for layer in LAYER_NAMES},
+        strict=said.strict,
+        suppressions=tuple(
+            Suppression(
+                id=finding_id,
+                reason=entry.reason,
+                expires=entry.expires,
+                targets=tuple(entry.targets),
+                models=tuple(entry.models),
+            )
+            for finding_id, entries in said.suppress.items()
+            for entry in entries
+        ),
+    )

@@ -8,6 +8,16 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from dsa_doctor.policy.report import ManifestPin
+from dsa_doctor.reading import ReadingError, one_line, read_file
+
+_MAX_MANIFEST = 4 << 20
+_LONGEST_LINE = 4096
+"""Characters; no requirement is longer, and the patterns cost the square of a line."""
+
+_ACCEPTED = (
+    "Accepted: the requirements.txt, pyproject.toml or Dockerfile with the line that pins it, such as vllm==0.33.0 or "
+    "FROM vllm/vllm-openai:v0.33.0."
+)
 
 _WHEEL = re.compile(r"(?:^|[\s/\"'=@])(vllm-\d[^\s/\"'#]*\.whl)\b")
 _IMAGE = re.compile(r"^\s*FROM\s+(?:--\S+\s+)*(\S+)", re.IGNORECASE)
@@ -28,20 +38,17 @@ def find_pin(path: Path) -> ManifestPin:
         ManifestError: the file cannot be read, or no line of it names vLLM.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise ManifestError(f"--manifest {path}: cannot be read ({type(error).__name__}: {error.strerror}).") from error
+        lines = read_file(path, limit=_MAX_MANIFEST, exact=False).splitlines()
+    except ReadingError as error:
+        raise ManifestError(f"--manifest {one_line(str(path))}: {error}. {_ACCEPTED}") from error
     docker = re.search(r"dockerfile|containerfile", path.name, re.IGNORECASE) is not None
     found = [
         ManifestPin(file=_shown(path), line=number, text=line.strip()[:300], requirement=pin)
         for number, line in enumerate(lines, 1)
-        if (pin := _pin(line, docker=docker, toml=path.suffix == ".toml")) is not None
+        if len(line) <= _LONGEST_LINE and (pin := _pin(line, docker=docker, toml=path.suffix == ".toml")) is not None
     ]
     if not found:
-        raise ManifestError(
-            f"--manifest {path}: no line names vLLM. Accepted: the requirements.txt, pyproject.toml or Dockerfile with "
-            "the line that pins it, such as vllm==0.33.0 or FROM vllm/vllm-openai:v0.33.0."
-        )
+        raise ManifestError(f"--manifest {one_line(str(path))}: no line names vLLM. {_ACCEPTED}")
     return found[-1] if docker else found[0]
 
 

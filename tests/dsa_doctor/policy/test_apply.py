@@ -6,7 +6,8 @@ from itertools import combinations, product
 
 import pytest
 
-from dsa_doctor.policy import Policy, Suppression, load_policy
+from dsa_doctor.policy import Policy, PolicyError, Suppression, load_policy
+from dsa_doctor.policy.downgrade import REASON_TO_FILL_IN
 from dsa_doctor.policy.schema import GATED_LAYERS, LAYER_NAMES
 from dsa_doctor.verdict.schema import EXIT_BITS
 from tests.dsa_doctor import facts_library as library
@@ -201,11 +202,19 @@ def test_nothing_judged_is_an_error_and_not_green():
 
 
 def with_lines(tmp_path, policy_text, judged):
-    """Write the suggested lines into a policy file as a reader would, and load it again."""
-    lines = dict(line.split(" = ", 1) for line in judged.policy.downgrade_lines)
+    """Write the suggested lines into a policy file as a reader would, the reason filled in, and load it again."""
+    filled = [line.replace(REASON_TO_FILL_IN, "new image in April") for line in judged.policy.downgrade_lines]
+    lines = dict(line.split(" = ", 1) for line in filled)
     path = tmp_path / "dsa-doctor.toml"
     path.write_text("\n".join([policy_text, "[suppress]", *(f"{key} = {value}" for key, value in lines.items())]))
     return load_policy(path)
+
+
+def test_suggested_lines_are_refused_until_their_reason_is_filled_in(tmp_path):
+    path = tmp_path / "dsa-doctor.toml"
+    path.write_text("\n".join(["[suppress]", *report(verdict()).policy.downgrade_lines]))
+    with pytest.raises(PolicyError, match="'say why' is a placeholder"):
+        load_policy(path)
 
 
 @pytest.mark.parametrize("states", ['["native"]', '["native", "upstream", "plugin"]', '["plugin"]'])

@@ -1,5 +1,9 @@
 """The line that pins vLLM, in the files that projects pin it in."""
 
+import contextlib
+import time
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -97,6 +101,27 @@ def test_a_file_that_does_not_name_vllm(tmp_path, name, text):
         find_pin(tmp_path / name)
 
 
+def test_a_manifest_that_never_ends_is_refused():
+    with pytest.raises(ManifestError, match="it is a device"):
+        find_pin(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "pyproject.toml", "Dockerfile"])
+def test_the_longest_lines_take_no_time(tmp_path, name):
+    (tmp_path / name).write_text(
+        "\n".join(["vllm-1" * 100_000, "FROM " + "--a " * 100_000, "vllm==0.32.0", "'" * 99_999])
+    )
+    start = time.monotonic()
+    with contextlib.suppress(ManifestError):
+        find_pin(tmp_path / name)
+    assert time.monotonic() - start < 5
+
+
+def test_a_manifest_in_another_encoding_is_read(tmp_path):
+    (tmp_path / "requirements.txt").write_bytes("vllm==0.32.0\n".encode("utf-16"))
+    assert find_pin(tmp_path / "requirements.txt").requirement == "vllm==0.32.0"
+
+
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(ManifestError, match="cannot be read"):
         find_pin(tmp_path / "requirements.txt")
@@ -106,7 +131,7 @@ def test_a_file_that_is_not_there(tmp_path):
 @given(st.binary(max_size=200), st.sampled_from(["requirements.txt", "pyproject.toml", "Dockerfile"]))
 def test_any_bytes_are_read_or_refused(tmp_path_factory, data, name):
     path = tmp_path_factory.mktemp("manifest") / name
-    path.write_bytes(data + b"\nvllm==0.32.0\n")
+    path.write_bytes(b"# " + data + b"\nvllm==0.32.0\n")
     try:
         pin = find_pin(path)
     except ManifestError:
