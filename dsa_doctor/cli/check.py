@@ -173,7 +173,7 @@ def _environments(
 ) -> "Iterator[tuple[str | None, Path | None, Environment | None]]":
     """Yield what to judge: its name, its facts file or its environment; a lone facts file needs no name."""
     from dsa_doctor.probes.elsewhere import environment_of_python, environment_of_wheel
-    from dsa_doctor.probes.redact import redact
+    from dsa_doctor.redaction import redact
 
     if not (facts or wheels or pythons):
         yield None, None, None

@@ -16,7 +16,7 @@ from dsa_doctor.explain.sighting import Sighting
 from dsa_doctor.explain.signs import SIGNS
 from dsa_doctor.explain.text import Line
 from dsa_doctor.facts.schema import Facts
-from dsa_doctor.probes.redact import redact
+from dsa_doctor.redaction import redact
 from dsa_doctor.resolver.request import PluginMode, Target
 
 _MAX_EVIDENCE = 4

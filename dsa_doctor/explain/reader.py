@@ -4,7 +4,6 @@ One automaton looks for every needle at once, in bytes; only the surroundings of
 counted, not looked at again.
 """
 
-import codecs
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +12,9 @@ from typing import BinaryIO
 
 from ahocorasick_rs import BytesAhoCorasick, Implementation
 
+from dsa_doctor.explain.source import BLOCK, Source
 from dsa_doctor.explain.text import Line, clean, parse_line
 
-BLOCK = 1 << 20
 LOOK_BEHIND = 256 << 10
 LOOK_AHEAD = 16 << 10
 MAX_BEFORE = 1 << 10
@@ -114,14 +113,16 @@ class LogReader:
         self._total = 0
         self.lines = 0
         self.bytes = 0
+        self.remark = ""
 
     def scan(self, stream: BinaryIO) -> Iterator[Passage | Repeats]:
         """Yield every hit in order; `lines` and `bytes` hold the log's size when it is exhausted."""
-        source = _utf8(stream)
+        source = Source(stream)
+        blocks = source.blocks()
         buffer, fresh, number = b"", 0, 1
         ended = False
         while not ended:
-            block = next(source, b"")
+            block = _enough(blocks)
             ended = not block
             self.bytes += len(block)
             buffer += block
@@ -132,6 +133,7 @@ class LogReader:
             if cut > LOOK_BEHIND or ended:
                 buffer, limit = buffer[cut:], limit - cut
             fresh = limit
+        self.remark = source.remark
         self.lines = number - 1 + (0 if buffer.endswith(b"\n") or not self.bytes else 1)
 
     def _search(self, buffer: bytes, low: int, high: int, number: int) -> Iterator[Passage | Repeats]:
@@ -196,14 +198,10 @@ class LogReader:
         return Passage(needle, key, line, buffer, position, start, end, behind)
 
 
-def _utf8(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield blocks of UTF-8, or of whatever bytes there are; UTF-16 with a byte order mark is converted."""
-    block = stream.read(BLOCK)
-    encoding = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}.get(block[:2])
-    decoder = codecs.getincrementaldecoder(encoding)("replace") if encoding else None
-    while block:
-        if decoder is None:
-            yield block
-        elif text := decoder.decode(block):
-            yield text.encode("utf-8", "replace")
-        block = stream.read(BLOCK)
+def _enough(blocks: Iterator[bytes]) -> bytes:
+    """Return the next blocks as one: a pipe gives small ones, and each search costs a copy of what is kept."""
+    pieces, size = [], 0
+    while size < BLOCK // 2 and (block := next(blocks, b"")):
+        pieces.append(block)
+        size += len(block)
+    return b"".join(pieces)

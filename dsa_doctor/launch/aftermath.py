@@ -38,7 +38,7 @@ def leftovers(server: Server) -> list[str]:
 
 
 def _last_line(log: Path) -> str:
-    from dsa_doctor.probes.redact import last_lines
+    from dsa_doctor.redaction import last_lines
 
     with log.open("rb") as stream:
         stream.seek(0, 2)

@@ -5,8 +5,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dsa_doctor.probes.redact import last_lines
 from dsa_doctor.processes.child import run
+from dsa_doctor.redaction import last_lines
 
 _OPTION = re.compile(r"(?:^|, )(--[a-z][\w.-]*|-[a-z]+\b)")
 _LISTED = re.compile(r"^ {1,6}-")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dsa_doctor.probes.redact import last_lines
 from dsa_doctor.processes.child import run
+from dsa_doctor.redaction import last_lines
 
 CHILDREN = Path(__file__).with_name("children")
 _LARGEST_ANSWER = 64 << 20

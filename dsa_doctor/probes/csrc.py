@@ -24,8 +24,8 @@ from dsa_doctor.facts.schema import CodeImages, Csrc, ExtensionModule, OpCode
 from dsa_doctor.probes.child import run_child
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.libraries import LibraryIndex, Linkage, link
-from dsa_doctor.probes.redact import redact
 from dsa_doctor.processes.child import ChildPool
+from dsa_doctor.redaction import redact
 
 _FATBIN_SECTIONS = (".nv_fatbin", "__nv_relfatbin")
 _LOAD_TIMEOUT = 120.0

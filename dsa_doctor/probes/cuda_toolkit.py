@@ -15,8 +15,8 @@ from pathlib import Path
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import CudaToolkit
 from dsa_doctor.probes.environment import Environment
-from dsa_doctor.probes.redact import last_lines
 from dsa_doctor.processes.child import run
+from dsa_doctor.redaction import last_lines
 
 _TIMEOUT = 20.0
 _DEFAULT_HOME = Path("/usr/local/cuda")

@@ -14,8 +14,8 @@ from dsa_doctor.facts.schema import DeepGemm, DeepGemmCopy
 from dsa_doctor.probes.child import run_child
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.libraries import LibraryIndex, link
-from dsa_doctor.probes.redact import redact
 from dsa_doctor.processes.child import ChildPool
+from dsa_doctor.redaction import redact
 
 _TIMEOUT = 120.0
 _CUDA_LIBRARY = re.compile(

@@ -9,7 +9,7 @@ from dsa_doctor.compat.triton_fp8 import triton_fp8_kernels
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Fingerprint
 from dsa_doctor.probes.environment import Environment
-from dsa_doctor.probes.redact import redact
+from dsa_doctor.redaction import redact
 
 
 def probe(environment: Environment) -> Observation[Fingerprint]:

@@ -9,8 +9,8 @@ from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Facts, Fingerprint, Selector
 from dsa_doctor.probes import csrc, cuda_toolkit, deep_gemm, gpus, settings, software
 from dsa_doctor.probes.environment import Environment
-from dsa_doctor.probes.redact import redact
 from dsa_doctor.processes.child import ChildPool
+from dsa_doctor.redaction import redact
 
 T = TypeVar("T")
 

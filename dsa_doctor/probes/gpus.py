@@ -9,8 +9,8 @@ from pathlib import Path
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Gpu, GpuInventory
 from dsa_doctor.probes import nvml
-from dsa_doctor.probes.redact import last_lines, redact
 from dsa_doctor.processes.child import run
+from dsa_doctor.redaction import last_lines, redact
 
 _DRIVER_TRACES = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")
 _QUERY = ("index", "name", "compute_cap", "memory.total", "driver_version", "mig.mode.current", "uuid")

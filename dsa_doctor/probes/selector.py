@@ -14,8 +14,8 @@ from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import BackendCandidate, Selector, SelectorAnswer, SelectorQuery
 from dsa_doctor.probes.child import ChildResult, run_child
 from dsa_doctor.probes.environment import Environment
-from dsa_doctor.probes.redact import redact
 from dsa_doctor.processes.child import scratch_folder
+from dsa_doctor.redaction import redact
 
 TIMEOUT_SECONDS = 180.0
 """A cold import of vLLM from a slow disk takes a minute; nothing healthy takes three."""

@@ -8,7 +8,7 @@ from dsa_doctor.compat.sources import SourceTree
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Settings
 from dsa_doctor.probes.environment import Environment
-from dsa_doctor.probes.redact import redact
+from dsa_doctor.redaction import redact
 
 _UUID = re.compile(r"\b(GPU|MIG)-[0-9A-Za-z/-]+")
 _LONGEST_VALUE = 300

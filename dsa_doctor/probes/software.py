@@ -12,8 +12,8 @@ from packaging.utils import canonicalize_name
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import EntryPoint, Software
 from dsa_doctor.probes.environment import Environment
-from dsa_doctor.probes.redact import redact
 from dsa_doctor.processes.child import run
+from dsa_doctor.redaction import redact
 
 _PACKAGES = frozenset(
     {

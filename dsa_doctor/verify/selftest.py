@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Literal
 
-from dsa_doctor.probes.redact import last_lines, redact
 from dsa_doctor.processes.child import Child, ChildPool, ending, scratch_folder
+from dsa_doctor.redaction import last_lines, redact
 
 Status = Literal["pass", "fail", "error", "crash", "unknown", "skipped"]
 

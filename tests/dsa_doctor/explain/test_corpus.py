@@ -7,7 +7,7 @@ import pytest
 
 from dsa_doctor.catalog.findings import FINDINGS_BY_ID
 from dsa_doctor.explain import explain
-from dsa_doctor.probes.redact import redact
+from dsa_doctor.redaction import redact
 
 CORPUS = Path(__file__).parent / "corpus"
 INDEX = json.loads((CORPUS / "index.json").read_text(encoding="utf-8"))

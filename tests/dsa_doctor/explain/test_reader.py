@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsa_doctor.explain import explain
-from dsa_doctor.explain.reader import BLOCK, LogReader, Passage
+from dsa_doctor.explain.reader import LogReader, Passage
 from dsa_doctor.explain.signs import SIGNS
+from dsa_doctor.explain.source import BLOCK, NotALogError
 
 SIGN = b"RuntimeError: CUDA error: no kernel image is available for execution on the device"
 
@@ -113,8 +114,11 @@ def test_memory_does_not_grow_with_the_log():
 )
 def test_no_bytes_crash_it(head, signs, glue):
     data = head + glue.join(sign.encode() for sign in signs) + glue
-    explanation = explain(io.BytesIO(data))
-    assert explanation.context.bytes == len(data)
+    try:
+        explanation = explain(io.BytesIO(data))
+    except NotALogError:
+        return
+    assert explanation.context.bytes <= len(data) or data.startswith((b"\xff\xfe", b"\xfe\xff"))
     explanation.model_dump_json()
 
 
