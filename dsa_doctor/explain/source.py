@@ -1,15 +1,13 @@
 """From any stream to blocks of UTF-8: compressed logs are unpacked, other encodings converted, other files refused."""
 
-import bz2
 import codecs
 import io
-import lzma
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-import zstandard
+from dsa_doctor.reading import ReadingError, compression_of, decompressed
+from dsa_doctor.reading.files import is_safetensors
 
 BLOCK = 1 << 20
 _MAX_ZEROS = 64 << 20
@@ -33,10 +31,9 @@ _OTHER_FILES = (
     (b"PAR1", "a Parquet file"),
     (b"LPKSHHRH", "a journal of systemd: journalctl --file FILE | dsa-doctor explain -"),
 )
-_SAFETENSORS = re.compile(rb".{6}\x00\x00\{\s*\"", re.DOTALL)
 
 
-class NotALogError(ValueError):
+class NotALogError(ReadingError):
     """What was given is not text; the message says what it is."""
 
 
@@ -58,9 +55,9 @@ class Source:
             NotALogError: the input is not text, packed or not.
         """
         head = _read(self._stream)
-        unpack = next((make for magic, make in _PACKED if head.startswith(magic)), None)
-        plain = _chain(head, self._stream)
-        blocks = plain if unpack is None else self._unpacked(unpack(plain))
+        blocks, compression = _chain(head, self._stream), compression_of(head[:6])
+        if compression is not None:
+            blocks = self._unpacked(decompressed(io.BufferedReader(_Raw(blocks)), compression))
         yield from _decoded(_without_hole(blocks))
 
     def _unpacked(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -69,10 +66,12 @@ class Source:
             for block in blocks:
                 size += len(block)
                 yield block
-        except (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+        except ReadingError as error:
             if not size:
-                raise NotALogError(f"a compressed file that is damaged ({error})") from error
-            self.remark = f"The compressed file is damaged or cut off: only its first {size} bytes of text were read."
+                raise NotALogError(f"a compressed file of which nothing can be read: {error}") from error
+            self.remark = (
+                f"The compressed file is damaged or cut off: only the first {size} bytes of its text were read."
+            )
 
 
 def _read(stream: BinaryIO) -> bytes:
@@ -85,31 +84,6 @@ def _chain(head: bytes, stream: BinaryIO) -> Iterator[bytes]:
     while head:
         yield head
         head = _read(stream)
-
-
-def _members(blocks: Iterator[bytes], make: Callable[[], Any]) -> Iterator[bytes]:
-    """Unpack members that follow one another, each in pieces of bounded size."""
-    decompressor, begun = make(), False
-    for block in blocks:
-        data = block
-        while data or not getattr(decompressor, "needs_input", True):
-            begun = True
-            piece = decompressor.decompress(data, BLOCK)
-            if piece:
-                yield piece
-            if decompressor.eof:
-                data = decompressor.unused_data.lstrip(b"\0")  # padding between members
-                decompressor, begun = make(), False
-            else:
-                data = getattr(decompressor, "unconsumed_tail", b"")
-    if begun and not decompressor.eof:
-        raise EOFError("it ends before its end mark")
-
-
-def _zstandard(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    reader = zstandard.ZstdDecompressor().stream_reader(io.BufferedReader(_Raw(blocks)), read_across_frames=True)
-    while piece := reader.read(BLOCK):
-        yield piece
 
 
 class _Raw(io.RawIOBase):
@@ -127,14 +101,6 @@ class _Raw(io.RawIOBase):
         size = min(len(target), len(self._rest))
         target[:size], self._rest = self._rest[:size], self._rest[size:]
         return size
-
-
-_PACKED: tuple[tuple[bytes, Callable[[Iterator[bytes]], Iterator[bytes]]], ...] = (
-    (b"\x1f\x8b", lambda blocks: _members(blocks, lambda: zlib.decompressobj(wbits=31))),
-    (b"BZh", lambda blocks: _members(blocks, bz2.BZ2Decompressor)),
-    (b"\xfd7zXZ\x00", lambda blocks: _members(blocks, lzma.LZMADecompressor)),
-    (b"\x28\xb5\x2f\xfd", _zstandard),
-)
 
 
 def _without_hole(blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -198,7 +164,7 @@ def _other_file(head: bytes) -> str | None:
     known = next((what for magic, what in _OTHER_FILES if head.startswith(magic)), None)
     if known is not None:
         return known
-    if _SAFETENSORS.match(head[:64]):
+    if is_safetensors(head[:16]):
         return "a safetensors file"
     if head[257:262] == b"ustar":
         return "a tar archive: unpack it first (tar -xOf FILE | dsa-doctor explain -)"

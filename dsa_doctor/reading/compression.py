@@ -5,7 +5,7 @@ import gzip
 import lzma
 import zlib
 from collections.abc import Iterator
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from dsa_doctor.reading.errors import ReadingError
 
@@ -33,7 +33,7 @@ def decompressed(stream: IO[bytes], compression: str) -> Iterator[bytes]:
     reader = _opened(stream, compression)
     while True:
         try:
-            piece = reader.read(_PIECE)
+            piece = reader.read1(_PIECE)  # read() would lose the last piece of what is cut off
         except EOFError as error:
             raise ReadingError(f"the {compression} data is cut off") from error
         except (OSError, ValueError, zlib.error, lzma.LZMAError, _zstd_error()) as error:
@@ -43,9 +43,9 @@ def decompressed(stream: IO[bytes], compression: str) -> Iterator[bytes]:
         yield piece
 
 
-def _opened(stream: IO[bytes], compression: str) -> IO[bytes]:
+def _opened(stream: IO[bytes], compression: str) -> Any:
     if compression == "gzip":
-        return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
+        return gzip.GzipFile(fileobj=stream)
     if compression == "bzip2":
         return bz2.BZ2File(stream)
     if compression == "xz":
@@ -53,7 +53,7 @@ def _opened(stream: IO[bytes], compression: str) -> IO[bytes]:
     import zstandard  # what is not compressed does not need it
 
     reader: Any = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW)
-    return cast(IO[bytes], reader.stream_reader(stream, read_across_frames=True))
+    return reader.stream_reader(stream, read_across_frames=True)
 
 
 def _zstd_error() -> type[Exception]:

@@ -53,6 +53,7 @@ def test_a_packed_log_that_is_cut_off_is_read_as_far_as_it_goes(name):
     source = Source(io.BytesIO(data[: len(data) * 4 // 5]))
     text = b"".join(source.blocks())
     assert text.startswith(TEXT)
+    assert len(text) > 0.6 * len(TEXT + lines)
     assert "cut off" in source.remark
 
 
@@ -67,8 +68,8 @@ def test_a_packed_log_that_is_cut_off_is_read_as_far_as_it_goes(name):
         (bytes(5000), "zero bytes"),
         (bytes(range(256)) * 40, "binary"),
         (gzip.compress(bytes(range(256)) * 40), "binary"),
-        (b"\x1f\x8b\x08nonsense that is not gzip at all", "damaged"),
-        (b"\x28\xb5\x2f\xfdnonsense", "damaged"),
+        (b"\x1f\x8b\x08nonsense that is not gzip at all", "nothing can be read"),
+        (b"\x28\xb5\x2f\xfdnonsense", "nothing can be read"),
     ],
 )  # fmt: skip
 def test_what_is_no_text_is_named(data, what):
