@@ -2,8 +2,10 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import typer
 
@@ -13,7 +15,10 @@ from dsa_doctor.cli.output import console, fail_usage, print_data
 
 def explain(
     log: Annotated[
-        str, typer.Argument(help="A vLLM or sglang log, a traceback or a pasted issue; - reads the input.")
+        str,
+        typer.Argument(
+            help="A vLLM or sglang log, a traceback or a pasted issue, also gz, bz2, xz or zst; - reads the input."
+        ),
     ] = "-",
     target: Annotated[
         str | None,
@@ -26,14 +31,20 @@ def explain(
     output_format: Annotated[
         Format, typer.Option("--format", "-f", help="How to print the explanation.")
     ] = Format.HUMAN,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also every rejected attention backend.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also every reason of every rejected attention backend.")
+    ] = False,
+    redact: Annotated[
+        bool, typer.Option("--redact", help="Print the log itself, without secrets and names, and explain nothing.")
+    ] = False,
 ) -> None:
     """Say what failed in a log, why, what helps, and what would fail next.
 
-    Exit code: 0 nothing found; 4, 8, 16 added for failures of layers 1 csrc, 2 attention, 3 indexer; 32 only other
-    failures; 2 wrong usage or an unreadable file.
+    Exit code: 0 no failure; 4, 8, 16 added for failures of layers 1 csrc, 2 attention, 3 indexer; 32 only other
+    failures, known or not; 2 wrong usage, or a file that is no log.
     """
     from dsa_doctor.explain import explain as explain_log  # pydantic and the automaton: not for --help
+    from dsa_doctor.explain.source import NotALogError
     from dsa_doctor.inputs import UsageError, load_facts, named_target, plugin_mode_from
     from dsa_doctor.render.explain import print_explanation
     from dsa_doctor.render.json import render_json
@@ -45,13 +56,17 @@ def explain(
         named = named_target(target)
         own = plugin_mode_from(os.environ.get("DSA_DOCTOR_PLUGIN"))
         mode = own if given is None else None  # facts hold the settings of the machine that they describe
-        if log == "-":
-            explanation = explain_log(sys.stdin.buffer, target=named, facts=given, plugin_mode=mode)
-        else:
-            with Path(log).open("rb") as stream:
-                explanation = explain_log(stream, target=named, facts=given, plugin_mode=mode)
+        with _opened(log) as stream:
+            if redact:
+                _print_redacted(stream)
+                return
+            explanation = explain_log(stream, target=named, facts=given, plugin_mode=mode)
     except UsageError as error:
         fail_usage(str(error))
+    except NotALogError as error:
+        fail_usage(f"LOG {log}: this is {error}. A log is text, plain or packed by gzip, bzip2, xz or zstd.")
+    except BrokenPipeError:  # the reader of --redact has seen enough: that is no fault of the log
+        raise
     except OSError as error:
         fail_usage(f"LOG {log}: cannot be read ({error.strerror or type(error).__name__})")
     if output_format is Format.JSON:
@@ -59,3 +74,24 @@ def explain(
     else:
         print_explanation(console(), explanation, verbose=verbose)
     raise typer.Exit(explanation.exit_code)
+
+
+@contextmanager
+def _opened(log: str) -> Iterator[BinaryIO]:
+    """Yield the log's bytes; a terminal is told that it is waited for."""
+    if log != "-":
+        with Path(log).open("rb") as stream:
+            yield stream
+        return
+    if sys.stdin.isatty():
+        sys.stderr.write("dsa-doctor: reading the log from the terminal: paste it, then press Ctrl-D on a new line.\n")
+    yield sys.stdin.buffer
+
+
+def _print_redacted(stream: BinaryIO) -> None:
+    from dsa_doctor.explain.source import Source
+    from dsa_doctor.redaction.stream import Redactor
+
+    for piece in Redactor().stream(Source(stream).blocks()):
+        sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
