@@ -112,6 +112,8 @@ def run_model(
         fail_usage(
             f"--nodes {nodes}: several nodes are started by something else. Add --emit shell, docker, lws or ray."
         )
+    if image is not None:
+        _check_image(image)
     given = {
         "gpus": gpus,
         "nodes": nodes,
@@ -193,8 +195,17 @@ def _show_plan(out: "Console", prepared: "Prepared", extra: tuple[str, ...]) -> 
     print_command(out, prepared.variables, prepared.command)
 
 
+def _check_image(image: str) -> None:
+    from dsa_doctor.emit import EmitError, check_image
+
+    try:
+        check_image(image)
+    except EmitError as error:
+        fail_usage(str(error))
+
+
 def _emit(form: Form, asked: "LaunchOptions", prepared: "Prepared", image: str | None) -> None:
-    from dsa_doctor.emit import FORMS, Launch
+    from dsa_doctor.emit import FORMS, EmitError, Launch, check_launch
 
     launch = Launch(
         name=prepared.model.name,
@@ -209,4 +220,8 @@ def _emit(form: Form, asked: "LaunchOptions", prepared: "Prepared", image: str |
     )
     if image is not None:
         launch = launch.model_copy(update={"image": image})
+    try:
+        check_launch(launch)
+    except EmitError as error:
+        fail_usage(str(error))
     print_data(FORMS[form.value](launch))

@@ -1,6 +1,7 @@
 """What every emitted form needs: the launch, and the command of each node."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import PurePosixPath
 
 from pydantic import Field
 
@@ -37,6 +38,19 @@ class Launch(Fact):
         return kept.strip("-")[:40].strip("-") or "model"
 
     @property
+    def model_folder(self) -> str | None:
+        """Return the folder that a container must see for a local model, or None for a Hub id.
+
+        The files of a snapshot in the Hub's cache are links into a folder beside it: the whole model's is needed.
+        """
+        if not self.model.startswith("/"):
+            return None
+        for folder in PurePosixPath(self.model).parents:
+            if folder.name.startswith("models--"):
+                return str(folder)
+        return self.model
+
+    @property
     def tensor_parallel_size(self) -> int:
         """Return the tensor-parallel size that the flags give."""
         values = [flag.value for flag in self.flags if flag.option == "--tensor-parallel-size"]
@@ -70,19 +84,3 @@ class Launch(Fact):
     def environment(self) -> Mapping[str, str]:
         """Return the environment variables of the server."""
         return {one.name: one.value for one in self.variables}
-
-
-def shebang(launch: Launch) -> list[str]:
-    """Return the first lines of a bash script; a literal `$` in what the user gave must not worry shellcheck."""
-    literal = any("$" in one for one in (launch.model, *launch.extra))
-    return ["#!/usr/bin/env bash", *(["# shellcheck disable=SC2016"] if literal else [])]
-
-
-def joined(arguments: Sequence[str]) -> str:
-    """Return arguments, quoted already, as one shell command of several lines, an option with its value on each."""
-    lines: list[list[str]] = [[]]
-    for argument in arguments:
-        if argument.startswith("-") and lines[-1]:
-            lines.append([])
-        lines[-1].append(argument)
-    return " \\\n  ".join(" ".join(line) for line in lines)

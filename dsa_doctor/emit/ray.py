@@ -1,8 +1,7 @@
 """Ray: a cluster over the nodes, one vllm command on the head."""
 
-from shlex import quote
-
-from dsa_doctor.emit.ranks import Launch, joined, shebang
+from dsa_doctor.emit.ranks import Launch
+from dsa_doctor.emit.script import command, head, needs, word
 
 _RAY_PORT = 6379
 
@@ -11,21 +10,20 @@ def ray(launch: Launch) -> str:
     """Return a bash script: on rank 0 it starts the head, waits for every node and serves; elsewhere it joins."""
     gpus = launch.nodes * launch.gpus_per_node
     serve = [*launch.serve_arguments()[: -len(launch.extra) or None], "--distributed-executor-backend", "ray"]
-    command = joined([quote(one) for one in (*serve, *launch.extra)])
-    exports = [f"export {name}={quote(value)}" for name, value in launch.environment().items()]
+    exports = [f"export {name}={word(value)}" for name, value in launch.environment().items()]
     return "\n".join(
         [
-            *shebang(launch),
-            f"# {launch.name} on {launch.nodes} nodes of {launch.gpus_per_node} GPUs through Ray,",
-            "# made by dsa-doctor run-model --emit ray. Official vLLM images carry no Ray: pip install 'ray[cgraph]'.",
+            *head(launch, "ray"),
+            "# Official vLLM images carry no Ray: pip install 'ray[cgraph]'.",
             "# Start it once on every node: ./serve.sh RANK ADDRESS_OF_NODE_0",
             "set -euo pipefail",
             "",
             'rank="${1:?node rank, 0 to ' + str(launch.nodes - 1) + '}"',
             'master="${2:?address of node 0}"',
             "",
+            *needs("dsa-doctor", "vllm", "ray"),
             "# Every layer must be resolved on this node's GPUs.",
-            joined([quote(one) for one in launch.check_arguments()]),
+            command(launch.check_arguments()),
             "",
             *exports,
             'if [ "$rank" != 0 ]; then',
@@ -41,7 +39,7 @@ def ray(launch: Launch) -> str:
             "  sleep 5",
             "done",
             f'if [ "$have" -lt {gpus} ]; then echo "only $have of {gpus} GPUs joined" >&2; exit 1; fi',
-            command,
+            command([*serve, *launch.extra]),
             "",
         ]
     )

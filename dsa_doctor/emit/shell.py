@@ -1,13 +1,12 @@
 """One shell script for all nodes: each is started with its rank."""
 
-from shlex import quote
-
-from dsa_doctor.emit.ranks import Launch, joined, shebang
+from dsa_doctor.emit.ranks import Launch
+from dsa_doctor.emit.script import Raw, command, head, needs, word
 
 
 def shell(launch: Launch) -> str:
     """Return a bash script; with several nodes it takes the rank and the address of rank 0 as arguments."""
-    lines = [*shebang(launch), f"# {launch.name} on {_where(launch)}, made by dsa-doctor run-model --emit shell."]
+    lines = head(launch, "shell")
     if launch.nodes > 1:
         lines += [
             "# Start it once on every node, rank 0 first; rank 0 serves, the others only work:",
@@ -20,29 +19,16 @@ def shell(launch: Launch) -> str:
             'master="${2:?address of node 0}"',
             "",
         ]
-    lines += ["# Every layer must be resolved on this node's GPUs.", joined(_quoted(launch.check_arguments())), ""]
-    lines += [f"export {name}={quote(value)}" for name, value in launch.environment().items()]
+    lines += [*needs("dsa-doctor", "vllm"), "# Every layer must be resolved on this node's GPUs."]
+    lines += [command(launch.check_arguments()), ""]
+    lines += [f"export {name}={word(value)}" for name, value in launch.environment().items()]
     if launch.nodes == 1:
-        return "\n".join([*lines, "exec " + joined(_quoted(launch.serve_arguments())), ""])
-    marked = launch.serve_arguments(rank="@rank@", master="@master@")
-    command = [_variable(argument) for argument in marked]
+        return "\n".join([*lines, "exec " + command(launch.serve_arguments()), ""])
+    serve = launch.serve_arguments(rank=Raw('"$rank"'), master=Raw('"$master"'))
     lines += [
         "headless=()",
         'if [ "$rank" != 0 ]; then headless=(--headless); fi',
-        "exec " + joined([*command, '"${headless[@]}"']),
+        "exec " + command([*serve, Raw('"${headless[@]}"')]),
         "",
     ]
     return "\n".join(lines)
-
-
-def _where(launch: Launch) -> str:
-    nodes = f"{launch.nodes} nodes of " if launch.nodes > 1 else ""
-    return f"{nodes}{launch.gpus_per_node} GPUs"
-
-
-def _quoted(arguments: list[str]) -> list[str]:
-    return [quote(argument) for argument in arguments]
-
-
-def _variable(argument: str) -> str:
-    return {"@rank@": '"$rank"', "@master@": '"$master"'}.get(argument, quote(argument))

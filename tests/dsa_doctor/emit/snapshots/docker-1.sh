@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # shellcheck disable=SC2016
-# GLM-5-FP8, made by dsa-doctor run-model --emit docker.
-# vllm/vllm-openai:v0.32.0 must have dsa-doctor in it: FROM vllm/vllm-openai, then RUN pip install dsa-doctor
+# GLM-5-FP8 on 8 GPUs, made by dsa-doctor run-model --emit docker.
+# The image must hold vLLM and dsa-doctor.
+# dsa-doctor is on no package index; its wheel is built in a checkout of it: python3 -m pip wheel --no-deps -w dist .
+# Then a Dockerfile: FROM vllm/vllm-openai:..., COPY dist /dist, RUN python3 -m pip install /dist/dsa_doctor-*.whl
 set -euo pipefail
 
 container=(
@@ -15,15 +17,20 @@ container=(
   -e DSA_DOCTOR_PLUGIN=auto
   -e VLLM_ENGINE_READY_TIMEOUT_S=3600
 )
+image=vllm/vllm-openai:v0.32.0
 
 # Every layer must be resolved on this node's GPUs.
 "${container[@]}" \
-  --entrypoint dsa-doctor vllm/vllm-openai:v0.32.0 check zai-org/GLM-5-FP8 \
+  --entrypoint dsa-doctor "$image" check zai-org/GLM-5-FP8 \
   --tensor-parallel-size 8 \
-  --kv-cache-dtype auto
+  --kv-cache-dtype auto || {
+  status=$?
+  if [ "$status" = 127 ]; then echo "$image holds no dsa-doctor: see the head of this script" >&2; fi
+  exit "$status"
+}
 
 exec "${container[@]}" \
-  --entrypoint vllm vllm/vllm-openai:v0.32.0 serve zai-org/GLM-5-FP8 \
+  --entrypoint vllm "$image" serve zai-org/GLM-5-FP8 \
   --attention-backend TRITON_MLA_SPARSE \
   --kv-cache-dtype auto \
   --tensor-parallel-size 8 \

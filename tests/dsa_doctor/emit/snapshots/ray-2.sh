@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
 # shellcheck disable=SC2016
-# GLM-5-FP8 on 2 nodes of 8 GPUs through Ray,
-# made by dsa-doctor run-model --emit ray. Official vLLM images carry no Ray: pip install 'ray[cgraph]'.
+# GLM-5-FP8 on 2 nodes of 8 GPUs, made by dsa-doctor run-model --emit ray.
+# Official vLLM images carry no Ray: pip install 'ray[cgraph]'.
 # Start it once on every node: ./serve.sh RANK ADDRESS_OF_NODE_0
 set -euo pipefail
 
 rank="${1:?node rank, 0 to 1}"
 master="${2:?address of node 0}"
+
+# dsa-doctor is on no package index; its wheel is built in a checkout of it: python3 -m pip wheel --no-deps -w dist .
+for one in dsa-doctor vllm ray; do
+  command -v "$one" > /dev/null || { echo "$one is not installed here" >&2; exit 127; }
+done
 
 # Every layer must be resolved on this node's GPUs.
 dsa-doctor check zai-org/GLM-5-FP8 \

@@ -3,6 +3,11 @@
 # GLM-5-FP8 on 8 GPUs, made by dsa-doctor run-model --emit shell.
 set -euo pipefail
 
+# dsa-doctor is on no package index; its wheel is built in a checkout of it: python3 -m pip wheel --no-deps -w dist .
+for one in dsa-doctor vllm; do
+  command -v "$one" > /dev/null || { echo "$one is not installed here" >&2; exit 127; }
+done
+
 # Every layer must be resolved on this node's GPUs.
 dsa-doctor check zai-org/GLM-5-FP8 \
   --tensor-parallel-size 8 \

@@ -9,6 +9,11 @@ set -euo pipefail
 rank="${1:?node rank, 0 to 1}"
 master="${2:?address of node 0}"
 
+# dsa-doctor is on no package index; its wheel is built in a checkout of it: python3 -m pip wheel --no-deps -w dist .
+for one in dsa-doctor vllm; do
+  command -v "$one" > /dev/null || { echo "$one is not installed here" >&2; exit 127; }
+done
+
 # Every layer must be resolved on this node's GPUs.
 dsa-doctor check zai-org/GLM-5-FP8 \
   --tensor-parallel-size 8 \
