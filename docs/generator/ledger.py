@@ -3,13 +3,14 @@
 from collections.abc import Iterable
 
 from dsa_doctor.compat.ledger import ALL_RELEASES, RELIANCES
-from dsa_doctor.compat.patches import OP_PATCHES, PATCHES, Patch
+from dsa_doctor.compat.patches import OP_PATCHES, Patch
+from dsa_doctor.plugin.families import all_patches
 from generator.tables import code, page, table
 
 
 def releases_page() -> str:
     """Return the verified releases and both ledgers."""
-    patches = (*PATCHES, *OP_PATCHES)
+    patches = (*all_patches(), *OP_PATCHES)
     return page(
         "vLLM releases and what is relied on in them",
         f"Verified against the stock wheels of {', '.join(ALL_RELEASES)}. For each of them the tests look up every"

@@ -1,11 +1,12 @@
 """The plugin's patch ledger: what it relies on or replaces in vLLM, why, and when each entry can go.
 
-Targets are found by name and signature, never by a version number. `patch_targets` verifies all of them on the sources
-of an installed vLLM without importing it; the plugin does nothing unless every one is `present`.
+Targets are found by name and signature, never by a version number. `states_of` verifies them on the sources of an
+installed vLLM without importing it; the plugin does nothing unless every one is `present`. Here stands what every
+family of models needs; `dsa_doctor.plugin.families` holds what a family needs besides.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from dsa_doctor.compat.sources import SourceTree
@@ -59,23 +60,22 @@ class Patch:
         return self.target.partition(":")[2]
 
 
-_INDEXER = "vllm.model_executor.layers.sparse_attn_indexer"
-_BUILDER = "vllm.v1.attention.backends.mla.indexer"
-_PACKING = "vllm.v1.attention.ops.common"
-_GENERIC_MODEL = "vllm.model_executor.models.deepseek_v2"
+_V32_INDEXER = "vllm.model_executor.layers.sparse_attn_indexer"
+BUILDER = "vllm.v1.attention.backends.mla.indexer"
+PACKING = "vllm.v1.attention.ops.common"
 _SPARSE_MLA = "vllm.model_executor.layers.attention.sparse_mla_attention"
-_CUSTOM_OPS = "vllm._custom_ops"
+CUSTOM_OPS = "vllm._custom_ops"
 _TOPK_TAIL = ("num_rows", "stride0", "stride1", "topk_tokens")
-_IN_TREE_BACKEND = "vLLM has a sparse-MLA backend for compute capability 8.x of its own"
-_IN_TREE_INDEXER = "vLLM's indexer serves compute capability 8.x by itself"
+IN_TREE_BACKEND = "vLLM has a sparse-MLA backend for compute capability 8.x of its own"
+IN_TREE_INDEXER = "vLLM's indexer serves compute capability 8.x by itself"
 
-PATCHES: tuple[Patch, ...] = (
+SHARED_PATCHES: tuple[Patch, ...] = (
     Patch(
         target="vllm.platforms.cuda:_get_backend_priorities",
         use="replaced",
         why="no sparse-MLA backend in the list is valid on 8.x; ours is appended last, so native ones always win",
         upstream=BACKEND_ISSUE,
-        until=_IN_TREE_BACKEND,
+        until=IN_TREE_BACKEND,
         signatures=(("use_mla", "device_capability"),),
     ),
     Patch(
@@ -83,7 +83,7 @@ PATCHES: tuple[Patch, ...] = (
         use="replaced",
         why="the name TRITON_MLA_SPARSE becomes an alias of the member CUSTOM, which pickles into spawned processes",
         upstream=BACKEND_ISSUE,
-        until=_IN_TREE_BACKEND,
+        until=IN_TREE_BACKEND,
         kind="class",
         body="CUSTOM = None",
     ),
@@ -92,7 +92,7 @@ PATCHES: tuple[Patch, ...] = (
         use="relied on",
         why="vLLM's own way to give the member CUSTOM a class",
         upstream=BACKEND_ISSUE,
-        until=_IN_TREE_BACKEND,
+        until=IN_TREE_BACKEND,
         signatures=(("backend", "class_path", "is_mamba"),),
     ),
     Patch(
@@ -100,7 +100,7 @@ PATCHES: tuple[Patch, ...] = (
         use="relied on",
         why="tells whether another plugin has taken the member CUSTOM",
         upstream=BACKEND_ISSUE,
-        until=_IN_TREE_BACKEND,
+        until=IN_TREE_BACKEND,
         kind="global",
     ),
     Patch(
@@ -108,7 +108,7 @@ PATCHES: tuple[Patch, ...] = (
         use="relied on",
         why="DSA models resolve to the generic class, whose indexer query path calls one function that can be replaced",
         upstream=DEEP_GEMM_ISSUE,
-        until=_IN_TREE_INDEXER,
+        until=IN_TREE_INDEXER,
         signatures=(("self", "model_arch", "model_cls"),),
         exact=True,
     ),
@@ -126,75 +126,12 @@ PATCHES: tuple[Patch, ...] = (
         use="replaced",
         why="checkpoint metadata alone would choose an fp8 KV cache that no backend has on 8.x; bfloat16 is taken",
         upstream="vllm-project/vllm #38006",
-        until=_IN_TREE_BACKEND,
+        until=IN_TREE_BACKEND,
         signatures=(("kv_cache_dtype", "model_config"),),
         exact=True,
     ),
     Patch(
-        target=f"{_INDEXER}:SparseAttnIndexer.__init__",
-        use="relied on",
-        why="the constructor whose guard is answered by the next entry",
-        upstream=DEEP_GEMM_ISSUE,
-        until=_IN_TREE_INDEXER,
-        signatures=(("self", "k_cache", "quant_block_size", "scale_fmt", "topk_tokens", "head_dim"),),
-    ),
-    Patch(
-        target=f"{_INDEXER}:has_deep_gemm",
-        use="replaced",
-        why="the guard asks whether DeepGEMM is installed; on 8.x it is not what serves the logits",
-        upstream=DEEP_GEMM_ISSUE,
-        until=_IN_TREE_INDEXER,
-        origin="vllm.utils.deep_gemm",
-        signatures=((),),
-    ),
-    Patch(
-        target=f"{_INDEXER}:fp8_fp4_mqa_logits",
-        use="replaced",
-        why="DeepGEMM has no kernel for 8.x (Unsupported architecture)",
-        upstream=DEEP_GEMM_ISSUE,
-        until=_IN_TREE_INDEXER,
-        origin="vllm.utils.deep_gemm",
-        signatures=(
-            ("q", "kv", "weights", "cu_seqlen_ks", "cu_seqlen_ke", "clean_logits"),
-            ("q", "kv", "weights", "cu_seqlen_ks", "cu_seqlen_ke", "max_seqlen_k"),
-        ),
-        exact=True,
-    ),
-    Patch(
-        target=f"{_INDEXER}:fp8_fp4_paged_mqa_logits",
-        use="replaced",
-        why="DeepGEMM has no kernel for 8.x (Unsupported architecture)",
-        upstream=DEEP_GEMM_ISSUE,
-        until=_IN_TREE_INDEXER,
-        origin="vllm.utils.deep_gemm",
-        signatures=tuple(
-            ("q", "kv_cache", "weights", "context_lens", "block_tables", "schedule_metadata", "max_model_len", *tail)
-            for tail in (("clean_logits",), ("clean_logits", "indices"), ("indices",))
-        ),
-        exact=True,
-    ),
-    Patch(
-        target=f"{_INDEXER}:pack_seq_triton",
-        use="replaced",
-        why="Triton below 8.9 refuses the float8 query as a kernel argument",
-        upstream=DEEP_GEMM_ISSUE,
-        until="vLLM packs the query as bytes",
-        origin=_PACKING,
-        signatures=(("x", "lengths", "pad_value", "block_t", "block_d"),),
-        exact=True,
-    ),
-    Patch(
-        target=f"{_INDEXER}:unpack_seq_triton",
-        use="replaced",
-        why="its Triton kernel would compile while serving; the plugin's does not compile",
-        upstream=DEEP_GEMM_ISSUE,
-        until="vLLM packs the query as bytes",
-        origin=_PACKING,
-        signatures=(("packed_tensor", "lengths", "block_t", "block_d"),),
-        exact=True,
-    ),
-    Patch(
-        target=f"{_PACKING}:_PACK_SEQ_TRITON_KERNEL",
+        target=f"{PACKING}:_PACK_SEQ_TRITON_KERNEL",
         use="replaced",
         why="start-up compiles it for an fp8 argument, which Triton below 8.9 refuses, and re-raises",
         upstream=DEEP_GEMM_ISSUE,
@@ -203,63 +140,29 @@ PATCHES: tuple[Patch, ...] = (
         optional=True,
     ),
     Patch(
-        target=f"{_BUILDER}:has_deep_gemm",
+        target=f"{BUILDER}:has_deep_gemm",
         use="replaced",
         why="the metadata builder would ask DeepGEMM for a schedule, which raises on 8.x; our logits need none",
         upstream=DEEP_GEMM_ISSUE,
-        until=_IN_TREE_INDEXER,
+        until=IN_TREE_INDEXER,
         origin="vllm.utils.deep_gemm",
         signatures=((),),
     ),
     Patch(
-        target=f"{_GENERIC_MODEL}:fused_indexer_q_rope_quant",
-        use="replaced",
-        why="the fused query kernel casts to float8e4nv, which Triton below 8.9 refuses; dsa_kernels has the same op",
-        upstream=DEEP_GEMM_ISSUE,
-        until=_IN_TREE_INDEXER,
-        origin=_INDEXER,
-        signatures=(("positions", "q", "cos_sin_cache", "weights", "softmax_scale", "head_scale", "is_neox"),),
-        exact=True,
-    ),
-    Patch(
-        target=f"{_GENERIC_MODEL}:Indexer",
-        use="relied on",
-        why="calls what the entry above replaces, by its name in this module",
-        upstream=DEEP_GEMM_ISSUE,
-        until=_IN_TREE_INDEXER,
-        kind="class",
-        body="= fused_indexer_q_rope_quant(",
-    ),
-    *(
-        Patch(
-            target=target,
-            use="relied on",
-            why="the generic model class that serves on 8.x; the CUDA-specific one needs float8e4nv kernels",
-            upstream=DEEP_GEMM_ISSUE,
-            until=_IN_TREE_INDEXER,
-            kind="class",
-        )
-        for target in (
-            f"{_GENERIC_MODEL}:GlmMoeDsaForCausalLM",
-            f"{_GENERIC_MODEL}:DeepseekV3ForCausalLM",
-            "vllm.model_executor.models.deepseek_mtp:DeepSeekMTP",
-        )
-    ),
-    Patch(
-        target=f"{_CUSTOM_OPS}:top_k_per_row_prefill",
+        target=f"{CUSTOM_OPS}:top_k_per_row_prefill",
         use="replaced",
         why="one exact, deterministic top-k for prefill and decode",
         upstream=TOPK_ISSUE,
-        until=_IN_TREE_INDEXER,
+        until=IN_TREE_INDEXER,
         signatures=(("logits", "cu_seqlen_ks", "cu_seqlen_ke", "raw_topk_indices", *_TOPK_TAIL),),
         exact=True,
     ),
     Patch(
-        target=f"{_CUSTOM_OPS}:top_k_per_row_decode",
+        target=f"{CUSTOM_OPS}:top_k_per_row_decode",
         use="replaced",
         why="one exact, deterministic top-k for prefill and decode",
         upstream=TOPK_ISSUE,
-        until=_IN_TREE_INDEXER,
+        until=IN_TREE_INDEXER,
         signatures=(("logits", "next_n", "seq_lens", "raw_topk_indices", *_TOPK_TAIL),),
         exact=True,
     ),
@@ -268,7 +171,7 @@ PATCHES: tuple[Patch, ...] = (
         use="relied on",
         why="base of the backend's implementation",
         upstream=BACKEND_ISSUE,
-        until=_IN_TREE_BACKEND,
+        until=IN_TREE_BACKEND,
         signatures=(("self", "num_heads", "head_size", "scale", "num_kv_heads"),),
     ),
     Patch(
@@ -276,7 +179,7 @@ PATCHES: tuple[Patch, ...] = (
         use="relied on",
         why="base of the backend's metadata builder",
         upstream=BACKEND_ISSUE,
-        until=_IN_TREE_BACKEND,
+        until=IN_TREE_BACKEND,
         signatures=(("self", "common_prefix_len", "common_attn_metadata", "fast_build"),),
         exact=True,
     ),
@@ -285,17 +188,18 @@ PATCHES: tuple[Patch, ...] = (
         use="relied on",
         why="turns request-local indices into cache rows",
         upstream=BACKEND_ISSUE,
-        until=_IN_TREE_BACKEND,
+        until=IN_TREE_BACKEND,
         signatures=(("req_id", "block_table", "token_indices", "BLOCK_SIZE"),),
     ),
 )
+"""What every family needs: the backend, its selection, the builder of the indexer's metadata, the top-k ops."""
 
 PERSISTENT_TOPK = Patch(
     target="torch.ops._C:persistent_topk",
     use="replaced",
     why="no capability gate; it can select wrong tokens on 8.x and overflows its candidate buffer in old wheels",
     upstream=TOPK_ISSUE,
-    until=_IN_TREE_INDEXER,
+    until=IN_TREE_INDEXER,
 )
 """No Python name: vLLM's call of it is what the sources can show."""
 
@@ -304,7 +208,7 @@ COOPERATIVE_TOPK = Patch(
     use="replaced",
     why="takes the place of persistent_topk on 9.x (where the plugin is forced), with the same faults",
     upstream=TOPK_ISSUE,
-    until=_IN_TREE_INDEXER,
+    until=IN_TREE_INDEXER,
     optional=True,
 )
 """Takes the arguments of persistent_topk; a vLLM that does not call it is fine."""
@@ -312,26 +216,31 @@ COOPERATIVE_TOPK = Patch(
 OP_PATCHES = (PERSISTENT_TOPK, COOPERATIVE_TOPK)
 
 _PERSISTENT_TOPK_CALLERS = (
-    (_INDEXER, "sparse_attn_indexer"),
+    (_V32_INDEXER, "sparse_attn_indexer"),
     ("vllm.model_executor.layers.indexer_topk", "SparseIndexerTopk"),
 )
 
 
-def patch_targets(root: Path) -> dict[str, str]:
-    """Verify every target on the sources below `root`, without importing anything.
-
-    Args:
-        root: the folder that holds the `vllm` folder, e.g. site-packages or an unpacked wheel.
-
-    Returns:
-        Target to "present", "missing", or "changed: ..." with what came and what is accepted.
-    """
-    tree = SourceTree(root)
-    states = {patch.target: _state(tree, patch) for patch in PATCHES}
+def shared_states(tree: SourceTree) -> dict[str, str]:
+    """Verify what every family needs on the sources of a vLLM; as `states_of`, with the two ops."""
+    states = states_of(tree, SHARED_PATCHES)
     called = any(tree.mentions(*caller, "torch.ops._C.persistent_topk(") for caller in _PERSISTENT_TOPK_CALLERS)
     states[PERSISTENT_TOPK.target] = PRESENT if called else "changed: no known caller calls it any more"
     states[COOPERATIVE_TOPK.target] = PRESENT
     return states
+
+
+def states_of(tree: SourceTree, patches: Iterable[Patch]) -> dict[str, str]:
+    """Verify targets on the sources of a vLLM, without importing anything.
+
+    Args:
+        tree: the sources.
+        patches: what to look for.
+
+    Returns:
+        Target to "present", "missing", or "changed: ..." with what came and what is accepted.
+    """
+    return {patch.target: _state(tree, patch) for patch in patches}
 
 
 def _state(tree: SourceTree, patch: Patch) -> str:

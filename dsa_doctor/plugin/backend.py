@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from vllm.config import VllmConfig, get_current_vllm_config_or_none
-from vllm.model_executor.layers.attention import mla_attention, sparse_mla_attention
+from vllm.model_executor.layers.attention import sparse_mla_attention
 from vllm.model_executor.layers.attention.sparse_mla_attention import (
     SparseMLACommonImpl,
     SparseMLACommonMetadataBuilder,
@@ -18,9 +18,11 @@ from vllm.v1.attention.backends.mla import sparse_utils
 
 from dsa_doctor.catalog.capability import Capability, plugin_serves, vllm_minimum
 from dsa_doctor.plugin import indices, ops, patching, warmup
-from dsa_doctor.plugin.activation import BACKEND_NAME
-from dsa_doctor.plugin.selection import is_forced
+from dsa_doctor.plugin.families import FAMILIES
+from dsa_doctor.plugin.host import BACKEND_NAME
+from dsa_doctor.plugin.projection import ProjectionInModelDtype
 from dsa_doctor.plugin.serving import refusals
+from dsa_doctor.plugin.state import STATE
 from dsa_doctor.resolver.configuration import PLUGIN_BLOCK_SIZE
 from dsa_doctor.resolver.plugin_gate import PLUGIN_KV_CACHE_DTYPES
 
@@ -70,8 +72,8 @@ class TritonMLASparseBackend(AttentionBackend):  # type: ignore[misc]
 
     @classmethod
     def get_supported_head_sizes(cls) -> list[int]:
-        """Return 512 latent plus 64 rope values."""
-        return [576]
+        """Return the widths of a cache row, latent plus rope, of every family."""
+        return sorted({size for family in FAMILIES for size in family.head_sizes})
 
     @classmethod
     def is_mla(cls) -> bool:
@@ -87,7 +89,7 @@ class TritonMLASparseBackend(AttentionBackend):  # type: ignore[misc]
     def supports_compute_capability(cls, capability: DeviceCapability) -> bool:
         """Whether the plugin acts on this capability: 8.x, or anything from 8.0 up where it was forced."""
         asked = Capability(capability.major, capability.minor)
-        return plugin_serves(asked) == "default" or (is_forced() and asked >= vllm_minimum())
+        return plugin_serves(asked) == "default" or (STATE.forced and asked >= vllm_minimum())
 
     @classmethod
     def supports_combination(cls, *arguments: Any, **keywords: Any) -> str | None:
@@ -186,8 +188,7 @@ class TritonMLASparseImpl(SparseMLACommonImpl):  # type: ignore[misc]
             )
         self.supports_quant_query_input = False
         self.kv_format = "fp8_ds_mla" if kv_cache_dtype == "fp8_ds_mla" else "bf16"
-        if not hasattr(mla_attention, "_get_kv_b_proj_input_dtype"):
-            self.kv_b_proj: Any = _ProjectionWithModelDtype(mla_arguments["kv_b_proj"])
+        self.kv_b_proj: Any = ProjectionInModelDtype(mla_arguments["kv_b_proj"])
 
     def forward_mqa(
         self,
@@ -221,22 +222,3 @@ class TritonMLASparseImpl(SparseMLACommonImpl):  # type: ignore[misc]
             query, kv_c_and_k_pe_cache.unsqueeze(2), rows.unsqueeze(1), self.scale, self.kv_format, counts
         )
         return out, None
-
-
-class _ProjectionWithModelDtype:
-    """kv_b_proj as dense prefill sees it where vLLM casts the input to the dtype of the weight.
-
-    Under Marlin that weight is packed into int32, and the cast turns the latents to garbage; the input belongs in the
-    layer's parameter dtype.
-    """
-
-    def __init__(self, projection: Any) -> None:
-        self._projection = projection
-        dtype = getattr(projection, "params_dtype", torch.bfloat16)
-        self.weight = torch.empty(0, dtype=dtype, device="meta")
-
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        return self._projection(*arguments, **keywords)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._projection, name)

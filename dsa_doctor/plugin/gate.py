@@ -3,14 +3,12 @@
 from typing import cast
 
 from dsa_doctor.catalog.capability import Capability
-from dsa_doctor.compat.patches import patch_targets
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Fingerprint
-from dsa_doctor.plugin.activation import BACKEND_NAME, is_installed, vllm_root
+from dsa_doctor.plugin.families import patch_targets
+from dsa_doctor.plugin.host import BACKEND_NAME, CUSTOM_PATH, is_installed, vllm_root
 from dsa_doctor.resolver.plugin_gate import GateDecision, environment_gate
 from dsa_doctor.resolver.request import PluginMode
-
-CUSTOM_PATH = "dsa_doctor.plugin.backend.TritonMLASparseBackend"
 
 
 def decide(capability: Capability, mode: str) -> GateDecision:

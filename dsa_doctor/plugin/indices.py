@@ -17,7 +17,7 @@ def to_cache_rows(
         page_size: tokens per page.
 
     Returns:
-        rows [T, topk] int32, -1 where nothing was selected, and counts [T] int32.
+        rows [T, topk] int32, the valid ones first and -1 after them, and counts [T] int32.
     """
     if not ops.uses_references(positions.device.type):
         from vllm.v1.attention.backends.mla.sparse_utils import triton_convert_req_index_to_global_index
@@ -36,4 +36,6 @@ def to_cache_rows(
     tables = block_table[request_ids.long()]  # [T, max_pages]
     pages = tables.gather(1, torch.where(valid, page, 0).long())
     rows = torch.where(valid, pages * page_size + positions % page_size, -1).to(torch.int32)
-    return rows, valid.sum(dim=1, dtype=torch.int32)
+    # Valid rows first, as vLLM's kernel leaves them: a count says nothing of a selection with holes.
+    front = torch.argsort(~valid, dim=1, stable=True)
+    return rows.gather(1, front), valid.sum(dim=1, dtype=torch.int32)

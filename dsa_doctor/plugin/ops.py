@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 
-from dsa_doctor.plugin.entry import LOGGER
+from dsa_doctor.plugin.log import LOGGER
 
 KERNELS_VARIABLE = "DSA_DOCTOR_KERNELS"
 

@@ -6,16 +6,16 @@ from typing import Any, cast
 from dsa_doctor import __version__
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Csrc, Facts, Selector
-from dsa_doctor.plugin.activation import BACKEND_NAME, device_capability
-from dsa_doctor.plugin.entry import plugin_mode, say
-from dsa_doctor.plugin.serving import model_geometry
+from dsa_doctor.plugin.host import BACKEND_NAME, device_capability, model_geometry
+from dsa_doctor.plugin.log import say
+from dsa_doctor.plugin.mode import plugin_mode
+from dsa_doctor.plugin.state import STATE
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.resolver.request import PluginMode, Request, Target
 from dsa_doctor.resolver.resolve import resolve
 from dsa_doctor.verdict.schema import Layer, Verdict
 
 _NOT_ASKED = "not asked while a server starts; `dsa-doctor check` does"
-_logged: list[str] = []
 
 
 def verdict_of(vllm_config: Any) -> Verdict:
@@ -68,18 +68,18 @@ def refuse_or_log(vllm_config: Any) -> None:
     Raises:
         ValueError: layer 1 is unresolved; the message holds its findings.
     """
-    if _logged:
+    if STATE.judged:
         return
     try:
         verdict = verdict_of(vllm_config)
     except Exception as error:  # a report that fails must not keep a server from starting
-        _logged.append(str(vllm_config.model_config.model))
+        STATE.judged.append(str(vllm_config.model_config.model))
         say("dsa-doctor: this server could not be judged (%s: %s).", type(error).__name__, error, level=logging.WARNING)
         return
     compiled = next(layer for layer in verdict.layers if layer.layer == "csrc")
     if compiled.state == "unresolved":
         raise ValueError(_refusal(verdict, compiled))
-    _logged.append(str(vllm_config.model_config.model))
+    STATE.judged.append(str(vllm_config.model_config.model))
     say("%s", block(verdict, str(vllm_config.cache_config.cache_dtype)))
     if compiled.state == "unknown":
         say("dsa-doctor: layer 1 could not be determined: %s", compiled.reason, level=logging.WARNING)

@@ -6,23 +6,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from dsa_doctor.plugin.activation import BACKEND_NAME
-from dsa_doctor.plugin.entry import LOGGER, say
-from dsa_doctor.plugin.gate import CUSTOM_PATH, custom_backend_of_another_plugin
-
-MODEL_CLASSES = {
-    "GlmMoeDsaForCausalLM": "dsa_doctor.plugin.models:GlmMoeDsaForCausalLM",
-    "DeepseekV32ForCausalLM": "dsa_doctor.plugin.models:DeepseekV32ForCausalLM",
-    "DeepseekV32MTPModel": "dsa_doctor.plugin.models:DeepSeekMTP",
-}
-"""Architecture to the class that serves it; importing that module applies the patches of layer 3."""
-
-_forced: list[bool] = []
-
-
-def is_forced() -> bool:
-    """Whether DSA_DOCTOR_PLUGIN=force installed the plugin in this process: then it outranks native backends."""
-    return bool(_forced and _forced[0])
+from dsa_doctor.plugin import serving
+from dsa_doctor.plugin.families import FAMILIES
+from dsa_doctor.plugin.gate import custom_backend_of_another_plugin
+from dsa_doctor.plugin.host import BACKEND_NAME, CUSTOM_PATH
+from dsa_doctor.plugin.log import LOGGER, say
+from dsa_doctor.plugin.state import STATE
 
 
 def install(*, forced: bool) -> None:
@@ -36,9 +25,7 @@ def install(*, forced: bool) -> None:
     """
     from vllm.platforms import cuda
 
-    from dsa_doctor.plugin import serving
-
-    _forced[:] = [forced]
+    STATE.forced = forced
     name_backend()
     cuda._get_backend_priorities = with_custom_backend(cuda._get_backend_priorities)
     cuda.CudaPlatformBase.check_and_update_config = serving.reviewed(cuda.CudaPlatformBase.check_and_update_config)
@@ -63,9 +50,10 @@ def offer_model_classes() -> None:
     """Let the architectures of DSA models resolve to the classes that the plugin serves."""
     from vllm.model_executor.models.registry import ModelRegistry
 
-    for architecture, path in MODEL_CLASSES.items():
-        if architecture in ModelRegistry.models:
-            ModelRegistry.register_model(architecture, path)
+    for family in FAMILIES:
+        for architecture, path in family.model_classes.items():
+            if architecture in ModelRegistry.models:
+                ModelRegistry.register_model(architecture, path)
 
 
 def with_custom_backend(priorities: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
@@ -86,7 +74,7 @@ def with_custom_backend(priorities: Callable[..., list[Any]]) -> Callable[..., l
         if other is not None:
             LOGGER.error("Another plugin replaced %s by %s; it is not offered to vLLM any more.", BACKEND_NAME, other)
             return found
-        return [custom, *found] if is_forced() else [*found, custom]
+        return [custom, *found] if STATE.forced else [*found, custom]
 
     return listed
 

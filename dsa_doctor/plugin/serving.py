@@ -5,8 +5,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from dsa_doctor.plugin.activation import BACKEND_NAME, index_topk
-from dsa_doctor.plugin.entry import MODE_VARIABLE, say
+from dsa_doctor.plugin import report
+from dsa_doctor.plugin.host import BACKEND_NAME, index_topk, model_geometry
+from dsa_doctor.plugin.log import say
+from dsa_doctor.plugin.mode import MODE_VARIABLE
 
 _QUANTISED_PREFIXES = ("fp8", "int8", "nvfp4")
 
@@ -49,8 +51,6 @@ def review(vllm_config: Any) -> None:
     from vllm.platforms import current_platform
 
     if current_platform.is_cuda():
-        from dsa_doctor.plugin import report
-
         report.refuse_or_log(vllm_config)
 
 
@@ -96,18 +96,6 @@ def _model_refusal(vllm_config: Any) -> str | None:
         kv_cache_dtype=str(vllm_config.cache_config.cache_dtype),
     )
     return None if decision.serves else "; ".join((decision.reason, *decision.evidence))
-
-
-def model_geometry(model_config: Any) -> Any:
-    """Return the geometry of a vLLM model configuration.
-
-    Raises:
-        ConfigError: a key that every causal language model has is missing or is not a number.
-    """
-    from dsa_doctor.catalog.geometry import geometry_from_config
-
-    config = model_config.hf_config.to_dict()
-    return geometry_from_config(config, name=str(model_config.served_model_name or model_config.model), source="vLLM")
 
 
 def with_served_kv_cache_dtype(resolve: Callable[[str, Any], str]) -> Callable[[str, Any], str]:

@@ -11,6 +11,20 @@ import torch
 from dsa_doctor.plugin import ops, query
 
 
+def always() -> bool:
+    """Answer the indexer's guard: its logits are served, by other kernels than DeepGEMM's."""
+    return True
+
+
+def never() -> bool:
+    """Answer the metadata builder: no DeepGEMM schedule is needed."""
+    return False
+
+
+def no_warmup(*_arguments: Any, **_keywords: Any) -> None:
+    """Register nothing: the Triton kernel that packs an fp8 query is not used."""
+
+
 def fused_indexer_q_rope_quant(
     positions: torch.Tensor,
     q: torch.Tensor,

@@ -3,11 +3,11 @@
 import time
 
 from dsa_doctor.compat import model_classes, rules, settings
-from dsa_doctor.compat.patches import patch_targets
 from dsa_doctor.compat.sources import SourceTree
 from dsa_doctor.compat.triton_fp8 import triton_fp8_kernels
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Fingerprint
+from dsa_doctor.plugin.families import patch_targets
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.redaction import redact
 

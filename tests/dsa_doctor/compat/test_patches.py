@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from dsa_doctor.compat.patches import OP_PATCHES, PATCHES, PERSISTENT_TOPK, Patch, patch_targets
+from dsa_doctor.compat.patches import OP_PATCHES, PERSISTENT_TOPK, Patch
 from dsa_doctor.compat.sources import SourceTree
+from dsa_doctor.plugin.families import all_patches, patch_targets
 from tests.releases import RELEASES, release_folder
 
+PATCHES = all_patches()
 FILES = sorted(
     {one for patch in PATCHES for one in (patch.module, patch.origin) if one}
     | {"vllm.model_executor.layers.indexer_topk"}

@@ -106,10 +106,11 @@ class Release:
     def step_register(self, mode: str = "auto", again: bool = True) -> str:
         """Load the plugin as vLLM would, and return what was logged."""
         from dsa_doctor.plugin import entry
+        from dsa_doctor.plugin.state import STATE
 
         os.environ["DSA_DOCTOR_PLUGIN"] = mode
         if again:
-            entry._state.clear()
+            STATE.registered = False
         self.listen()
         entry.register()
         return self.log.getvalue()
@@ -191,11 +192,28 @@ class Release:
         defaults = {"load_format": "dummy", "skip_tokenizer_init": True, "max_model_len": 4096, "max_num_seqs": 8}
         return EngineArgs(model=str(folder), **{**defaults, **arguments}).create_engine_config()
 
+    def step_projection_dtypes(self) -> dict[str, str]:
+        """Return the dtype that dense prefill casts its latents to, by the dtype that kv_b_proj is stored in."""
+        from types import SimpleNamespace
+
+        import torch
+        from vllm.model_executor.layers.attention import mla_attention
+
+        from dsa_doctor.plugin.projection import ProjectionInModelDtype
+
+        ask = getattr(mla_attention, "_get_kv_b_proj_input_dtype", None)
+        answers = {}
+        for stored in (torch.int8, torch.int32, torch.uint8, torch.bfloat16):
+            layer = SimpleNamespace(weight=torch.empty(1, dtype=stored), params_dtype=torch.bfloat16)
+            seen = ProjectionInModelDtype(layer)
+            answers[str(stored)] = str(ask(seen, False) if ask is not None else seen.weight.dtype)
+        return answers
+
     def step_configure(self, config: dict[str, Any], **arguments: Any) -> dict[str, Any]:
         """Make the server's configuration, and return what the plugin decides there."""
-        from dsa_doctor.plugin import report
+        from dsa_doctor.plugin.state import STATE
 
-        report._logged.clear()
+        STATE.judged.clear()
         self.listen()
         made = self.engine_config(config, **arguments)
         return {"kv_cache_dtype": str(made.cache_config.cache_dtype), "log": self.log.getvalue()}

@@ -108,6 +108,7 @@ def answers(release: Path, shared: Path) -> Answers:
         "8.0": ("select", {}),
         "8.0 by name": ("select", {"backend": "TRITON_MLA_SPARSE"}),
         "8.0 fp8_ds_mla": ("select", {"kv_cache_dtype": "fp8_ds_mla"}),
+        "projection dtypes": ("projection_dtypes", {}),
         "8.0 fp8": ("select", {"kv_cache_dtype": "fp8"}),
         "glm": ("construct", {"config": tiny_config(), "draft": True}),
         "glm shared": ("construct", {"config": sharing}),
@@ -201,10 +202,10 @@ def test_whole_models_are_constructed(
         assert built["draft"] == ["vllm.model_executor.models.deepseek_mtp:DeepSeekMTP"]
 
 
-def test_int32_weights_never_set_the_dtype_of_dense_prefill(answers: Answers, release: Path) -> None:
-    source = (release / "vllm/model_executor/layers/attention/mla_attention.py").read_text()
-    wrapped = answers.value("glm fp8")["projections"] == ["_ProjectionWithModelDtype"]
-    assert wrapped == ("_get_kv_b_proj_input_dtype" not in source)
+def test_integer_weights_never_set_the_dtype_of_dense_prefill(answers: Answers) -> None:
+    assert answers.value("glm fp8")["projections"] == ["ProjectionInModelDtype"]
+    dtypes = answers.value("projection dtypes")
+    assert set(dtypes.values()) == {"torch.bfloat16"}, dtypes
 
 
 def test_kv_cache_forced_by_metadata_becomes_bfloat16(answers: Answers) -> None:

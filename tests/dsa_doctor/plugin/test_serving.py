@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dsa_doctor.plugin import report, serving
+from dsa_doctor.plugin.state import STATE
 from dsa_doctor.verdict.schema import LAYER_NUMBERS, Finding, Layer, Software, Verdict
 from tests.dsa_doctor.plugin.tiny_models import tiny_config
 
@@ -96,14 +97,14 @@ def verdict(state: Any, *findings: Finding) -> Verdict:
 
 def test_a_lacking_extension_is_refused_with_its_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Finding(id="DSA101", layer="csrc", status="fail", summary="no code for sm80", remedy=("reinstall",))
-    monkeypatch.setattr(report, "_logged", [])
+    monkeypatch.setattr(STATE, "judged", [])
     monkeypatch.setattr(report, "verdict_of", lambda config: verdict("unresolved", found))
     with pytest.raises(ValueError, match="DSA101: no code for sm80\n    reinstall"):
         report.refuse_or_log(server())
 
 
 def test_the_block_is_logged_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(report, "_logged", [])
+    monkeypatch.setattr(STATE, "judged", [])
     monkeypatch.setattr(report, "verdict_of", lambda config: verdict("native"))
     monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
     with caplog.at_level(logging.INFO, logger="vllm.dsa_doctor"):
@@ -121,7 +122,7 @@ def test_a_report_that_breaks_does_not_stop_the_server(
     def broken(config: Any) -> Verdict:
         raise OSError("no such file")
 
-    monkeypatch.setattr(report, "_logged", [])
+    monkeypatch.setattr(STATE, "judged", [])
     monkeypatch.setattr(report, "verdict_of", broken)
     monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
     with caplog.at_level(logging.WARNING, logger="vllm.dsa_doctor"):

@@ -3,12 +3,18 @@
 tests/dsa_kernels/test_plugin_calls.py runs the numerical ones again on the kernels.
 """
 
+from importlib import import_module
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from dsa_doctor.plugin import indices, ops, stand_ins  # noqa: E402
 from dsa_kernels.fp8 import naive_fused_indexer_q, naive_indexer_k_quant_and_cache, naive_quantize_fp8  # noqa: E402
+
+# While Triton's interpreter is on, as it is at collection: tests here run without it (see tests/conftest.py).
+for _part in ("indexer", "sparse_mla"):
+    import_module(f"dsa_kernels.{_part}")
 
 HEADS, TOPK, PAGE = 16, 8, 64
 
@@ -162,6 +168,16 @@ def test_cache_rows() -> None:
     # 192 lies beyond the table: nothing is read there.
     assert rows.tolist() == [[448, 128, 383, -1], [127, 258, -1, -1], [-1] * 4]
     assert counts.tolist() == [3, 2, 0]
+
+
+def test_a_selection_with_holes_keeps_its_tail() -> None:
+    positions = torch.tensor([[5, -1, -1, 7, -1, 9]], dtype=torch.int32)
+    rows, counts = indices.to_cache_rows(
+        torch.zeros(1, dtype=torch.int32), torch.tensor([[2]], dtype=torch.int32), positions, 64
+    )
+    assert counts.tolist() == [3]
+    assert rows[0, :3].tolist() == [133, 135, 137]
+    assert rows[0, 3:].tolist() == [-1, -1, -1]
 
 
 @pytest.mark.parametrize("kv_format", ["bf16", "fp8_ds_mla"])

@@ -1,0 +1,34 @@
+"""The families of models that the plugin serves. A new one is a file here, and its name in `FAMILIES`."""
+
+from pathlib import Path
+
+from dsa_doctor.compat.patches import SHARED_PATCHES, Patch, shared_states, states_of
+from dsa_doctor.compat.sources import SourceTree
+from dsa_doctor.plugin.families import deepseek_v32
+from dsa_doctor.plugin.families.family import Family
+
+FAMILIES: tuple[Family, ...] = (deepseek_v32.FAMILY,)
+
+
+def all_patches() -> tuple[Patch, ...]:
+    """Return every entry of the ledger: the shared ones, then each family's."""
+    return (*SHARED_PATCHES, *(patch for family in FAMILIES for patch in family.patches))
+
+
+def patch_targets(root: Path) -> dict[str, str]:
+    """Verify every target on the sources below `root`, without importing anything.
+
+    Args:
+        root: the folder that holds the `vllm` folder, e.g. site-packages or an unpacked wheel.
+
+    Returns:
+        Target to "present", "missing", or "changed: ..." with what came and what is accepted.
+    """
+    tree = SourceTree(root)
+    states = shared_states(tree)
+    for family in FAMILIES:
+        states |= states_of(tree, family.patches)
+    return states
+
+
+__all__ = ["FAMILIES", "Family", "all_patches", "patch_targets"]

@@ -1,0 +1,60 @@
+"""What the plugin asks of the vLLM that it runs in."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any, cast
+
+from dsa_doctor.catalog.capability import Capability
+from dsa_doctor.resolver.request import TRITON_BACKEND
+
+BACKEND_NAME = TRITON_BACKEND
+CUSTOM_PATH = "dsa_doctor.plugin.backend.TritonMLASparseBackend"
+
+
+def device_capability(mode: str) -> Capability | None:
+    """Return the compute capability of the first GPU from NVML, or None where there is none to serve.
+
+    vLLM's platform without NVML (Jetson) would initialise CUDA to answer, which breaks forked workers: there the
+    plugin acts only when forced.
+    """
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cuda():
+        return None
+    answers = next(base for base in type(current_platform).__mro__ if "get_device_capability" in vars(base))
+    if answers.__name__ == "NonNvmlCudaPlatform" and mode != "force":
+        return None
+    found = current_platform.get_device_capability()
+    return Capability(found.major, found.minor) if found is not None else None
+
+
+def vllm_root() -> Path:
+    """Return the folder that holds the installed vLLM's package folder."""
+    import vllm
+
+    return Path(cast(str, vllm.__file__)).parent.parent
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be found, without importing it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def index_topk(config: Any) -> int:
+    """Return index_topk of a Hugging Face configuration, or 0 where the model has no DeepSeek Sparse Attention."""
+    return int(getattr(config, "index_topk", 0) or 0)
+
+
+def model_geometry(model_config: Any) -> Any:
+    """Return the geometry of a vLLM model configuration.
+
+    Raises:
+        ConfigError: a key that every causal language model has is missing or is not a number.
+    """
+    from dsa_doctor.catalog.geometry import geometry_from_config
+
+    config = model_config.hf_config.to_dict()
+    return geometry_from_config(config, name=str(model_config.served_model_name or model_config.model), source="vLLM")

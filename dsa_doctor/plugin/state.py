@@ -1,0 +1,23 @@
+"""What the plugin has done in this process; vLLM loads plugins in each of its processes."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class PluginState:
+    """What is done already.
+
+    Attributes:
+        registered: whether vLLM has loaded the plugin.
+        forced: whether DSA_DOCTOR_PLUGIN=force installed it: then it outranks native backends.
+        applied: names of the families whose patches are in place.
+        judged: models whose start-up block was logged.
+    """
+
+    registered: bool = False
+    forced: bool = False
+    applied: set[str] = field(default_factory=set)
+    judged: list[str] = field(default_factory=list)
+
+
+STATE = PluginState()
