@@ -11,6 +11,10 @@ _MAX_CONFIG = 16 << 20
 """Bytes; the largest are lists of unquantised modules, of a few MiB."""
 
 
+QUANTIZATION_FILE = "hf_quant_config.json"
+"""Where ModelOpt's older checkpoints say how they are quantised."""
+
+
 class ConfigError(ValueError):
     """A config.json that cannot be read or lacks what it must hold; the message names the file and the key."""
 
@@ -58,6 +62,8 @@ class ModelGeometry(Fact):
     """Modules that the checkpoint says are left unquantised."""
     stored: Quantization | None = None
     """How the checkpoint stores its weights, module by module; None where it is not quantised."""
+    published_bytes: int | None = None
+    """Bytes of the checkpoint's safetensors files as the Hub lists them; None where the Hub was not asked."""
     shared_indexer_layer_ids: tuple[int, ...] = ()
     num_key_value_heads: int = 0
     head_dim: int = 0
@@ -152,7 +158,7 @@ def geometry_from_file(path: Path) -> ModelGeometry:
     """
     file = path / "config.json" if path.is_dir() else path
     config = _read_json(file)
-    quantization_file = file.with_name("hf_quant_config.json")
+    quantization_file = file.with_name(QUANTIZATION_FILE)
     if "quantization_config" not in config and quantization_file.is_file():
         config["quantization_config"] = _read_json(quantization_file)
     name = path.name if path.is_dir() else (path.parent.name or path.name)

@@ -6,7 +6,8 @@ import re
 import tempfile
 from pathlib import Path
 
-from dsa_doctor.catalog.geometry import ConfigError, ModelGeometry, geometry_from_file
+from dsa_doctor.catalog.geometry import QUANTIZATION_FILE, ConfigError, ModelGeometry, geometry_from_file
+from dsa_doctor.catalog.hub import fetch_beside, published_bytes
 from dsa_doctor.catalog.models import KNOWN_MODELS, find_model
 from dsa_doctor.reading import ReadingError, check_name
 
@@ -89,6 +90,8 @@ def _from_hub(hub_id: str) -> ModelGeometry:
         with tempfile.TemporaryDirectory() as folder:
             file = hf_hub_download(hub_id, "config.json", local_dir=folder)
             geometry = geometry_from_file(Path(file))
+            if geometry.stored is None and fetch_beside(hub_id, QUANTIZATION_FILE, folder):
+                geometry = geometry_from_file(Path(file))
     except ConfigError as error:
         raise UnknownModelError(f"MODEL {hub_id!r}: {error}") from error
     except Exception as error:  # the Hub client raises many kinds: no network, no such repository, gated, bad name
@@ -97,6 +100,6 @@ def _from_hub(hub_id: str) -> ModelGeometry:
             f"MODEL {hub_id!r} could not be read from the Hub ({type(error).__name__}: {reason}). "
             f"Without network, give a local config.json. {_accepted(hub_id)}"
         ) from error
-    return geometry.model_copy(
-        update={"name": hub_id, "hub_id": hub_id, "source": f"config.json of {hub_id} on the Hub"}
-    )
+    source = f"config.json of {hub_id} on the Hub"
+    update = {"name": hub_id, "hub_id": hub_id, "source": source, "published_bytes": published_bytes(hub_id)}
+    return geometry.model_copy(update=update)

@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +17,14 @@ from dsa_doctor.launch.flags import Flag, Variable, launch_flags, launch_variabl
 from dsa_doctor.launch.options import KnownOptions, ask_options
 from dsa_doctor.launch.request import Choice, LaunchOptions
 from dsa_doctor.planner import (
-    Checkpoint,
     Hardware,
-    HeaderError,
     Parallel,
     Plan,
     PlanOptions,
     Shape,
-    checkpoint_of,
+    checkpoint_at_hand,
     nearest_shapes,
     plan,
-    stored_tensors,
 )
 from dsa_doctor.planner.plan import DEFAULT_UTILIZATION
 from dsa_doctor.verdict.schema import Configuration, TargetInfo, Verdict
@@ -119,7 +116,7 @@ def prepare(options: LaunchOptions, verdict: Verdict, gpus: int, ask_vllm: Calla
         host_memory_bytes=None if options.elsewhere else conditions.host_memory(),
     )
     asked = plan_options(options, parallel_of(options, model, gpus), verdict.configuration)
-    checkpoint, warnings = _local_checkpoint(options.model, model)
+    checkpoint, warnings = checkpoint_at_hand(local_folder(options.model), model)
     found = plan(model, hardware, asked, checkpoint)
     shapes = nearest_shapes(model, hardware, asked, checkpoint) if found.fits is False else ()
     checked = verified(launch_flags(verdict, model, found, options), ask_vllm(), options)
@@ -222,23 +219,3 @@ def _memory_of(target: TargetInfo | None) -> tuple[int | None, int | None]:
     if known is None:
         return None, None
     return known.memory_bytes, known.free_mib * 2**20 if known.free_mib is not None else None
-
-
-def _local_checkpoint(text: str, model: ModelGeometry) -> tuple[Checkpoint | None, Sequence[str]]:
-    """Return the tensors of a local checkpoint, or why they were not used."""
-    folder = local_folder(text)
-    if folder is None:
-        return None, ()
-    try:
-        tensors = stored_tensors(folder)
-    except HeaderError as error:
-        return None, (f"the weights are counted from the configuration: {error}",)
-    if not tensors:
-        return None, ()
-    checkpoint = checkpoint_of(tensors, model)
-    if checkpoint.unrecognised:
-        names = ", ".join(checkpoint.unrecognised[:3])
-        return checkpoint, (
-            f"{len(checkpoint.unrecognised)} tensors are counted on every GPU, not knowing them: {names}",
-        )
-    return checkpoint, ()

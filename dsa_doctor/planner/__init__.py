@@ -5,6 +5,7 @@ Everything here is a pure function of a model's geometry, the hardware and the o
 
 from dsa_doctor.planner.checkpoint import Checkpoint, checkpoint_of
 from dsa_doctor.planner.headers import HeaderError, stored_tensors
+from dsa_doctor.planner.local import checkpoint_at_hand
 from dsa_doctor.planner.parallel import Parallel
 from dsa_doctor.planner.plan import Hardware, Line, Plan, PlanOptions, plan
 from dsa_doctor.planner.shapes import Shape, nearest_shapes
@@ -19,6 +20,7 @@ __all__ = [
     "Plan",
     "PlanOptions",
     "Shape",
+    "checkpoint_at_hand",
     "checkpoint_of",
     "nearest_shapes",
     "parameter_count",

@@ -16,6 +16,8 @@ MAX_HEADER = 100 * 2**20
 """The format's own limit."""
 MAX_FILES = 4096
 MAX_INDEX = 256 * 2**20
+MAX_TOTAL = 2**50
+INDEX = "model.safetensors.index.json"
 
 _DTYPE_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -85,6 +87,23 @@ def read_header(file: Path) -> Iterator[StoredTensor]:
         raise HeaderError(f"{file.name}: tensors end at byte {end} of {size - 8 - length}")
 
 
+def indexed_bytes(folder: Path) -> int | None:
+    """Return the bytes of all tensors as the index in a folder says, or None where it says nothing that can be used.
+
+    It is metadata.total_size of model.safetensors.index.json; the weights themselves need not be there.
+    """
+    try:
+        metadata = _index(folder).get("metadata")
+    except (HeaderError, OSError):
+        return None
+    size = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if isinstance(size, float) and size.is_integer():  # some writers give a float
+        size = int(size)
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 < size < MAX_TOTAL:
+        return None
+    return size
+
+
 def _tensor(file: Path, name: str, entry: Any, *, data: int) -> tuple[StoredTensor, int]:
     broken = HeaderError(f"{file.name}: the entry of tensor {name[:200]!r} is not valid")
     if not isinstance(entry, dict):
@@ -124,14 +143,19 @@ def _parsed(file: Path, text: bytes) -> dict[str, Any]:
     return content
 
 
+def _index(folder: Path) -> dict[str, Any]:
+    index = folder / INDEX
+    if index.stat().st_size > MAX_INDEX:
+        raise HeaderError(f"{index.name}: larger than {MAX_INDEX} bytes")
+    return _parsed(index, index.read_bytes())
+
+
 def _files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     if not index.is_file():
         files = sorted(folder.glob("*.safetensors"))
     else:
-        if index.stat().st_size > MAX_INDEX:
-            raise HeaderError(f"{index.name}: larger than {MAX_INDEX} bytes")
-        names = _parsed(index, index.read_bytes()).get("weight_map")
+        names = _index(folder).get("weight_map")
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
             raise HeaderError(f"{index.name}: no weight_map")
         wanted = sorted(set(names.values()))

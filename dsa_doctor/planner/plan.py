@@ -13,10 +13,10 @@ from pydantic import Field
 from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.facts.observation import Fact
 from dsa_doctor.planner.cache import token_bytes
-from dsa_doctor.planner.checkpoint import Checkpoint
+from dsa_doctor.planner.checkpoint import Checkpoint, configured_size
 from dsa_doctor.planner.estimates import GIB, activation_bytes, fixed_bytes, graph_bytes, usable_bytes
 from dsa_doctor.planner.parallel import Parallel, part_bytes, problems_of, rank_bytes, stage_weights
-from dsa_doctor.planner.storage import Label, lowest, storage_of, stored_bytes, stored_size
+from dsa_doctor.planner.storage import Label, lowest, storage_of, stored_bytes
 from dsa_doctor.planner.weights import Part
 
 MINIMUM_CONTEXT = 1024
@@ -259,7 +259,7 @@ def _stage_plan(
 
 def _static_lines(model: ModelGeometry, options: PlanOptions, checkpoint: Checkpoint | None, stage: int) -> list[Line]:
     parallel = options.parallel
-    label: Label = "exact" if checkpoint is not None else storage_of(model).label
+    label: Label = checkpoint.label if checkpoint is not None else storage_of(model).label
     count = part_bytes if checkpoint is None else checkpoint.part_bytes
     parts = count(model, parallel, stage, mtp=options.mtp)
     lines = [Line(name=f"weights: {part}", bytes=parts[part], label=label) for part in get_args(Part) if part in parts]
@@ -368,9 +368,7 @@ def _disk(model: ModelGeometry) -> tuple[int, int, int]:
     return size, parameters, mtp
 
 
-@lru_cache(maxsize=256)
 def _disk_low(model: ModelGeometry) -> int | None:
     """Return the least bytes of the checkpoint where that is less than the most, else None."""
-    sizes = [stored_size(weight, model, layer=layer) for layer, weight in stage_weights(model, Parallel(), 0, mtp=True)]
-    low, high = sum(size.low for size in sizes), sum(size.high for size in sizes)
-    return low if low < high else None
+    size = configured_size(model)
+    return size.low if size.low < size.high else None

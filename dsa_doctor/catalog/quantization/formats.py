@@ -76,9 +76,15 @@ class WeightFormat(Fact):
         """Whether the bytes follow from the shape alone."""
         return self.packing != "unknown" and not self.optional_bytes
 
-    def lowest(self) -> "WeightFormat":
-        """Return the format at the low end of what is known of it."""
-        return self if self.is_known else self.model_copy(update={"most_bits": self.bits, "optional_bytes": 0})
+    def within(self, share: float) -> "WeightFormat":
+        """Return the format at one point of its range: 0 is the low end, 1 the high one."""
+        if self.packing == "unknown":
+            bits = self.bits + share * (self.most_bits - self.bits)
+            return self.model_copy(update={"bits": bits, "most_bits": bits})
+        if self.optional_bytes:
+            stored = self.optional_bytes if share >= 0.5 else 0
+            return self.model_copy(update={"column_bytes": self.column_bytes + stored, "optional_bytes": 0})
+        return self
 
     def size(self, shape: tuple[int, ...]) -> Size:
         """Return the bytes of a weight of `shape`: output rows, then input columns; leading sides are copies."""

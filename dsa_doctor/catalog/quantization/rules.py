@@ -91,8 +91,12 @@ class Quantization(Fact):
 
     def lowest(self) -> "Quantization":
         """Return the same with every format that is known by a range only at the low end of it."""
+        return self.within(0.0)
+
+    def within(self, share: float) -> "Quantization":
+        """Return the same with every format that is known by a range at one point of it, 0 the low end."""
         rules = tuple(
-            rule if rule.format is None else rule.model_copy(update={"format": rule.format.lowest()})
+            rule if rule.format is None else rule.model_copy(update={"format": rule.format.within(share)})
             for rule in self.rules
         )
         # A copy would keep the prepared rules and what was found with them.

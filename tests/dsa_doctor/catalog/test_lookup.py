@@ -1,6 +1,11 @@
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from dsa_doctor.catalog.lookup import UnknownModelError, find_geometry
+from dsa_doctor.catalog.models import find_model
 
 
 def test_an_alias_comes_from_the_catalog():
@@ -61,3 +66,47 @@ def test_a_name_that_would_break_what_repeats_it_is_refused(tmp_path, monkeypatc
     for text in (f"{tmp_path}/a{character}b", f"org/a{character}b"):
         with pytest.raises(UnknownModelError, match=rf"character \d+ is U\+{ord(character):04X}"):
             find_geometry(text)
+
+
+class _Hub:
+    """A Hub that holds a few small files and lists a few large ones."""
+
+    def __init__(self, monkeypatch, files, listed):
+        self.files, self.listed = files, listed
+        monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", self.download)
+        monkeypatch.setattr("huggingface_hub.HfApi.model_info", self.info)
+
+    def download(self, hub_id, name, local_dir):
+        if name not in self.files:
+            raise FileNotFoundError(name)
+        path = Path(local_dir) / name
+        path.write_text(json.dumps(self.files[name]))
+        return str(path)
+
+    def info(self, hub_id, **_):
+        if self.listed is None:
+            raise TimeoutError
+        siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in self.listed.items()]
+        return SimpleNamespace(siblings=siblings)
+
+
+SHARDS = {"model-1.safetensors": 400, "model-2.safetensors": 50, "README.md": 7, "original/x.safetensors": 9}
+
+
+@pytest.mark.parametrize(
+    ("listed", "total"),
+    [(SHARDS, 450), ({"README.md": 7}, None), ({"a.safetensors": None}, None), (None, None)],
+)
+def test_the_hub_says_how_large_the_weights_are_where_it_is_asked_anyway(monkeypatch, listed, total):
+    pytest.importorskip("huggingface_hub")
+    _Hub(monkeypatch, {"config.json": find_model("GLM-5").config}, listed)
+    assert find_geometry("somebody/some-model").published_bytes == total
+
+
+def test_a_quantisation_that_lies_in_a_file_of_its_own_on_the_hub_is_read(monkeypatch):
+    pytest.importorskip("huggingface_hub")
+    settings = {"quantization": {"quant_algo": "NVFP4", "exclude_modules": ["lm_head"]}}
+    files = {"config.json": find_model("GLM-5").config, "hf_quant_config.json": settings}
+    _Hub(monkeypatch, files, None)
+    assert find_geometry("somebody/some-model").stored.method == "modelopt"
