@@ -78,7 +78,11 @@ def judge_fleet(
             verdicts.append(max(judged, key=_gravity) if judged else _no_target(facts))
     except RequestError as error:
         raise UsageError(str(error)) from error
-    return verdicts
+    asked = [text for text in models or [DEFAULT_MODEL] for _ in named]
+    return [
+        verdict if verdict.model is not None else verdict.model_copy(update={"asked": text})
+        for verdict, text in zip(verdicts, asked, strict=True)
+    ]
 
 
 def gather_with(environment: Environment, queries: Iterable[SelectorQuery] | None) -> Facts:

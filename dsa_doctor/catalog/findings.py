@@ -76,3 +76,51 @@ KNOWN_FINDINGS: tuple[KnownFinding, ...] = (
 )
 
 FINDINGS_BY_ID: dict[str, KnownFinding] = {known.id: known for known in KNOWN_FINDINGS}
+
+_TROUBLES = {
+    "DSA101": "the wheel has no code for this GPU",
+    "DSA102": "an op that the model needs has no code for this GPU",
+    "DSA103": "a compiled extension has undefined symbols",
+    "DSA104": "dsv3_fused_a_gemm has no code for this GPU",
+    "DSA105": "a compiled extension is missing or damaged",
+    "DSA106": "torch has not registered an op for CUDA",
+    "DSA107": "a compiled extension does not match torch",
+    "DSA108": "a compiled extension finds no matching CUDA library",
+    "DSA201": "no attention backend serves sparse MLA on this GPU",
+    "DSA202": "a native attention backend serves it",
+    "DSA203": "dsa-doctor's attention backend serves it",
+    "DSA204": "vLLM's backend selector could not be asked",
+    "DSA205": "the KV cache dtype rules the attention backend out",
+    "DSA206": "vLLM has a TRITON_MLA_SPARSE of its own",
+    "DSA207": "the attention backend asked for is not valid here",
+    "DSA214": "dsa-doctor's sparse-MLA op computes wrongly here",
+    "DSA301": "the indexer calls DeepGEMM, which does not support this GPU",
+    "DSA302": "the indexer needs DeepGEMM, which is not installed",
+    "DSA303": "DeepGEMM cannot be imported",
+    "DSA304": "DeepGEMM serves the indexer",
+    "DSA305": "dsa-doctor's plugin serves the indexer",
+    "DSA306": "the indexer's guard could not be judged",
+    "DSA309": "an indexer op of dsa-doctor computes wrongly here",
+    "DSA901": "Triton kernels use an fp8 type that this GPU lacks",
+    "DSA902": "the top-k op can select wrong tokens",
+    "DSA903": "the checkpoint forces an fp8 KV cache",
+    "DSA904": "this vLLM does not serve the model's architecture here",
+    "DSA905": "no CUDA toolkit, and DeepGEMM compiles at run time",
+    "DSA906": "dense prefill casts to the int32 of Marlin weights",
+    "DSA907": "the GPUs have several compute capabilities",
+    "DSA908": "vLLM is not installed, or cannot be imported",
+    "DSA909": "torch has no CUDA, or is missing",
+    "DSA910": "the model could not be read",
+    "DSA911": "no GPU here, and no --target given",
+    "DSA912": "the model uses no DeepSeek Sparse Attention",
+    "DSA913": "the warm-up compiles a kernel for an fp8 type that this GPU lacks",
+    "DSA914": "dsa-doctor's plugin does not serve this model here",
+    "DSA915": "the GPUs could not be read",
+}
+"""What is the matter where a finding does not pass, in a few words after a colon; else its title says it already."""
+
+
+def trouble_of(finding_id: str) -> str:
+    """Return what is the matter where a finding does not pass, in a few words."""
+    known = FINDINGS_BY_ID.get(finding_id)
+    return _TROUBLES.get(finding_id) or (known.title[:1].lower() + known.title[1:] if known else finding_id)

@@ -4,7 +4,9 @@ import json
 from typing import Annotated, Literal
 
 import typer
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from dsa_doctor.cli.check import Format
 from dsa_doctor.cli.output import console, print_data
@@ -43,6 +45,7 @@ def targets(output_format: Annotated[Format, _FORMAT] = Format.HUMAN) -> None:
     """List the GPUs that --target knows."""
     from dsa_doctor.catalog.capability import shared_memory_per_block
     from dsa_doctor.catalog.targets import KNOWN_GPUS
+    from dsa_doctor.render.human import show
 
     if output_format is Format.JSON:
         rows = [
@@ -63,9 +66,6 @@ def targets(output_format: Annotated[Format, _FORMAT] = Format.HUMAN) -> None:
     for heading in ("TARGET", "GPU", "SM", "MEMORY", "SHARED/BLOCK"):
         justify: Literal["left", "right"] = "left" if heading in {"TARGET", "GPU"} else "right"
         table.add_column(heading, no_wrap=heading != "GPU", justify=justify)
-    table.add_column(
-        "ALSO", overflow="fold", min_width=16
-    )  # these are to be typed: a name that is cut short is of no use
     for gpu in KNOWN_GPUS:
         table.add_row(
             gpu.alias,
@@ -73,6 +73,11 @@ def targets(output_format: Annotated[Format, _FORMAT] = Format.HUMAN) -> None:
             str(gpu.capability),
             f"{gpu.memory_gib:.2f} GiB" if gpu.memory_gib else "not known",
             f"{shared_memory_per_block(gpu.capability):,} B",
-            ", ".join(gpu.others),
         )
-    console().print(table)
+    out = console()
+    show(out, table)
+    # Below the table: these are to be typed, and a column would cut the longest of them.
+    show(out, Text("\nOther spellings"))
+    for gpu in KNOWN_GPUS:
+        if gpu.others:
+            show(out, Padding(Text(f"{gpu.alias}: {', '.join(gpu.others)}", overflow="fold"), (0, 0, 0, 2)))

@@ -4,6 +4,7 @@ GitHub shows ten annotations of each kind per step; four layers and the policy s
 and its escapes: GitHub's documentation, "Workflow commands", and the data escapes of actions/toolkit.
 """
 
+from dsa_doctor.catalog.findings import trouble_of
 from dsa_doctor.policy.report import GatedVerdict, Outcome, Report
 from dsa_doctor.render.wording import GRAVITY, LAYERS, case_title, clean, finding_of, remedies_of
 from dsa_doctor.verdict.schema import FindingLayer
@@ -36,11 +37,31 @@ def _layer(report: Report, layer: FindingLayer) -> tuple[str, str, str] | None:
     kinds = [_KINDS.get(outcome.result, "notice") for _, outcome in worst]
     kind = next((one for one in ("error", "warning") if one in kinds), "notice")
     shown = [pair for pair, its_kind in zip(worst, kinds, strict=True) if its_kind == kind]
-    count = f" ({len(shown)} of {len(report.verdicts)} combinations)" if len(report.verdicts) > 1 else ""
-    word = {"error": "fails", "warning": "warns", "notice": "passes"}[kind]
-    if kind == "notice" and any(outcome.result == "suppressed" for _, outcome in shown):
-        word = "is suppressed by the policy"
-    return kind, f"dsa-doctor: layer {layer} {word}{count}", "\n".join(_lines(shown, several=len(report.verdicts) > 1))
+    title = _title(report, layer, kind, shown)
+    return kind, title, "\n".join(_lines(shown, several=len(report.verdicts) > 1))
+
+
+def _title(report: Report, layer: FindingLayer, kind: str, shown: list[tuple[GatedVerdict, Outcome]]) -> str:
+    """Return what a person reads in the list of annotations: of what, which layer, and what is the matter with it."""
+    case, outcome = shown[0]
+    several = len(report.verdicts) > 1
+    subject = f"{len(shown)} of {len(report.verdicts)} combinations" if several else case_title(case)
+    if kind == "notice":
+        suppressed = any(one.result == "suppressed" for _, one in shown)
+        return f"{subject}: layer {layer} {'is suppressed by the policy' if suppressed else 'passes'}"
+    matter = trouble_of(outcome.finding_id) if outcome.finding_id is not None else _state(case, layer)
+    others = len({one.finding_id for _, one in shown}) - 1
+    unknown = all(one.result == "unknown" for _, one in shown)
+    word = "warns" if kind == "warning" else "could not be told" if unknown else "fails"
+    return f"{subject}: layer {layer} {word}: {matter}{f', and {others} more' if others > 0 else ''}"
+
+
+def _state(case: GatedVerdict, layer: FindingLayer) -> str:
+    """Return what is the matter where a layer's state itself is not accepted, or could not be determined."""
+    state = next((one.state for one in case.layers if one.layer == layer), "unknown")
+    if state == "unknown":
+        return "the layer could not be judged"
+    return f"{state} is not a state that the policy allows"
 
 
 def _worst(case: GatedVerdict, layer: FindingLayer) -> Outcome | None:

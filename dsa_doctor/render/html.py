@@ -6,6 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from dsa_doctor.policy.report import Report
 from dsa_doctor.render import wording
+from dsa_doctor.render.steps import todo_lines
 
 _STATE_MARKS = {"native": "good", "upstream": "good", "plugin": "plugin", "unresolved": "bad", "unknown": "doubt"}
 
@@ -18,12 +19,13 @@ def render_html(report: Report) -> str:
         policy_lines=list(wording.policy_lines(report)),
         environments=any(case.environment is not None for case in report.verdicts),
         case_title=wording.case_title,
+        case_answer=wording.case_answer,
         case_conclusion=wording.case_conclusion,
         report_conclusion=wording.report_conclusion,
         versions=wording.versions,
         by_gravity=wording.by_gravity,
         finding_of=wording.finding_of,
-        remedies_of=wording.remedies_of,
+        todo_lines=todo_lines,
         documentation_of=wording.documentation_of,
         finding_title=wording.finding_title,
     )

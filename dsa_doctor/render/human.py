@@ -1,4 +1,4 @@
-"""The report for people: verdict first, then what to do, then the evidence; plain characters, 100 columns."""
+"""The report for people: answer first, then what to do, then why; plain characters, at most 100 columns."""
 
 import re
 
@@ -7,11 +7,22 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from dsa_doctor.catalog.findings import trouble_of
+from dsa_doctor.catalog.targets import find_gpu
+from dsa_doctor.render.steps import ADVISED, HERE, OR, Step, todo
 from dsa_doctor.verdict.schema import Finding, Layer, State, Verdict
 
 MAX_WIDTH = 100
 
 _TRAILING_BLANKS = re.compile(r" +((?:\x1b\[0m)?)$", re.MULTILINE)
+
+_SENTENCE = re.compile(r"(?<=[.])\s+(?=[A-Z])")
+_CLAUSE = re.compile(r"; |, where |, and every ")
+_LAYER_WIDTHS = 25
+_DENSE = "sparse not supported"
+"""vLLM's own words of a backend that no sparse model asks for."""
+_MOST_EVIDENCE = 3
+_LONGEST_EVIDENCE = 200
 
 _STATE_STYLES = {
     "native": "bold green",
@@ -32,44 +43,84 @@ def show(console: Console, renderable: RenderableType) -> None:
     console.print(Text.from_ansi(trimmed), soft_wrap=True)
 
 
-def print_verdict(console: Console, verdict: Verdict, *, verbose: bool = False, outcome: str | None = None) -> None:
-    """Print the report of one verdict.
+def print_verdict(
+    console: Console, verdict: Verdict, *, verbose: bool = False, title: str | None = None, outcome: str | None = None
+) -> None:
+    """Print the report of one verdict: the answer, a line a layer, what to do, why, and how many checks pass.
 
     Args:
         console: where to print; its colour and encoding are respected.
         verdict: what to show.
-        verbose: also the evidence of what passed, and every rejected backend.
-        outcome: the sentence under the layers, where a policy has the last word; None takes the verdict's own.
+        verbose: also what passed, all evidence, and every rejected backend.
+        title: what was judged, where more than model and GPU tell it from others.
+        outcome: the last sentence, where a policy has the last word; None takes the verdict's own.
     """
-    show(console, _heading(verdict))
+    show(console, _heading(verdict, title or headline(verdict)))
     show(console, Text())
-    for layer in verdict.layers:
-        show(console, _layer(layer))
-    show(console, Text())
-    show(console, _conclusion(verdict, outcome or conclusion(verdict)))
-    remedies = _remedies(verdict)
-    if remedies:
-        show(console, Text("\nWhat to do", style="bold"))
-        for remedy in remedies:
-            show(console, Padding(Text(remedy), (0, 0, 0, 2)))
-    shown = sorted(verdict.findings, key=lambda one: _STATUS_ORDER[one.status])
+    reason = kept_from_judging(verdict)
+    if reason is not None:
+        show(console, Text(reason))
+        for line in (line for one in verdict.findings if one.summary == reason for line in one.evidence):
+            show(console, Text(f"- {line}", style="dim"))
+    else:
+        room = min(console.width, MAX_WIDTH) - _LAYER_WIDTHS
+        for layer in verdict.layers:
+            show(console, _layer(layer, _shown_reason(layer, verdict, room, verbose=verbose)))
+    _print_todo(console, verdict)
+    findings = sorted(verdict.findings, key=lambda one: (one.judge_only, _STATUS_ORDER[one.status]))
+    shown = [one for one in findings if verbose or (one.status not in {"pass", "skip"} and one.summary != reason)]
     if shown:
-        show(console, Text("\nFindings", style="bold"))
+        show(console, Text("\nFindings" if verbose else "\nWhy", style="bold"))
     for finding in shown:
         show(console, _finding(finding, verbose=verbose))
-    if verdict.backends and (verbose or any(layer.state == "unresolved" for layer in verdict.layers)):
+    unserved = any(layer.layer == "attention" and layer.state == "unresolved" for layer in verdict.layers)
+    if verdict.backends and (verbose or unserved):
         show(console, Text("\nAttention backends, in vLLM's order", style="bold"))
-        show(console, _backends(verdict))
+        show(console, _backends(verdict, verbose=verbose))
     if verdict.configuration is not None:
         show(console, Text("\nConfiguration", style="bold"))
-        show(console, _configuration(verdict))
-    if not verbose and any(one.status == "pass" and one.evidence for one in verdict.findings):
-        show(console, Text("\nMore evidence: --verbose. Every finding has a page: docs/checks/<id>.md", style="dim"))
+        show(console, _configuration(verdict, verbose=verbose))
+    show(console, Text())
+    notes = [] if verbose else [_counts(verdict)]
+    doubtful = next((one.id for one in findings if one.status not in {"pass", "skip"}), None)
+    notes += [f"A finding in full, offline: dsa-doctor explain {doubtful}"] if doubtful else []
+    notes += [_memory_note(verdict)] if verdict.exit_code == 0 else []
+    for note in filter(None, notes):
+        show(console, Text(note, style="dim"))
+    show(console, _conclusion(verdict, outcome or conclusion(verdict)))
+
+
+def answer(verdict: Verdict) -> str:
+    """Return the answer in a few words: whether it runs, and else the first thing that keeps it from running."""
+    failing = next((one for one in _by_layer(verdict) if one.status == "fail"), None)
+    unknown = next((one for one in _by_layer(verdict) if one.status == "unknown"), None)
+    if verdict.exit_code == 0:
+        plugin = any(layer.state == "plugin" for layer in verdict.layers)
+        return "runs with dsa-doctor's plugin" if plugin else "runs"
+    unresolved = any(layer.state == "unresolved" for layer in verdict.layers)
+    if failing is not None and (unresolved or unknown is None):
+        return f"does not run: {trouble_of(failing.id)}"
+    if unresolved:
+        return f"does not run: {_first_reason(verdict, 'unresolved')}"
+    if unknown is not None:
+        return f"could not be told: {trouble_of(unknown.id)}"
+    skipped = next((one for one in verdict.findings if one.status == "skip" and not one.judge_only), None)
+    if skipped is not None and all(layer.state == "unknown" for layer in verdict.layers):
+        return f"is not judged: {trouble_of(skipped.id)}"
+    return f"could not be told: {_first_reason(verdict, 'unknown')}"
+
+
+def kept_from_judging(verdict: Verdict) -> str | None:
+    """Return the one reason for which nothing could be judged, or None where at least one layer was."""
+    reasons = {layer.reason for layer in verdict.layers if layer.state == "unknown"}
+    if len(reasons) == 1 and all(layer.state == "unknown" for layer in verdict.layers):
+        return reasons.pop()
+    return None
 
 
 def headline(verdict: Verdict) -> str:
-    """Return the verdict in one line."""
-    model = verdict.model.name if verdict.model is not None else "no model"
+    """Return what was judged, in one line."""
+    model = verdict.model.name if verdict.model is not None else verdict.asked or "no model"
     target = f"{verdict.target.name} ({verdict.target.sm})" if verdict.target is not None else "no GPU"
     return f"{model} on {target}"
 
@@ -92,14 +143,16 @@ def conclusion(verdict: Verdict) -> str:
     return f"{sentence[0].upper()}{sentence[1:]}. Exit code {verdict.exit_code}."
 
 
-def _heading(verdict: Verdict) -> Text:
+def _heading(verdict: Verdict, title: str) -> Text:
     software = verdict.software
     versions = [
         f"vLLM {software.vllm or 'not installed'}",
         f"torch {software.torch or 'not installed'}",
         f"Triton {software.triton or 'not installed'}",
     ]
-    text = Text(headline(verdict), style="bold")
+    style = "bold green" if verdict.exit_code == 0 else "bold yellow" if _is_unknown(verdict) else "bold red"
+    text = Text(f"{title}: ", style="bold")
+    text.append(answer(verdict), style=style)
     text.append(f"\n{', '.join(versions)}, dsa-doctor {software.dsa_doctor}", style="not bold dim")
     if verdict.model is not None:
         model = verdict.model
@@ -111,29 +164,95 @@ def _heading(verdict: Verdict) -> Text:
     return text
 
 
+def _is_unknown(verdict: Verdict) -> bool:
+    states = {layer.state for layer in verdict.layers}
+    return "unresolved" not in states and "unknown" in states
+
+
+def _by_layer(verdict: Verdict) -> list[Finding]:
+    """Return the findings about the judged GPU, those of unresolved and unknown layers first, in their order."""
+    order = {"csrc": 0, "attention": 1, "indexer": 2, "runtime": 3}
+    return sorted((one for one in verdict.findings if not one.judge_only), key=lambda one: order[one.layer])
+
+
+def _first_reason(verdict: Verdict, state: State) -> str:
+    layer = next((one for one in verdict.layers if one.state == state), None)
+    return layer.reason.rstrip(".") if layer is not None else f"exit code {verdict.exit_code}"
+
+
 def state_text(state: State) -> Text:
     """Return a state as reports show it: what is not resolved in capitals, for terminals without colour."""
     return Text(state.upper() if state in {"unresolved", "unknown"} else state, style=_STATE_STYLES[state])
 
 
-def _layer(layer: Layer) -> Table:
+def _layer(layer: Layer, reason: str) -> Table:
     grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column(width=11, no_wrap=True)
     grid.add_column(width=10, no_wrap=True)
     grid.add_column(ratio=1)
-    grid.add_row(f"{layer.number} {layer.layer}", state_text(layer.state), Text(layer.reason))
+    grid.add_row(f"{layer.number} {layer.layer}", state_text(layer.state), Text(reason))
     return grid
+
+
+def _shown_reason(layer: Layer, verdict: Verdict, room: int, *, verbose: bool) -> str:
+    """Return a layer's reason; that of a resolved one on a line, without the GPU, which the first line names."""
+    if verbose or layer.state in {"unresolved", "unknown"}:
+        return layer.reason
+    name = verdict.target.name if verdict.target is not None else ""
+    reason = re.sub(rf" on (?:the )?{re.escape(name)}(?=[ .,;])", "", layer.reason) if name else layer.reason
+    reason = _SENTENCE.split(reason, maxsplit=1)[0].rstrip(".")
+    if len(reason) >= room:
+        reason = _CLAUSE.split(reason, maxsplit=1)[0]
+    return f"{reason}."
+
+
+def _counts(verdict: Verdict) -> str:
+    """Return how many checks pass or were skipped, which are not shown; empty where there are none."""
+    passed = sum(one.status == "pass" for one in verdict.findings)
+    skipped = sum(one.status == "skip" for one in verdict.findings)
+    parts = [f"{passed} {'check passes' if passed == 1 else 'checks pass'}"] if passed else []
+    parts += [f"{skipped} {'was' if skipped == 1 else 'were'} skipped"] if skipped else []
+    return f"{' and '.join(parts)}: --verbose shows them." if parts else ""
+
+
+def _memory_note(verdict: Verdict) -> str:
+    """Return how to have judged what a verdict leaves out: whether the model fits."""
+    target = verdict.target
+    known = find_gpu(target.name) if target is not None else None
+    named = f" --target {known.alias if known is not None else target.sm}" if target is not None else ""
+    elsewhere = target is not None and target.source == "--target"
+    model = (verdict.model.hub_id or verdict.model.name) if verdict.model is not None else "MODEL"
+    return f"Whether it fits: dsa-doctor run-model {model}{named if elsewhere else ''} --dry-run"
+
+
+def _print_todo(console: Console, verdict: Verdict) -> None:
+    """Print what to do: numbered steps with their alternatives, what is advised, and what concerns this machine."""
+    found = todo(verdict)
+    helpless = verdict.exit_code != 0 and not found.needed and not _is_unknown(verdict)
+    if found or helpless:
+        show(console, Text("\nWhat to do", style="bold"))
+    if helpless:
+        show(console, Padding(Text("Nothing is known that makes it run on this GPU with this vLLM."), (0, 0, 0, 2)))
+    for number, step in enumerate(found.needed, start=1):
+        _print_step(console, f"{number}. ", step)
+    for step in found.advised:
+        _print_step(console, ADVISED, step)
+    for step in found.here:
+        _print_step(console, HERE, step)
+
+
+def _print_step(console: Console, mark: str, step: Step) -> None:
+    for index, remedy in enumerate(step.remedies):
+        line = Text(f"{OR if index else mark}{remedy.lead}")
+        line.append(remedy.text, style="bold")
+        if remedy.note:
+            line.append(f"   # {remedy.note}", style="dim")
+        show(console, Padding(line, (0, 0, 0, 2)))
+    show(console, Padding(Text(f"for {step.reason}", style="dim"), (0, 0, 0, 5)))
 
 
 def _conclusion(verdict: Verdict, sentence: str) -> Text:
     return Text(sentence, style="bold green" if verdict.exit_code == 0 else "bold red")
-
-
-def _remedies(verdict: Verdict) -> list[str]:
-    """Return the remedies of what does not pass, once each, the gravest finding's first."""
-    urgent = sorted(verdict.findings, key=lambda one: _STATUS_ORDER[one.status])
-    remedies = [remedy for one in urgent if one.status != "pass" for remedy in one.remedy]
-    return list(dict.fromkeys(remedies))
 
 
 def _finding(finding: Finding, *, verbose: bool) -> Table:
@@ -142,26 +261,36 @@ def _finding(finding: Finding, *, verbose: bool) -> Table:
     grid.add_column(width=6, no_wrap=True)
     grid.add_column(ratio=1)
     body = Text(finding.summary)
+    if finding.judge_only:
+        body.append(" (the machine that judges, not the GPU that is judged)", style="dim")
     if verbose or finding.status not in {"pass", "skip"}:
-        for line in finding.evidence:
-            body.append(f"\n- {line}", style="dim")
+        kept = finding.evidence if verbose else finding.evidence[:_MOST_EVIDENCE]
+        for line in kept:
+            text = line if verbose or len(line) <= _LONGEST_EVIDENCE else f"{line[:_LONGEST_EVIDENCE].rstrip()} ..."
+            body.append(f"\n- {text}", style="dim")
+        if len(kept) < len(finding.evidence):
+            body.append(f"\n- {len(finding.evidence) - len(kept)} more: --verbose", style="dim")
     status = Text(f"  {finding.status.upper()}", style=STATUS_STYLES[finding.status])
     grid.add_row(status, finding.id, body)
     return grid
 
 
-def _backends(verdict: Verdict) -> Table:
+def _backends(verdict: Verdict, *, verbose: bool) -> Table:
     grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column(width=10, no_wrap=True)
     grid.add_column(width=28, no_wrap=True)
     grid.add_column(ratio=1)
+    dense = [one for one in verdict.backends if not one.accepted and _DENSE in one.reasons]
     for backend in verdict.backends:
-        word = Text("  valid" if backend.accepted else "  rejected", style="green" if backend.accepted else "dim")
-        grid.add_row(word, backend.name, Text("; ".join(backend.reasons)))
+        if verbose or backend not in dense:
+            word = Text("  valid" if backend.accepted else "  rejected", style="green" if backend.accepted else "dim")
+            grid.add_row(word, backend.name, Text("; ".join(backend.reasons)))
+    if dense and not verbose:
+        grid.add_row(Text("  rejected", style="dim"), f"{len(dense)} without sparse MLA", Text("named by --verbose"))
     return grid
 
 
-def _configuration(verdict: Verdict) -> Table:
+def _configuration(verdict: Verdict, *, verbose: bool) -> Table:
     grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column(width=22, no_wrap=True)
     grid.add_column(ratio=1)
@@ -172,7 +301,7 @@ def _configuration(verdict: Verdict) -> Table:
         "attention backend": configuration.attention_backend,
         "KV cache dtype": configuration.kv_cache_dtype,
         "block size": str(configuration.block_size or "vLLM's default"),
-        **configuration.fallbacks,
+        **(configuration.fallbacks if verbose else {}),
     }
     for name, value in rows.items():
         grid.add_row(f"  {name}", value)

@@ -4,15 +4,16 @@ import re
 from collections.abc import Iterable
 
 from dsa_doctor.policy.report import GatedVerdict, Report
+from dsa_doctor.render.steps import todo_lines
 from dsa_doctor.render.wording import (
     by_gravity,
+    case_answer,
     case_conclusion,
     case_title,
     clean,
     documentation_of,
     finding_of,
     policy_lines,
-    remedies_of,
     report_conclusion,
     versions,
 )
@@ -68,7 +69,7 @@ def _table(report: Report) -> list[str]:
     rows = ["| " + " | ".join(headings) + " |", "|" + " --- |" * len(headings)]
     for case in report.verdicts:
         cells = [
-            case.model.name if case.model is not None else "none",
+            case.model.name if case.model is not None else case.asked or "none",
             f"{case.target.name} ({case.target.sm})" if case.target is not None else "none",
             *([case.environment or "this environment"] if environments else []),
             *(layer.state for layer in case.layers),
@@ -79,13 +80,20 @@ def _table(report: Report) -> list[str]:
 
 
 def _case(case: GatedVerdict) -> list[str]:
-    lines = [f"## {_text(case_title(case))}", "", _text(versions(case)), "", _text(case_conclusion(case)), ""]
+    lines = [
+        f"## {_text(f'{case_title(case)}: {case_answer(case)}')}",
+        "",
+        _text(versions(case)),
+        "",
+        _text(case_conclusion(case)),
+        "",
+    ]
     lines += ["| layer | state | why |", "| --- | --- | --- |"]
     lines += [f"| {one.number} {one.layer} | {one.state} | {_text(one.reason)} |" for one in case.layers]
     lines.append("")
-    remedies = remedies_of(case)
-    if remedies:
-        lines += ["### What to do", "", *_block(remedies), ""]
+    steps = todo_lines(case)
+    if steps:
+        lines += ["### What to do", "", *_block(steps), ""]
     lines += ["### Checks", ""]
     for outcome in by_gravity(case):
         finding = finding_of(case, outcome)

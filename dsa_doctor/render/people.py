@@ -5,7 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dsa_doctor.policy.report import GatedVerdict, Report
-from dsa_doctor.render.human import conclusion, print_verdict, show, state_text
+from dsa_doctor.render.human import conclusion, kept_from_judging, print_verdict, show, state_text
 from dsa_doctor.render.wording import case_title, clean, policy_lines, report_conclusion
 from dsa_doctor.verdict.schema import Verdict
 
@@ -21,15 +21,22 @@ def print_report(console: Console, report: Report, *, verbose: bool = False) -> 
     for case in report.verdicts:
         if not several or case.exit_code != 0 or verbose:
             if several:
-                show(console, Text(f"\n== {case_title(case)}", style="bold"))
+                show(console, Text())
             print_verdict(
-                console, _as_found(case), verbose=verbose, outcome=None if report.plain else _without_policy(case)
+                console,
+                _as_found(case),
+                verbose=verbose,
+                title=f"== {case_title(case)}" if several else None,
+                outcome=None if report.plain else _without_policy(case),
             )
     print_closing(console, report)
 
 
 def print_closing(console: Console, report: Report) -> None:
-    """Print what the policy did, the outcome of the run, and the exact lines that would let a failing run pass."""
+    """Print what the policy did, the outcome of the run, and the exact lines that would let a failing run pass.
+
+    Where nothing could be judged, nothing is offered.
+    """
     lines = list(policy_lines(report))
     if lines:
         show(console, Text(f"\nPolicy {clean(report.policy.source or '')}".rstrip(), style="bold"))
@@ -38,7 +45,8 @@ def print_closing(console: Console, report: Report) -> None:
     if not report.plain:
         style = "bold green" if report.exit_code == 0 else "bold red"
         show(console, Text(f"\n{report_conclusion(report)}", style=style))
-    if report.policy.downgrade_lines:
+    failing = [case for case in report.verdicts if case.exit_code != 0]
+    if report.policy.downgrade_lines and any(kept_from_judging(case) is None for case in failing):
         place = clean(report.policy.downgrade_table)
         show(console, Text(f"\nTo let this pass knowingly, put into {place}:", style="dim"))
         for line in report.policy.downgrade_lines:
@@ -90,7 +98,7 @@ def _table(report: Report) -> Table:
 
 
 def _subject(case: GatedVerdict) -> tuple[str, str]:
-    model = case.model.name if case.model is not None else "none"
+    model = case.model.name if case.model is not None else case.asked or "none"
     gpu = f"{case.target.name} ({case.target.sm})" if case.target is not None else "none"
     return clean(model), clean(gpu)
 

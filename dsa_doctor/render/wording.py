@@ -7,7 +7,7 @@ from typing import get_args
 from dsa_doctor.catalog.findings import FINDINGS_BY_ID
 from dsa_doctor.policy.report import GatedVerdict, Outcome, Report, Result
 from dsa_doctor.policy.schema import RESOLVED_STATES
-from dsa_doctor.render.human import conclusion, headline
+from dsa_doctor.render.human import answer, conclusion, headline
 from dsa_doctor.verdict.schema import Finding, FindingLayer, Verdict
 
 LAYERS: tuple[FindingLayer, ...] = get_args(FindingLayer)
@@ -64,6 +64,17 @@ def versions(verdict: Verdict) -> str:
     named = {"vLLM": software.vllm, "torch": software.torch, "Triton": software.triton}
     judged = ", ".join(f"{name} {version or 'not installed'}" for name, version in named.items())
     return clean(f"{judged}, dsa-doctor {software.dsa_doctor}")
+
+
+def case_answer(case: GatedVerdict) -> str:
+    """Return the answer for one verdict in a few words, and what the policy makes of it."""
+    found = case.model_copy(update={"exit_code": case.gate.exit_code_without_policy})
+    text = clean(answer(found))
+    if found.exit_code == 0 and case.exit_code != 0:
+        return f"{text}, which the policy does not allow"
+    if found.exit_code != 0 and case.exit_code == 0:
+        return f"{text}; the policy lets it pass"
+    return text
 
 
 def case_conclusion(case: GatedVerdict) -> str:

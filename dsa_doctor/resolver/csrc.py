@@ -33,7 +33,7 @@ def judge_csrc(case: Judgement) -> Judged:
     if unseen:
         return judged("csrc", "unknown", unseen[0].summary, tuple(unseen))
     carried = _code_for_target(case, csrc)
-    others = (_registered(csrc), *_broken_elsewhere(csrc))
+    others = (_registered(case, csrc), *_broken_elsewhere(csrc))
     guarded = _without_code(case, csrc, "guarded")
     if not guarded:
         reason = f"The wheel carries code for {case.gpu}, and every op a DSA model needs has it."
@@ -185,12 +185,13 @@ def _unregistered(csrc: Csrc) -> list[Finding]:
     return [finding("DSA106", "fail", summary, evidence=lacking, remedy=(_REINSTALL,))]
 
 
-def _registered(csrc: Csrc) -> Finding:
+def _registered(case: Judgement, csrc: Csrc) -> Finding:
     confirmed = [op for op in csrc.ops if op.registered_for_cuda]
     if not confirmed:
         cause = csrc.dispatcher.cause or "no op was confirmed"
         summary = f"torch's dispatcher could not be asked, so the files alone are judged: {cause}."
-        return finding("DSA106", "skip", summary, evidence=csrc.dispatcher.evidence)
+        local = case.target.is_elsewhere
+        return finding("DSA106", "skip", summary, evidence=csrc.dispatcher.evidence, judge_only=local)
     summary = f"torch has CUDA implementations of {len(confirmed)} of the {len(csrc.ops)} ops looked at."
     return finding("DSA106", "pass", summary)
 

@@ -86,7 +86,7 @@ def _on_deep_gemm(case: Judgement, copies: tuple[DeepGemmCopy, ...]) -> Judged:
         served = f"DeepGEMM is installed and supports {case.gpu}."
         findings = (
             finding("DSA304", "pass", served, evidence=evidence),
-            finding("DSA303", "warn", summary, evidence=evidence, remedy=remedy),
+            finding("DSA303", "warn", summary, evidence=evidence, remedy=remedy, judge_only=True),
         )
         return judged("indexer", "native", f"{served} {summary}", findings)
     if None in outcomes:

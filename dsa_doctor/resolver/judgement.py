@@ -75,10 +75,18 @@ def finding(
     *,
     evidence: tuple[str, ...] = (),
     remedy: tuple[str, ...] = (),
+    judge_only: bool = False,
 ) -> Finding:
     """Return a finding of a known id; its layer comes from the catalog."""
-    layer = FINDINGS_BY_ID[finding_id].layer
-    return Finding(id=finding_id, layer=layer, status=status, summary=summary, evidence=evidence, remedy=remedy)
+    return Finding(
+        id=finding_id,
+        layer=FINDINGS_BY_ID[finding_id].layer,
+        status=status,
+        summary=summary,
+        evidence=evidence,
+        remedy=remedy,
+        judge_only=judge_only,
+    )
 
 
 def judged(layer: LayerName, state: State, reason: str, findings: tuple[Finding, ...]) -> Judged:

@@ -109,7 +109,8 @@ def _cuda_toolkit(case: Judgement, *, native: bool) -> list[Finding]:
         return []
     summary = "DeepGEMM compiles its kernels at run time, and no CUDA toolkit was found on this machine."
     remedy = ("install a CUDA toolkit, or set CUDA_HOME to one",)
-    return [finding("DSA905", "warn", summary, evidence=toolkit.evidence, remedy=remedy)]
+    local = case.target.is_elsewhere
+    return [finding("DSA905", "warn", summary, evidence=toolkit.evidence, remedy=remedy, judge_only=local)]
 
 
 def _int32_projection(case: Judgement, *, by_plugin: bool) -> list[Finding]:
@@ -135,5 +136,5 @@ def _torch_without_cuda(case: Judgement) -> list[Finding]:
     remedy = ("pip install torch   # the CUDA build that this vLLM pins",)
     if case.target.is_elsewhere:
         summary = f"On this machine {what}; the verdict is for {case.gpu}, where vLLM needs a CUDA build."
-        return [finding("DSA909", "warn", summary, remedy=remedy)]
+        return [finding("DSA909", "warn", summary, remedy=remedy, judge_only=True)]
     return [finding("DSA909", "fail", f"vLLM cannot use a GPU: {what}.", remedy=remedy)]

@@ -27,6 +27,8 @@ class Finding(Fact):
     evidence: tuple[str, ...] = ()
     remedy: tuple[str, ...] = ()
     """Commands or sentences, the nearest remedy first."""
+    judge_only: bool = False
+    """It concerns the machine that judges, and not the GPU that is judged, which stands elsewhere."""
 
 
 class Layer(Fact):
@@ -100,6 +102,8 @@ class Verdict(Fact):
 
     schema_version: str = VERDICT_SCHEMA_VERSION
     dsa_doctor_version: str
+    asked: str | None = None
+    """What was given for MODEL, where `model` does not say it: the model or the GPU could not be determined."""
     target: TargetInfo | None
     model: ModelInfo | None
     software: Software

@@ -18,7 +18,10 @@ def picture() -> str:
     """Draw the report of the README's first command, from the facts of a stock wheel, the plugin left out."""
     verdict = preflight("GLM-5-FP8", Options(target="a100", plugin_mode="off"), facts_file=FACTS)
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        console = Console(record=True, width=MAX_WIDTH, file=nowhere, force_terminal=True, color_system="truecolor")
+        # _environ: neither NO_COLOR nor TERM of whoever runs the test has a say.
+        console = Console(
+            record=True, width=MAX_WIDTH, file=nowhere, force_terminal=True, color_system="truecolor", _environ={}
+        )
         print_verdict(console, verdict)
         return console.export_svg(
             title="DSA_DOCTOR_PLUGIN=off dsa-doctor check GLM-5-FP8 --target a100", unique_id="report"
