@@ -17,7 +17,9 @@ def explain(
     log: Annotated[
         str,
         typer.Argument(
-            help="A vLLM or sglang log, a traceback or a pasted issue, also gz, bz2, xz or zst; - reads the input."
+            metavar="LOG|FINDING",
+            help="A vLLM or sglang log, a traceback or a pasted issue, also gz, bz2, xz or zst; - reads the input. Or "
+            "a finding such as DSA301: its page.",
         ),
     ] = "-",
     target: Annotated[
@@ -38,11 +40,16 @@ def explain(
         bool, typer.Option("--redact", help="Print the log itself, without secrets and names, and explain nothing.")
     ] = False,
 ) -> None:
-    """Say what failed in a log, why, what helps, and what would fail next.
+    """Say what failed in a log, why, what helps, and what would fail next; or print the page of a finding.
 
     Exit code: 0 no failure; 4, 8, 16 added for failures of layers 1 csrc, 2 attention, 3 indexer; 32 only other
     failures, known or not; 2 wrong usage, or a file that is no log.
     """
+    from dsa_doctor.catalog.pages import names_a_finding
+
+    if names_a_finding(log) and not Path(log).exists():
+        _print_page(log)
+        return
     from dsa_doctor.explain import explain as explain_log  # pydantic and the automaton: not for --help
     from dsa_doctor.explain.source import NotALogError
     from dsa_doctor.inputs import UsageError, load_facts, named_target, plugin_mode_from
@@ -74,6 +81,25 @@ def explain(
     else:
         print_explanation(console(), explanation, verbose=verbose)
     raise typer.Exit(explanation.exit_code)
+
+
+def _print_page(finding_id: str) -> None:
+    """Print the page of a finding: laid out on a terminal, as Markdown elsewhere."""
+    from dsa_doctor.catalog.findings import KNOWN_FINDINGS
+    from dsa_doctor.catalog.pages import page_of
+
+    page = page_of(finding_id)
+    if page is None:
+        ids = ", ".join(one.id for one in KNOWN_FINDINGS)
+        fail_usage(f"{finding_id} is neither a finding nor a file. Findings: {ids}.")
+    if not sys.stdout.isatty():
+        print_data(page)
+        return
+    from rich.markdown import Markdown
+
+    from dsa_doctor.render.human import show
+
+    show(console(), Markdown(page))
 
 
 @contextmanager
