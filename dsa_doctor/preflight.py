@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from dsa_doctor.cache import Keeper
 from dsa_doctor.catalog.capability import SHARED_MEMORY_PER_BLOCK, vllm_minimum
 from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.catalog.lookup import UnknownModelError, find_geometry
 from dsa_doctor.catalog.models import DEFAULT_MODEL, KNOWN_MODELS
 from dsa_doctor.facts.schema import Facts, SelectorQuery
 from dsa_doctor.inputs import Options, UsageError, load_facts, named_target, request_for, targets_of, with_memory
-from dsa_doctor.probes import fingerprint, gpus, selector
+from dsa_doctor.probes import gpus
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.gather import gather
+from dsa_doctor.probes.kept import kept_fingerprint, kept_selector
 from dsa_doctor.resolver import Case, Request, RequestError, Target, query_for, resolve_case
 from dsa_doctor.resolver.judgement import finding
 from dsa_doctor.resolver.resolve import undetermined
@@ -29,11 +31,12 @@ def preflight(
     *,
     facts_file: Path | None = None,
     environment: Environment | None = None,
+    keeper: Keeper | None = None,
 ) -> Verdict:
     """Judge one model on one target, or on this machine's GPUs; see `judge_fleet`."""
     models = [model_text] if model_text is not None else []
     targets = [options.target] if options.target is not None else []
-    return judge_fleet(models, targets, options, facts_file=facts_file, environment=environment)[0]
+    return judge_fleet(models, targets, options, facts_file=facts_file, environment=environment, keeper=keeper)[0]
 
 
 def judge_fleet(
@@ -43,6 +46,7 @@ def judge_fleet(
     *,
     facts_file: Path | None = None,
     environment: Environment | None = None,
+    keeper: Keeper | None = None,
 ) -> list[Verdict]:
     """Return one verdict per model and target, models outermost; vLLM is imported once, however many there are.
 
@@ -54,6 +58,7 @@ def judge_fleet(
         options: the rest of the options; its target is not looked at.
         facts_file: judge these facts instead of gathering.
         environment: Python environment to examine; None is the running one.
+        keeper: gives and takes answers that an earlier run got; None asks everything anew.
 
     Raises:
         UsageError: an option cannot be met.
@@ -66,7 +71,7 @@ def judge_fleet(
             _combination(text, target, found, options) for text in models or [DEFAULT_MODEL] for target in named
         ]
         queries = {case.query: None for one in combinations for case in one.cases if case.model.uses_dsa}
-        facts = given or gather_with(environment or Environment.current(), tuple(queries) or None)
+        facts = given or gather_with(environment or Environment.current(), tuple(queries) or None, keeper=keeper)
         verdicts = []
         for one in combinations:
             if one.model is None:
@@ -85,10 +90,18 @@ def judge_fleet(
     ]
 
 
-def gather_with(environment: Environment, queries: Iterable[SelectorQuery] | None) -> Facts:
-    """Gather all facts of an environment; `queries` None leaves vLLM unimported and its selector unasked."""
-    ask = partial(selector.probe, queries=tuple(queries)) if queries is not None else None
-    return gather(environment, selector=ask, fingerprint=fingerprint.probe)
+def gather_with(
+    environment: Environment, queries: Iterable[SelectorQuery] | None, *, keeper: Keeper | None = None
+) -> Facts:
+    """Gather all facts of an environment.
+
+    Args:
+        environment: what is examined.
+        queries: asked of vLLM's selector; None leaves vLLM unimported.
+        keeper: gives and takes answers that an earlier run got; None asks everything anew.
+    """
+    ask = partial(kept_selector, keeper, queries=tuple(queries)) if queries is not None else None
+    return gather(environment, selector=ask, fingerprint=partial(kept_fingerprint, keeper), keeper=keeper)
 
 
 def query_matrix() -> tuple[SelectorQuery, ...]:

@@ -7,6 +7,7 @@ import typer
 
 from dsa_doctor import __version__
 from dsa_doctor.cli.bench import bench
+from dsa_doctor.cli.cache import cache
 from dsa_doctor.cli.catalog import models, targets
 from dsa_doctor.cli.check import check
 from dsa_doctor.cli.explain import explain
@@ -32,6 +33,7 @@ app.command()(targets)
 app.command()(verify)
 app.command()(bench)
 app.command("run-model")(run_model)
+app.add_typer(cache, name="cache")
 
 
 def _print_version(wanted: bool) -> None:

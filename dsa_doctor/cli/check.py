@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dsa_doctor.cli.cache import NoCache, keeper_for
 from dsa_doctor.cli.output import fail_usage
 from dsa_doctor.cli.sinks import append_step_summary, parse_sinks, write_sinks, write_stdout
 from dsa_doctor.render.formats import ReportFormat
@@ -107,6 +108,7 @@ def check(
     output: Annotated[
         list[str] | None, typer.Option("--output", "-o", metavar="FORMAT=PATH", help="Also write a file; repeatable.")
     ] = None,
+    no_cache: NoCache = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also the evidence of what passed.")] = False,
 ) -> None:
     """Say whether DSA models run on GPUs, layer by layer, and why.
@@ -122,6 +124,7 @@ def check(
     from dsa_doctor.probes.elsewhere import UnusableEnvironmentError
 
     sinks = parse_sinks(output or [])
+    keeper = keeper_for(no_cache=no_cache)
     try:
         rules = _policy(policy, strict=strict)
         pin = find_pin(manifest) if manifest is not None else None
@@ -137,7 +140,7 @@ def check(
         judged = [
             (label, verdict)
             for label, facts_file, environment in _environments(facts or [], wheel or [], python or [])
-            for verdict in judge_fleet(*asked, options, facts_file=facts_file, environment=environment)
+            for verdict in judge_fleet(*asked, options, facts_file=facts_file, environment=environment, keeper=keeper)
         ]
     except (UsageError, PolicyError, ManifestError, UnusableEnvironmentError) as error:
         fail_usage(str(error))

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from dsa_doctor.cli.cache import NoCache, keeper_for
 from dsa_doctor.cli.check import Format
 from dsa_doctor.cli.output import console, print_data
 
@@ -15,6 +16,7 @@ def facts(
     selector: Annotated[
         bool, typer.Option("--selector/--no-selector", help="Import vLLM and ask its backend selector (the slow part).")
     ] = True,
+    no_cache: NoCache = False,
 ) -> None:
     """Print everything gathered on this machine, to be judged anywhere with `check --facts FILE`.
 
@@ -25,7 +27,9 @@ def facts(
     from dsa_doctor.render.facts import print_facts
     from dsa_doctor.render.json import render_json
 
-    gathered = gather_with(Environment.current(), query_matrix() if selector else None)
+    gathered = gather_with(
+        Environment.current(), query_matrix() if selector else None, keeper=keeper_for(no_cache=no_cache)
+    )
     if output_format is Format.JSON:
         print_data(render_json(gathered))
     else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dsa_doctor.cli.cache import NoCache, keeper_for
 from dsa_doctor.cli.check import Format
 from dsa_doctor.cli.output import console, fail_usage, print_data
 
@@ -95,6 +96,7 @@ def run_model(
         str | None, typer.Option("--vllm-executable", help="The vllm command. [default: this environment's]")
     ] = None,
     output_format: Annotated[Format, typer.Option("--format", "-f", help="For --dry-run.")] = Format.HUMAN,
+    no_cache: NoCache = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False,
 ) -> None:
     """Serve a DSA model: check, plan the memory, choose the flags, start vLLM, verify it, stop it cleanly.
@@ -148,7 +150,7 @@ def run_model(
     out = console(stderr=emit is not None or as_data)
     narrator = LaunchNarrator(console(stderr=True), verbose=verbose)
     try:
-        verdict, planned_gpus = judge(asked)
+        verdict, planned_gpus = judge(asked, keeper_for(no_cache=no_cache))
         _show_verdict(out, verdict, verbose=verbose)
         preparation = make_ready(asked, verdict, planned_gpus, force=force)
         prepared = preparation.prepared

@@ -1,5 +1,6 @@
 """What a probe brings back: a value, a proven absence, or an honest unknown."""
 
+from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -28,6 +29,8 @@ class Observation(Fact, Generic[T]):
     evidence: tuple[str, ...] = ()
     """Raw lines that back the cause or the value (error text, exit status), redacted."""
     seconds: float = 0.0
+    kept_from: datetime | None = None
+    """When it was observed, where an earlier run's answer was kept; None where it was observed in this run."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

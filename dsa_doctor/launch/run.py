@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from dsa_doctor.cache import Keeper
 from dsa_doctor.catalog.lookup import UnknownModelError, find_geometry
 from dsa_doctor.inputs import Options
 from dsa_doctor.launch.aftermath import diagnosis, leftovers
@@ -89,8 +90,12 @@ class Preparation:
     notes: tuple[str, ...] = ()
 
 
-def judge(options: LaunchOptions) -> tuple[Verdict, int]:
+def judge(options: LaunchOptions, keeper: Keeper | None = None) -> tuple[Verdict, int]:
     """Return the verdict of the launch, and the GPUs per node that it is planned for.
+
+    Args:
+        options: what was asked for.
+        keeper: gives and takes answers that an earlier run got; None asks everything anew.
 
     Raises:
         UsageError: an option cannot be met.
@@ -110,7 +115,7 @@ def judge(options: LaunchOptions) -> tuple[Verdict, int]:
         plugin_mode=options.plugin_mode,
         gpu_memory_gib=options.gpu_memory_gib,
     )
-    return preflight(options.model, asked), gpus
+    return preflight(options.model, asked, keeper=keeper), gpus
 
 
 def make_ready(options: LaunchOptions, verdict: Verdict, gpus: int, *, force: bool) -> Preparation:

@@ -18,6 +18,7 @@ from dsa_doctor.binaries import (
 )
 from dsa_doctor.binaries.elf import open_bytes
 from dsa_doctor.binaries.fatbin import Buffer
+from dsa_doctor.cache.trace import Trace
 from dsa_doctor.catalog.ops import DSA_OPS, OpNeed
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import CodeImages, Csrc, ExtensionModule, OpCode
@@ -42,8 +43,14 @@ class _Extension:
     fact: ExtensionModule
 
 
-def probe(environment: Environment) -> Observation[Csrc]:
-    """Read every compiled module of the installed vLLM, and ask torch's dispatcher where they can be loaded."""
+def probe(environment: Environment, trace: Trace | None = None) -> Observation[Csrc]:
+    """Read every compiled module of the installed vLLM, and ask torch's dispatcher where they can be loaded.
+
+    Args:
+        environment: where vLLM is looked for, and the interpreter that loads its modules.
+        trace: filled with what was loaded.
+    """
+    trace = trace if trace is not None else Trace()
     root = environment.package_dir("vllm")
     if root is None:
         return Observation[Csrc].absent("vllm is not installed")
@@ -51,7 +58,7 @@ def probe(environment: Environment) -> Observation[Csrc]:
     extensions = [_read(path, environment, index) for path in sorted(root.rglob("*.so"))]
     homes = {need: _home(need, extensions) for need in DSA_OPS}
     with ChildPool(max_workers=3) as pool:
-        dispatcher = pool.submit(_ask_dispatcher, environment, extensions, homes)
+        dispatcher = pool.submit(_ask_dispatcher, environment, extensions, homes, trace)
         holders = {id(found[0]): found[0] for found in homes.values() if found}
         kernels = dict(zip(holders, pool.map(_architectures_by_op, holders.values()), strict=True))
         loaded, registered = dispatcher.result()
@@ -171,7 +178,10 @@ def _op_code(
 
 
 def _ask_dispatcher(
-    environment: Environment, extensions: list[_Extension], homes: dict[OpNeed, tuple[_Extension, str] | None]
+    environment: Environment,
+    extensions: list[_Extension],
+    homes: dict[OpNeed, tuple[_Extension, str] | None],
+    trace: Trace,
 ) -> tuple[Observation[bool], dict[str, bool]]:
     """Load the extensions that hold DSA ops in a child, and return what torch has registered for CUDA, by op."""
     holders = [extension for extension in extensions if any(home and home[0] is extension for home in homes.values())]
@@ -191,6 +201,7 @@ def _ask_dispatcher(
         timeout=_LOAD_TIMEOUT,
         environment=environment.child_variables(),
     )
+    trace.add_child(result.status, result.answer, given=environment.child_variables())
     if result.status != "answered":
         return Observation[bool].unknown(result.cause, evidence=result.evidence, seconds=result.seconds), {}
     if error := result.answer.get("error"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dsa_doctor.binaries import ElfError, SharedObject
+from dsa_doctor.cache.trace import Trace
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import DeepGemm, DeepGemmCopy
 from dsa_doctor.probes.child import run_child
@@ -31,8 +32,14 @@ _NO_TOOLKIT = re.compile(r"CUDA_HOME|CUDA_PATH|find_cuda_home|find_cuda_toolkit|
 Failure = Literal["no_cuda_toolkit", "no_driver_or_cuda_torch", "broken"]
 
 
-def probe(environment: Environment) -> Observation[DeepGemm]:
-    """Return the copies of DeepGEMM in the environment, in vLLM's order of preference; absent where there is none."""
+def probe(environment: Environment, trace: Trace | None = None) -> Observation[DeepGemm]:
+    """Return the copies of DeepGEMM in the environment, in vLLM's order of preference; absent where there is none.
+
+    Args:
+        environment: where they are looked for, and the interpreter that tries to import them.
+        trace: filled with what the imports loaded.
+    """
+    trace = trace if trace is not None else Trace()
     candidates: list[tuple[Literal["external", "vendored"], Path | None]] = [
         ("external", environment.package_dir("deep_gemm")),
         ("vendored", environment.package_dir("vllm.third_party.deep_gemm")),
@@ -41,12 +48,14 @@ def probe(environment: Environment) -> Observation[DeepGemm]:
     if not installed:
         return Observation[DeepGemm].absent("neither the package deep_gemm nor a copy of it in vLLM is installed")
     with ChildPool(max_workers=len(installed)) as pool:
-        copies = tuple(pool.map(lambda copy: _examine(environment, *copy), installed))
+        copies = tuple(pool.map(lambda copy: _examine(environment, copy[0], copy[1], trace), installed))
     return Observation[DeepGemm].ok(DeepGemm(copies=copies))
 
 
-def _examine(environment: Environment, source: Literal["external", "vendored"], folder: Path) -> DeepGemmCopy:
-    importable, failure = _try_import(environment, source, folder)
+def _examine(
+    environment: Environment, source: Literal["external", "vendored"], folder: Path, trace: Trace
+) -> DeepGemmCopy:
+    importable, failure = _try_import(environment, source, folder, trace)
     return DeepGemmCopy(source=source, version=_version(folder), importable=importable, failure=failure)
 
 
@@ -62,7 +71,7 @@ def _version(folder: Path) -> str | None:
 
 
 def _try_import(
-    environment: Environment, source: Literal["external", "vendored"], folder: Path
+    environment: Environment, source: Literal["external", "vendored"], folder: Path, trace: Trace
 ) -> tuple[Observation[bool], Failure | None]:
     if environment.python is None:
         return Observation[bool].unknown("no interpreter to import it with, only files"), None
@@ -81,6 +90,7 @@ def _try_import(
         timeout=_TIMEOUT,
         environment=environment.child_variables(),
     )
+    trace.add_child(result.status, result.answer, given=environment.child_variables())
     if result.status != "answered":
         return Observation[bool].unknown(result.cause, evidence=result.evidence, seconds=result.seconds), None
     if result.answer.get("importable") is True:

@@ -91,7 +91,7 @@ def environment_of_wheel(path: Path) -> Iterator[Environment]:
                 "Accepted: a complete .whl file."
             ) from error
         current = Environment.current()
-        yield Environment(python=Path(sys.executable), search_path=(folder, *current.search_path))
+        yield Environment(python=Path(sys.executable), search_path=(folder, *current.search_path), temporary=True)
 
 
 def _check_name(path: Path) -> None:

@@ -18,11 +18,13 @@ class Environment:
         python: interpreter for subprocess probes; None where only files can be read (an unpacked wheel).
         search_path: folders that hold distributions, in import order.
         own: whether it is the running one, so that this process's environment variables are those it would serve with.
+        temporary: whether a folder was made for this run, so that nothing that is said of it holds for another.
     """
 
     python: Path | None
     search_path: tuple[Path, ...]
     own: bool = False
+    temporary: bool = False
 
     @classmethod
     def current(cls) -> "Environment":

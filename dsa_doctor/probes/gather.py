@@ -5,10 +5,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from dsa_doctor import __version__
+from dsa_doctor.cache import Keeper
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Facts, Fingerprint, Selector
-from dsa_doctor.probes import csrc, cuda_toolkit, deep_gemm, gpus, settings, software
+from dsa_doctor.probes import cuda_toolkit, gpus, settings, software
 from dsa_doctor.probes.environment import Environment
+from dsa_doctor.probes.kept import kept_csrc, kept_deep_gemm
 from dsa_doctor.processes.child import ChildPool
 from dsa_doctor.redaction import redact
 
@@ -20,20 +22,27 @@ SelectorProbe = Callable[[Environment], tuple[Observation[Selector], Observation
 FingerprintProbe = Callable[[Environment], Observation[Fingerprint]]
 
 
-def gather(environment: Environment, *, selector: SelectorProbe | None, fingerprint: FingerprintProbe | None) -> Facts:
+def gather(
+    environment: Environment,
+    *,
+    selector: SelectorProbe | None,
+    fingerprint: FingerprintProbe | None,
+    keeper: Keeper | None = None,
+) -> Facts:
     """Return the facts of `environment`; never raises.
 
     Args:
         environment: where packages are looked for, and the interpreter that runs the subprocess probes.
         selector: the probe that imports vLLM, by far the slowest; None leaves its two facts unknown.
         fingerprint: the probe that reads vLLM's sources; None leaves its fact unknown.
+        keeper: gives and takes answers of the slow probes that run here; None asks each anew.
     """
     with ChildPool(max_workers=7, thread_name_prefix="probe") as pool:
         # The slowest start first. NVML is asked before any child can touch CUDA only in the sense that matters: no
         # probe initialises CUDA in this process.
         selected = pool.submit(_ask_selector, selector, environment)
-        compiled = pool.submit(_guarded, "csrc", lambda: csrc.probe(environment))
-        deep = pool.submit(_guarded, "DeepGEMM", lambda: deep_gemm.probe(environment))
+        compiled = pool.submit(_guarded, "csrc", lambda: kept_csrc(keeper, environment))
+        deep = pool.submit(_guarded, "DeepGEMM", lambda: kept_deep_gemm(keeper, environment))
         gpu = pool.submit(_guarded, "GPU", gpus.probe)
         installed = pool.submit(_guarded, "software", lambda: software.probe(environment))
         chosen = pool.submit(_guarded, "settings", lambda: settings.probe(environment))

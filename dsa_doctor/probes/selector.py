@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from dsa_doctor.cache.trace import Trace
 from dsa_doctor.compat import emulation
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import BackendCandidate, Selector, SelectorAnswer, SelectorQuery
@@ -39,6 +40,7 @@ def probe(
     timeout: float = TIMEOUT_SECONDS,
     plugins: Sequence[str] = (),
     unloadable: Literal["host", "any"] = "host",
+    trace: Trace | None = None,
 ) -> tuple[Observation[Selector], Observation[str]]:
     """Return vLLM's answers to `queries`, and the version it reports on import or why it cannot be imported.
 
@@ -48,6 +50,7 @@ def probe(
         timeout: seconds after which the child is killed.
         plugins: names of the vllm.general_plugins to load first; none gives the answers of a stock vLLM.
         unloadable: see `emulation.install`; "any" is for unpacked wheels whose compiled modules are placeholders.
+        trace: filled with what the child loaded.
     """
     if environment.package_dir("vllm") is None:
         return Observation[Selector].absent("vllm is not installed"), Observation[str].absent("vllm is not installed")
@@ -74,6 +77,8 @@ def probe(
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         result = run_child("selector.py", request, python=environment.python, timeout=timeout, environment=variables)
+    if trace is not None:
+        trace.add_child(result.status, result.answer, given=variables)
     return _observations(environment, queries, result)
 
 

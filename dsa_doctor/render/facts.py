@@ -23,7 +23,8 @@ def print_facts(console: Console, facts: Facts) -> None:
         body = Text("\n".join(lines) if observation.value is not None else observation.cause or "")
         for line in observation.evidence if observation.value is None else ():
             body.append(f"\n- {line}", style="dim")
-        grid.add_row(Text(name, style="bold"), observation.status, f"{observation.seconds:.1f} s", body)
+        took = f"{observation.seconds:.1f} s" if observation.kept_from is None else "kept"
+        grid.add_row(Text(name, style="bold"), observation.status, took, body)
     console.print(f"dsa-doctor {facts.dsa_doctor_version}, facts schema {facts.schema_version}", style="dim")
     console.print(grid, width=min(console.width, MAX_WIDTH))
 

@@ -1,6 +1,7 @@
 """The report for people: answer first, then what to do, then why; plain characters, at most 100 columns."""
 
 import re
+from datetime import datetime, timezone
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -143,6 +144,11 @@ def conclusion(verdict: Verdict) -> str:
     return f"{sentence[0].upper()}{sentence[1:]}. Exit code {verdict.exit_code}."
 
 
+def kept_line(since: datetime) -> str:
+    """Say that an earlier run's answers were used, and how to do without."""
+    return f"with answers kept from {since.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC; --no-cache asks anew"
+
+
 def _heading(verdict: Verdict, title: str) -> Text:
     software = verdict.software
     versions = [
@@ -154,6 +160,8 @@ def _heading(verdict: Verdict, title: str) -> Text:
     text = Text(f"{title}: ", style="bold")
     text.append(answer(verdict), style=style)
     text.append(f"\n{', '.join(versions)}, dsa-doctor {software.dsa_doctor}", style="not bold dim")
+    if verdict.kept_from is not None:
+        text.append(f"\n{kept_line(verdict.kept_from)}", style="not bold dim")
     if verdict.model is not None:
         model = verdict.model
         text.append(

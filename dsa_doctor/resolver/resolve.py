@@ -1,5 +1,7 @@
 """From facts to the verdict."""
 
+from datetime import datetime
+
 from dsa_doctor import __version__
 from dsa_doctor.catalog.capability import shared_memory_per_block
 from dsa_doctor.catalog.geometry import ModelGeometry
@@ -61,6 +63,7 @@ def resolve_case(facts: Facts, asked: Case) -> Verdict:
         findings=findings,
         backends=list_backends(case),
         configuration=configuration(case, layers),
+        kept_from=kept_from(facts),
         exit_code=exit_code_of(layers, findings),
     )
 
@@ -131,6 +134,12 @@ def software_info(facts: Facts) -> Software:
     )
 
 
+def kept_from(facts: Facts) -> datetime | None:
+    """Return when the oldest of the facts was observed that an earlier run had kept; None where there is none."""
+    kept = (facts.csrc, facts.deep_gemm, facts.selector, facts.fingerprint, facts.vllm_import)
+    return min((one.kept_from for one in kept if one.kept_from is not None), default=None)
+
+
 def undetermined(
     facts: Facts, found: Finding, *, target: Target | None = None, model: ModelInfo | None = None
 ) -> Verdict:
@@ -147,6 +156,7 @@ def undetermined(
         layers=layers,
         findings=(found,),
         backends=(),
+        kept_from=kept_from(facts),
         exit_code=exit_code_of(layers),
     )
 

@@ -1,5 +1,6 @@
 """The verdict's schema. Fields are only ever added; removing or renaming one raises the major schema version."""
 
+from datetime import datetime
 from typing import Literal
 
 from dsa_doctor.facts.observation import Fact
@@ -111,6 +112,9 @@ class Verdict(Fact):
     findings: tuple[Finding, ...]
     backends: tuple[Backend, ...]
     configuration: Configuration | None = None
+    kept_from: datetime | None = None
+    """When the oldest answer that this rests on was observed, where an earlier run's was kept; None where all is of
+    this run."""
     exit_code: int
 
 

@@ -4,7 +4,7 @@ Request: {"module": import name, "parents": {package: folder}, "probably_missing
 for these libraries first; where it refuses, the package is not tried. The parents are put in place as empty packages,
 so that the copy inside vLLM is imported under its own name without running vllm/__init__.py, which takes far longer.
 Answer: {"importable": true} or {"importable": false, "raised": ["Type: message (in function)", ...]}, the exception
-first, then its causes.
+first, then its causes; with "loaded" (see loaded.py).
 """
 
 import ctypes
@@ -43,7 +43,10 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    loaded = importlib.import_module("loaded")  # beside this script, whose folder is first on the path
+    loaded.watch()
     reply = answer(json.load(sys.stdin))
+    reply["loaded"] = loaded.report()
     with os.fdopen(int(os.environ["DSA_DOCTOR_ANSWER_FD"]), "w") as stream:
         json.dump(reply, stream)
         stream.flush()

@@ -1,10 +1,11 @@
 """Child: loads compiled extensions and says which ops torch has registered for CUDA.
 
 Request: {"libraries": [path], "probably_missing": [library name], "ops": ["_C::name"]}.
-Answer: {"registered": {op: bool}} or {"error": the loader's message}.
+Answer: {"registered": {op: bool}} or {"error": the loader's message}, with "loaded" (see loaded.py).
 """
 
 import ctypes
+import importlib
 import json
 import os
 import sys
@@ -38,6 +39,9 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    loaded = importlib.import_module("loaded")  # beside this script, whose folder is first on the path
+    loaded.watch()
     reply = answer(json.load(sys.stdin))
+    reply["loaded"] = loaded.report()
     with os.fdopen(int(os.environ["DSA_DOCTOR_ANSWER_FD"]), "w") as stream:
         json.dump(reply, stream)

@@ -3,12 +3,13 @@
 Request: {"emulation": path of emulation.py, "search_path": [folder], "queries": [query], "plugins": [name],
 "unloadable": "host" | "any", "timeout": seconds}, where a query has the fields of SelectorQuery.
 Answer: {"version": str | None, "failure": {"stage", "cause", "evidence"} | None, "flashinfer": bool | None,
-"answers": [answer]}, where an answer has the fields of SelectorAnswer but the query.
+"answers": [answer], "loaded": see loaded.py}, where an answer has the fields of SelectorAnswer but the query.
 """
 
 import dataclasses
 import faulthandler
 import gc
+import importlib
 import importlib.util
 import json
 import os
@@ -35,6 +36,8 @@ def main() -> None:
     """Read the request, answer it, and leave without the interpreter's clean-up, which costs a second."""
     faulthandler.enable()
     gc.disable()  # tens of thousands of modules' objects are made here, and none of them is garbage
+    loaded = importlib.import_module("loaded")
+    loaded.watch()
     sys.path.pop(0)  # this folder: its scripts bear the names of packages
     request = json.load(sys.stdin)
     # A hang shows where: the fault handler even where the interpreter is held, the timer with the place last.
@@ -50,6 +53,7 @@ def main() -> None:
     except Failure as failure:
         lines = traceback.format_exception(failure.error)
         answer["failure"] = {"stage": failure.stage, "cause": _last_line(failure.error), "evidence": lines[-3:]}
+    answer["loaded"] = loaded.report()
     with os.fdopen(int(os.environ["DSA_DOCTOR_ANSWER_FD"]), "w") as stream:
         json.dump(answer, stream)
     sys.stdout.flush()
