@@ -26,6 +26,7 @@ OPS = (
     TestedOp("topk", "the selection", "DSA309"),
     TestedOp("indexer_topk", "logits and selection in chunks", "DSA309"),
     TestedOp("fp8", "fp8 conversion, the indexer's q and its cache write", "DSA309"),
+    TestedOp("kpool", "pooled index keys: rotation, pools of prefill and of decode", "DSA309"),
     TestedOp("wheel_topk", "the top-k ops of the installed vLLM", "DSA902"),
 )
 
@@ -33,7 +34,7 @@ FINDING_OF = {op.name: op.finding for op in OPS}
 
 #: Groups of `dsa_kernels.selftest`, each a process of its own, and the ops that they hold; what takes longest first.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "far": ("sparse_mla", "indexer_logits", "topk", "fp8"),
+    "far": ("sparse_mla", "indexer_logits", "topk", "fp8", "kpool"),
     "mla-flat": ("sparse_mla",),
     "mla-paged": ("sparse_mla",),
     "mla-fp8": ("sparse_mla",),
@@ -43,6 +44,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "topk": ("topk",),
     "wheel": ("wheel_topk",),
     "fp8": ("fp8",),
+    "kpool": ("kpool",),
 }
 
 

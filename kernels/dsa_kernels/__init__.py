@@ -31,6 +31,15 @@ if TYPE_CHECKING:
         topk_indices,
         warmup_indexer,
     )
+    from dsa_kernels.kpool import (
+        hadamard_quantize_fp8,
+        kpool_compress_and_cache,
+        kpool_decode_update,
+        naive_hadamard_quantize_fp8,
+        naive_kpool_compress_and_cache,
+        naive_kpool_decode_update,
+        warmup_kpool,
+    )
     from dsa_kernels.sparse_mla import (
         dequantize_fp8_ds_mla,
         naive_sparse_mla_fwd,
@@ -48,13 +57,19 @@ __all__ = [
     "fp8_mqa_logits",
     "fp8_paged_mqa_logits",
     "fused_indexer_q_rope_quant",
+    "hadamard_quantize_fp8",
     "indexer_k_quant_and_cache",
     "indexer_topk",
+    "kpool_compress_and_cache",
+    "kpool_decode_update",
     "naive_encode_e4m3",
     "naive_fp8_mqa_logits",
     "naive_fp8_paged_mqa_logits",
     "naive_fused_indexer_q",
+    "naive_hadamard_quantize_fp8",
     "naive_indexer_k_quant_and_cache",
+    "naive_kpool_compress_and_cache",
+    "naive_kpool_decode_update",
     "naive_quantize_fp8",
     "naive_read_indexer_cache",
     "naive_sparse_mla_fwd",
@@ -66,6 +81,7 @@ __all__ = [
     "sparse_mla_with_kvcache",
     "topk_indices",
     "warmup_indexer",
+    "warmup_kpool",
     "warmup_sparse_mla",
 ]
 
@@ -73,7 +89,7 @@ if os.environ.get("DSA_KERNELS_EMULATE"):
     # Before any kernel is compiled, in whatever process of a server or a test run that is.
     import_module(f"{__name__}.emulation").emulate(os.environ["DSA_KERNELS_EMULATE"])
 
-_HOMES = ("errors", "fp8", "indexer", "sparse_mla")
+_HOMES = ("errors", "fp8", "indexer", "kpool", "sparse_mla")
 """Modules that hold the public names."""
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dsa_kernels.selftest import (
     fp8_cases,
+    kpool_cases,
     logits_cases,
     mla_cases,
     mla_far,
@@ -22,6 +23,7 @@ OPS = {
     "topk": "the selection",
     "indexer_topk": "logits and selection in chunks",
     "fp8": "fp8 conversion, the indexer's q and its cache write",
+    "kpool": "pooled index keys: rotation, pools of prefill and of decode",
     "wheel_topk": "the top-k ops of the installed vLLM",
 }
 
@@ -51,6 +53,7 @@ _FAR = (
     *topk_cases.FAR_CASES,
     *fp8_cases.FAR_CASES,
     *logits_cases.FAR_CASES,
+    *kpool_cases.FAR_CASES,
 )
 
 #: Longest first. Cases that need much memory share a process, so that only one of them holds it.
@@ -65,4 +68,5 @@ GROUPS = (
     Group("topk", topk_cases.CASES),
     Group("wheel", wheel_cases.CASES, gated=True),
     Group("fp8", fp8_cases.CASES),
+    Group("kpool", kpool_cases.CASES),
 )

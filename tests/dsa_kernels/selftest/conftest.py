@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dsa_kernels import fp8, indexer, sparse_mla
+from dsa_kernels import fp8, indexer, kpool, sparse_mla
 from dsa_kernels.selftest import GROUPS, Place, run_case
 
 
@@ -61,6 +61,12 @@ def references(install):
         quantize_fp8_ue8m0=fp8.naive_quantize_fp8,
         fused_indexer_q_rope_quant=fp8.naive_fused_indexer_q,
         indexer_k_quant_and_cache=write,
+    )
+    install(
+        kpool,
+        hadamard_quantize_fp8=kpool.naive_hadamard_quantize_fp8,
+        kpool_compress_and_cache=kpool.naive_kpool_compress_and_cache,
+        kpool_decode_update=kpool.naive_kpool_decode_update,
     )
 
 
