@@ -61,11 +61,11 @@ def _compress(place: Place) -> Outcome:
     places = torch.arange(windows, device=place.device)
     slots = torch.where(places % POOL == 0, places // POOL, -1)
     mask = places % (3 * POOL) != 0
-    overlapping = [one.as_strided((windows, POOL, DIM), (DIM, DIM, 1)) for one in (key, gate)]
+    keys, gates = (one.as_strided((windows, POOL, DIM), (DIM, DIM, 1)) for one in (key, gate))
     found, wanted = _caches(place, -(-windows // (POOL * PAGE)))
-    kpool.kpool_compress_and_cache(found, *overlapping, ape, slots, mask)
-    on_cpu = [one.cpu().contiguous() for one in (*overlapping, ape)]
-    kpool.naive_kpool_compress_and_cache(wanted, *on_cpu, slots.cpu(), mask.cpu())
+    kpool.kpool_compress_and_cache(found, keys, gates, ape, slots, mask)
+    keys, gates = keys.cpu().contiguous(), gates.cpu().contiguous()
+    kpool.naive_kpool_compress_and_cache(wanted, keys, gates, ape.cpu(), slots.cpu(), mask.cpu())
     return _same_caches(found, wanted, torch.where(mask, slots, -1))
 
 
