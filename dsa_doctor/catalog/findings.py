@@ -62,6 +62,7 @@ KNOWN_FINDINGS: tuple[KnownFinding, ...] = (
     KnownFinding("DSA914", "runtime", "What keeps dsa-doctor's plugin from serving this model here"),
     KnownFinding("DSA915", "runtime", "The GPUs could not be read"),
     KnownFinding("DSA916", "runtime", "Settings of the environment that serves"),
+    KnownFinding("DSA917", "runtime", "Quantised weights that this vLLM cannot load"),
     KnownFinding("DSA920", "runtime", "A kernel was compiled or loaded during CUDA graph capture"),
     KnownFinding("DSA921", "runtime", "A kernel read or wrote outside its memory"),
     KnownFinding("DSA922", "runtime", "A kernel's tile needs more shared memory than the GPU has"),

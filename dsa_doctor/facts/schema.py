@@ -223,6 +223,31 @@ class TritonFp8Kernel(Fact):
     """The architectures of `Fingerprint.model_classes` whose path it is on; empty where that is not known."""
 
 
+class QuantizationSupport(Fact):
+    """Which quantised checkpoints the quantisation layers of a vLLM take."""
+
+    methods: tuple[str, ...]
+    """Every quant_method that it knows."""
+    fused_indexer_key: bool
+    """Whether the indexer's wk and weights_proj are loaded into one projection that is never quantised."""
+    one_scheme_for_experts: bool
+    """Whether it refuses experts whose projections are quantised differently."""
+    orders_columns: bool
+    """Whether it takes compressed-tensors weights with a stored order of columns (actorder "group")."""
+    orders_columns_gptq: bool
+    """Whether it takes GPTQ weights with desc_act."""
+    int4_fp8_linear: str | None
+    """The one compute capability on which linear layers take int4 weights with FP8 activations; "" for any."""
+    int4_fp8_experts: str | None
+    """The same of routed experts."""
+    int4_int8_linear: bool
+    """Whether linear layers take packed integer weights with int8 activations."""
+    mtp_splits_fused: bool
+    """Whether its MTP draft model knows of which projections a fused one consists, so that exclusions apply to them."""
+    awq_bits: tuple[int, ...]
+    gptq_bits: tuple[int, ...]
+
+
 class Fingerprint(Fact):
     """What the installed vLLM's sources do, told by symbols and signatures rather than by its version."""
 
@@ -253,6 +278,8 @@ class Fingerprint(Fact):
     plugins_by_name: bool | None = None
     """Whether vLLM loads the plugins alone whose names VLLM_PLUGINS lists, once it is set; None where its rule was not
     recognised or not read."""
+    quantization: QuantizationSupport | None = None
+    """None where it was not read."""
     patch_targets: dict[str, str] = Field(default_factory=dict)
     """Patch target of the plugin to "present", "missing" or "changed: ..."."""
 

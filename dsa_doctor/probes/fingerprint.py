@@ -3,6 +3,7 @@
 import time
 
 from dsa_doctor.compat import model_classes, rules, settings
+from dsa_doctor.compat.quantization import quantization_support
 from dsa_doctor.compat.sources import SourceTree
 from dsa_doctor.compat.triton_fp8 import triton_fp8_kernels
 from dsa_doctor.facts.observation import Observation
@@ -39,6 +40,7 @@ def probe(environment: Environment) -> Observation[Fingerprint]:
             kv_b_proj_int32_bug=rules.kv_b_proj_int32_bug(tree),
             dsv3_fused_a_gemm_gate=rules.dsv3_fused_a_gemm_gate(tree),
             plugins_by_name=settings.plugins_by_name(tree),
+            quantization=quantization_support(tree),
             patch_targets=patch_targets(tree.root),
         )
     except (OSError, SyntaxError, RecursionError) as error:

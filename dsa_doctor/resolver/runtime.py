@@ -2,6 +2,7 @@
 
 from dsa_doctor.catalog.capability import deep_gemm_supports, has_wide_shared_memory, triton_has_e4m3
 from dsa_doctor.resolver.judgement import Judgement, finding
+from dsa_doctor.resolver.loading import judge_loading
 from dsa_doctor.resolver.request import stock_kv_cache_dtype
 from dsa_doctor.resolver.surroundings import mixed_gpus, settings_findings
 from dsa_doctor.verdict.schema import Finding, Layer
@@ -15,6 +16,7 @@ def judge_runtime(case: Judgement, layers: tuple[Layer, ...]) -> tuple[Finding, 
         *_top_k(case, by_plugin=states["indexer"] == "plugin"),
         *_forced_kv_cache(case, by_plugin=states["attention"] == "plugin"),
         *_model_class(case),
+        *judge_loading(case),
         *_cuda_toolkit(case, native=states["indexer"] == "native"),
         *_int32_projection(case, by_plugin=states["attention"] == "plugin"),
         *_torch_without_cuda(case),

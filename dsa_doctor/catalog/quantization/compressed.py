@@ -130,6 +130,8 @@ def _format(
         zero_points=zero_points,
         column_bytes=_INDEX if order and scales == "group" else 0,
         module_bytes=fixed,
+        activations=_activation_name(inputs),
+        ordered=order,
     )
 
 
@@ -177,6 +179,13 @@ def _activations(arguments: dict[str, Any], model_dtype_bytes: int) -> int:
     if arguments.get("dynamic", False) is not False:
         return 0
     return model_dtype_bytes + (0 if arguments.get("symmetric", True) else 1)
+
+
+def _activation_name(arguments: dict[str, Any]) -> str:
+    if not arguments:
+        return ""
+    bits = arguments.get("num_bits", 8)
+    return f"{text(arguments, 'type') or 'int'}{bits if isinstance(bits, int) else ''}"
 
 
 def _short_name(form: str, bits: int, kind: str, size: int | None) -> str:

@@ -56,6 +56,8 @@ class WeightFormat(Fact):
         column_bytes: bytes per input column: the group index of an activation order.
         module_bytes: bytes that every module holds once: global scales, scales of activations, the unpacked shape.
         optional_bytes: bytes a column that some writers of the format store and others do not.
+        activations: what the layer's inputs are quantised to, e.g. "float8" or "int8"; empty where they are not.
+        ordered: whether columns have an order of their own (actorder "group", desc_act), stored or not.
     """
 
     name: str
@@ -70,6 +72,8 @@ class WeightFormat(Fact):
     column_bytes: int = Field(default=0, ge=0, le=8)
     module_bytes: int = Field(default=0, ge=0)
     optional_bytes: int = Field(default=0, ge=0, le=8)
+    activations: str = ""
+    ordered: bool = False
 
     @property
     def is_known(self) -> bool:

@@ -53,8 +53,9 @@ def read_gptq(settings: Mapping[str, Any]) -> Quantization:
     problems: list[str] = []
     bits = whole(settings, ("bits",), problems, least=1, most=8)
     size = whole(settings, ("group_size",), problems, least=-1, most=2**20)
-    base = _UNKNOWN if bits is None or size is None else gptq_format(bits, size)
-    rules = [_dynamic(*one, bits, size, problems) for one in mapping(settings, "dynamic").items()]
+    ordered = flag(settings, "desc_act", problems, default=False)
+    base = _UNKNOWN if bits is None or size is None else gptq_format(bits, size, ordered=ordered)
+    rules = [_dynamic(*one, bits, size, ordered, problems) for one in mapping(settings, "dynamic").items()]
     kept = [one for one in rules if one is not None]
     if not flag(settings, "lm_head", problems, default=False):
         kept.append(_OUTSIDE)
@@ -120,7 +121,9 @@ def awq_format(bits: int, group_size: int) -> WeightFormat:
     )
 
 
-def gptq_format(bits: int, group_size: int, *, order: int = _INDEX, optional: int = 0) -> WeightFormat:
+def gptq_format(
+    bits: int, group_size: int, *, index: int = _INDEX, optional: int = 0, ordered: bool = False
+) -> WeightFormat:
     """Return GPTQ's layout: qweight [in·bits/32, out], scales, g_idx, and qzeros [groups, out·bits/32] in any case."""
     grouped = group_size > 0
     return WeightFormat(
@@ -131,8 +134,9 @@ def gptq_format(bits: int, group_size: int, *, order: int = _INDEX, optional: in
         group_size=max(group_size, 0),
         scale_bytes=_FLOAT16,
         zero_points="int32 columns",
-        column_bytes=order,
+        column_bytes=index,
         optional_bytes=optional,
+        ordered=ordered and grouped,
     )
 
 
@@ -150,10 +154,12 @@ def _auto_round_format(
     if "awq" in packing:
         return awq_format(wide, size)
     # Writers of this packing differ in whether they store g_idx.
-    return gptq_format(wide, size, order=0, optional=_INDEX)
+    return gptq_format(wide, size, index=0, optional=_INDEX)
 
 
-def _dynamic(pattern: str, overrides: object, bits: int | None, size: int | None, problems: list[str]) -> Rule | None:
+def _dynamic(
+    pattern: str, overrides: object, bits: int | None, size: int | None, ordered: bool, problems: list[str]
+) -> Rule | None:
     """Return the rule of one entry of `dynamic`: "-:" leaves modules alone, anything else overrides the base."""
     expression = pattern.removeprefix("-:") if pattern.startswith("-:") else pattern.removeprefix("+:")
     wrong = regex_problem(expression)
@@ -167,7 +173,8 @@ def _dynamic(pattern: str, overrides: object, bits: int | None, size: int | None
         return None
     own_bits = whole(overrides, ("bits",), problems, least=1, most=8) or bits
     own_size = whole(overrides, ("group_size",), problems, least=-1, most=2**20) or size
-    form = _UNKNOWN if own_bits is None or own_size is None else gptq_format(own_bits, own_size)
+    order = flag(overrides, "desc_act", problems, default=ordered)
+    form = _UNKNOWN if own_bits is None or own_size is None else gptq_format(own_bits, own_size, ordered=order)
     return Rule(how="regex", patterns=(expression,), format=form)
 
 

@@ -102,6 +102,10 @@ class Quantization(Fact):
         # A copy would keep the prepared rules and what was found with them.
         return Quantization(**{**dict(self), "rules": rules})
 
+    def substrings(self) -> tuple[str, ...]:
+        """Return the patterns that leave modules alone wherever they stand in a name."""
+        return tuple(one for rule in self.rules if rule.how == "substring" and not rule.format for one in rule.patterns)
+
     def names_expert_numbers(self) -> bool:
         """Whether two experts of a layer can differ: a pattern speaks of their numbers."""
         return any(one.reads_expert_numbers for one in self.matchers)
