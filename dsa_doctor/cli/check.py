@@ -1,6 +1,7 @@
 """`dsa-doctor check`."""
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from enum import Enum
@@ -89,6 +90,13 @@ def check(
             "--python", help="Judge another interpreter's environment, or a site-packages folder; repeatable."
         ),
     ] = None,
+    no_execute: Annotated[
+        bool,
+        typer.Option(
+            "--no-execute",
+            help="Run nothing of what is judged: read its files alone. What vLLM's selector would say stays unknown.",
+        ),
+    ] = False,
     policy: Annotated[
         Path | None,
         typer.Option(
@@ -139,7 +147,9 @@ def check(
         asked = _once(_models(models) or rules.models), _once(target or rules.targets)
         judged = [
             (label, verdict)
-            for label, facts_file, environment in _environments(facts or [], wheel or [], python or [])
+            for label, facts_file, environment in _environments(
+                facts or [], wheel or [], python or [], execute=not no_execute
+            )
             for verdict in judge_fleet(*asked, options, facts_file=facts_file, environment=environment, keeper=keeper)
         ]
     except (UsageError, PolicyError, ManifestError, UnusableEnvironmentError) as error:
@@ -172,22 +182,39 @@ def _models(texts: list[str] | None) -> list[str]:
 
 
 def _environments(
-    facts: list[Path], wheels: list[Path], pythons: list[Path]
+    facts: list[Path], wheels: list[Path], pythons: list[Path], *, execute: bool
 ) -> "Iterator[tuple[str | None, Path | None, Environment | None]]":
     """Yield what to judge: its name, its facts file or its environment; a lone facts file needs no name."""
     from dsa_doctor.probes.elsewhere import environment_of_python, environment_of_wheel
+    from dsa_doctor.probes.environment import Environment
     from dsa_doctor.redaction import redact
 
     if not (facts or wheels or pythons):
-        yield None, None, None
+        yield None, None, None if execute else Environment.current().files_alone()
     for file in facts:
         alone = len(facts) == 1 and not wheels and not pythons
         yield None if alone else redact(str(file)), file, None
     for path in [one for pattern in wheels for one in _matches(pattern)]:
-        with environment_of_wheel(path) as unpacked:
+        with environment_of_wheel(path, execute=execute) as unpacked:
+            _say_if_it_runs(unpacked, "--wheel", path.name)
             yield path.name, None, unpacked
     for path in pythons:
-        yield redact(str(path)), None, environment_of_python(path)
+        found = environment_of_python(path, execute=execute)
+        _say_if_it_runs(found, "--python", redact(str(path)))
+        yield redact(str(path)), None, found
+
+
+def _say_if_it_runs(environment: "Environment", option: str, name: str) -> None:
+    """Say on standard error that foreign code is about to run, and with what."""
+    from dsa_doctor.probes.isolation import without_network
+    from dsa_doctor.reading import one_line
+
+    if environment.python is not None:
+        network = "without" if without_network() else "with"
+        sys.stderr.write(
+            f"dsa-doctor: {option} {one_line(name)}: its vLLM is imported, which runs its code with this account's "
+            f"rights, {network} network, without this environment's tokens; --no-execute reads its files alone.\n"
+        )
 
 
 def _matches(pattern: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dsa_doctor.probes.isolation import without_network
 from dsa_doctor.processes.child import run
 from dsa_doctor.redaction import last_lines
 
@@ -46,6 +47,7 @@ def run_child(
     python: Path,
     timeout: float,
     environment: Mapping[str, str | None] | None = None,
+    foreign: bool = False,
 ) -> ChildResult:
     """Run `children/<script>` under `python`, and return its answer or the way in which it failed; never raises.
 
@@ -55,9 +57,10 @@ def run_child(
         python: interpreter of the examined environment.
         timeout: seconds after which the child and its whole process group are killed.
         environment: variables set on top of the inherited ones; None takes one away.
+        foreign: whether it runs code of another environment than this one: then without network, if the system can.
     """
     ended = run(
-        [python, CHILDREN / script],
+        [*(without_network() if foreign else ()), python, CHILDREN / script],
         timeout=timeout,
         given=json.dumps(request).encode(),
         # The examined environment is left as it was found, byte code caches included.

@@ -188,7 +188,7 @@ def _ask_dispatcher(
     if not holders:
         return Observation[bool].unknown("no extension that holds the ops of a DSA model was found"), {}
     if environment.python is None:
-        return Observation[bool].unknown("no interpreter to load the extensions with, only files"), {}
+        return Observation[bool].unknown(environment.without_python), {}
     request = {
         "libraries": [str(extension.path.resolve()) for extension in holders],
         "probably_missing": sorted({name for extension in holders for name in extension.fact.missing_libraries}),
@@ -200,6 +200,7 @@ def _ask_dispatcher(
         python=environment.python,
         timeout=_LOAD_TIMEOUT,
         environment=environment.child_variables(),
+        foreign=not environment.own,
     )
     trace.add_child(result.status, result.answer, given=environment.child_variables())
     if result.status != "answered":

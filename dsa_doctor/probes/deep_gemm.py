@@ -74,7 +74,7 @@ def _try_import(
     environment: Environment, source: Literal["external", "vendored"], folder: Path, trace: Trace
 ) -> tuple[Observation[bool], Failure | None]:
     if environment.python is None:
-        return Observation[bool].unknown("no interpreter to import it with, only files"), None
+        return Observation[bool].unknown(environment.without_python), None
     request: dict[str, Any] = {"module": "deep_gemm", "parents": {}}
     if source == "vendored":
         third_party = folder.parent
@@ -89,6 +89,7 @@ def _try_import(
         python=environment.python,
         timeout=_TIMEOUT,
         environment=environment.child_variables(),
+        foreign=not environment.own,
     )
     trace.add_child(result.status, result.answer, given=environment.child_variables())
     if result.status != "answered":

@@ -3,11 +3,12 @@
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
 from dsa_doctor.compat.settings import changes_answers
+from dsa_doctor.probes.isolation import is_needed
 
 
 @dataclass(frozen=True)
@@ -19,18 +20,24 @@ class Environment:
         search_path: folders that hold distributions, in import order.
         own: whether it is the running one, so that this process's environment variables are those it would serve with.
         temporary: whether a folder was made for this run, so that nothing that is said of it holds for another.
+        without_python: why there is no interpreter, where there is none.
     """
 
     python: Path | None
     search_path: tuple[Path, ...]
     own: bool = False
     temporary: bool = False
+    without_python: str = "no interpreter belongs to these files"
 
     @classmethod
     def current(cls) -> "Environment":
         """Return the environment of the running interpreter."""
         folders = tuple(Path(entry) for entry in sys.path if entry and Path(entry).is_dir())
         return cls(python=Path(sys.executable), search_path=folders, own=True)
+
+    def files_alone(self) -> "Environment":
+        """Return this environment with nothing of it run: what needs an interpreter is then unknown."""
+        return replace(self, python=None, without_python="nothing of this environment is run (--no-execute)")
 
     def distributions(self) -> Iterator[metadata.Distribution]:
         """Yield every distribution on the search path, earlier folders first."""
@@ -50,8 +57,11 @@ class Environment:
         return {**self.hidden_settings(), "PYTHONPATH": os.pathsep.join(folders)}
 
     def hidden_settings(self) -> dict[str, str | None]:
-        """Return, as to be taken away, this process's settings that say nothing about another environment."""
-        return {} if self.own else {name: None for name in os.environ if changes_answers(name)}
+        """Return, as to be taken away, all of this process's variables that another environment has no need of.
+
+        Its settings say nothing about another environment, and its tokens are none of that one's business.
+        """
+        return {} if self.own else {name: None for name in os.environ if changes_answers(name) or not is_needed(name)}
 
     def shorten(self, text: str) -> str:
         """Return `text` with the paths below the search path made relative, so that they name no user."""

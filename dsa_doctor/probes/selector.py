@@ -55,7 +55,7 @@ def probe(
     if environment.package_dir("vllm") is None:
         return Observation[Selector].absent("vllm is not installed"), Observation[str].absent("vllm is not installed")
     if environment.python is None:
-        cause = "there is no interpreter to run vLLM's selector with"
+        cause = environment.without_python
         return Observation[Selector].unknown(cause), Observation[str].unknown(cause)
     request = {
         "emulation": emulation.__file__,
@@ -76,7 +76,14 @@ def probe(
             "VLLM_PLUGINS": ",".join(plugins),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        result = run_child("selector.py", request, python=environment.python, timeout=timeout, environment=variables)
+        result = run_child(
+            "selector.py",
+            request,
+            python=environment.python,
+            timeout=timeout,
+            environment=variables,
+            foreign=not environment.own,
+        )
     if trace is not None:
         trace.add_child(result.status, result.answer, given=variables)
     return _observations(environment, queries, result)

@@ -1,6 +1,7 @@
 """Installed distributions, read from their metadata; nothing is imported."""
 
 import ast
+import os
 import platform
 import re
 import sys
@@ -12,6 +13,7 @@ from packaging.utils import canonicalize_name
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import EntryPoint, Software
 from dsa_doctor.probes.environment import Environment
+from dsa_doctor.probes.isolation import is_needed, without_network
 from dsa_doctor.processes.child import run
 from dsa_doctor.redaction import redact
 
@@ -126,5 +128,7 @@ def _python_version(environment: Environment) -> str:
     if environment.python == Path(sys.executable):
         return platform.python_version()
     command = [str(environment.python), "-c", "import platform; print(platform.python_version())"]
-    answer = run(command, timeout=20).stdout.decode("utf-8", "replace").strip()
+    needed = {name: value for name, value in os.environ.items() if is_needed(name)}
+    ended = run([*without_network(), *command], timeout=20, environment=needed)
+    answer = ended.stdout.decode("utf-8", "replace").strip()
     return answer if re.fullmatch(r"\d+\.\d+\.\S{1,20}", answer) else "unknown"

@@ -116,7 +116,7 @@ def test_a_wheel_stands_before_the_running_environment_and_is_removed_afterwards
             "vllm/configs/a.json",
             "vllm-9.8.7.dist-info/METADATA",
         }
-        variables = {**found.child_variables()}
+        variables = {name: value for name, value in found.child_variables().items() if value is not None}
         done = subprocess.run(
             [found.python, "-c", "import vllm.version as v; print(v.__version__)"],
             capture_output=True,
@@ -182,3 +182,37 @@ def test_a_wheel_without_vllm_is_refused(tmp_path):
         archive.writestr("other/__init__.py", b"")
     with pytest.raises(UnusableEnvironmentError, match="holds no folder vllm"), environment_of_wheel(path):
         pass
+
+
+def test_files_alone_start_no_interpreter(bare, tmp_path):
+    """An interpreter that leaves a trace is found beside its packages, and never started."""
+    folder = tmp_path / "venv"
+    trace = tmp_path / "trace"
+    (site := folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
+    add_distribution(site, "vllm", "1.2.3")
+    (folder / "bin").mkdir()
+    python = folder / "bin" / "python"
+    python.write_text(f"#!/bin/sh\ntouch {trace}\nexit 3\n")
+    python.chmod(0o755)
+    for path in (python, folder, site):
+        found = environment_of_python(path, execute=False)
+        assert (found.python, found.search_path) == (None, (site,))
+        assert "--no-execute" in found.without_python
+        assert packages(found) == {"vllm": "1.2.3"}
+    assert not trace.exists()
+    with pytest.raises(UnusableEnvironmentError, match="not a Python interpreter that works here"):
+        environment_of_python(python)
+    assert trace.exists(), "the trace is left where it is started"
+
+
+def test_an_interpreter_without_packages_beside_it_is_refused(tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text("")
+    with pytest.raises(UnusableEnvironmentError, match="no site-packages folder lies beside it"):
+        environment_of_python(tmp_path / "bin" / "python", execute=False)
+
+
+def test_a_wheels_files_alone(tmp_path):
+    with environment_of_wheel(write_wheel(tmp_path / WHEEL), execute=False) as found:
+        assert found.python is None
+        assert packages(found)["vllm"] == "9.8.7"
