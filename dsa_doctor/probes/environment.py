@@ -37,7 +37,9 @@ class Environment:
 
     def files_alone(self) -> "Environment":
         """Return this environment with nothing of it run: what needs an interpreter is then unknown."""
-        return replace(self, python=None, without_python="nothing of this environment is run (--no-execute)")
+        return replace(
+            self, python=None, temporary=True, without_python="nothing of this environment is run (--no-execute)"
+        )
 
     def distributions(self) -> Iterator[metadata.Distribution]:
         """Yield every distribution on the search path, earlier folders first."""
