@@ -1,6 +1,7 @@
 """`dsa-doctor run-model`."""
 
 import os
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -187,13 +188,14 @@ def _show_verdict(out: "Console", verdict: "Verdict", *, verbose: bool) -> None:
     print_verdict(out, verdict, verbose=verbose)
 
 
-def _show_plan(out: "Console", prepared: "Prepared", extra: tuple[str, ...]) -> None:
+def _show_plan(out: "Console", prepared: "Prepared", passthrough: tuple[str, ...]) -> None:
+    from dsa_doctor.launch.secrets import hidden
     from dsa_doctor.render.plan import print_command, print_flags, print_plan
 
     print_plan(out, prepared.plan, prepared.shapes)
     configuration = prepared.verdict.configuration
     fallbacks = configuration.fallbacks if configuration is not None else {}
-    print_flags(out, prepared.flags, prepared.variables, extra, fallbacks)
+    print_flags(out, prepared.flags, prepared.variables, hidden(passthrough), fallbacks)
     print_command(out, prepared.variables, prepared.command)
 
 
@@ -208,13 +210,18 @@ def _check_image(image: str) -> None:
 
 def _emit(form: Form, asked: "LaunchOptions", prepared: "Prepared", image: str | None) -> None:
     from dsa_doctor.emit import FORMS, EmitError, Launch, check_launch
+    from dsa_doctor.launch.secrets import left_out
 
+    passthrough, variables = left_out(asked.passthrough)
+    for name in variables:
+        sys.stderr.write(f"dsa-doctor: what is secret after -- is not written; what is written expects it in {name}\n")
     launch = Launch(
         name=prepared.model.name,
         model=prepared.served,
         flags=prepared.flags,
         variables=prepared.variables,
-        extra=asked.passthrough,
+        extra=passthrough,
+        secrets=variables,
         nodes=asked.nodes.value,
         gpus_per_node=prepared.plan.hardware.gpus_per_node,
         port=asked.port.value,

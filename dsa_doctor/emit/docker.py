@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 
 from dsa_doctor.emit.ranks import Launch
-from dsa_doctor.emit.script import IMAGE, Raw, command, head, word
+from dsa_doctor.emit.script import IMAGE, Raw, command, head, secrets, word
 
 
 def docker(launch: Launch) -> str:
@@ -19,6 +19,7 @@ def docker(launch: Launch) -> str:
     if launch.nodes > 1:
         lines += ['rank="${1:?node rank}"', 'master="${2:?address of node 0}"', ""]
     lines += [
+        *secrets(launch),
         "container=(",
         "  docker run --rm",
         "  --gpus all",
@@ -28,6 +29,7 @@ def docker(launch: Launch) -> str:
         "  --ulimit nofile=65536",
         '  -v "${HF_HOME:-$HOME/.cache/huggingface}:/root/.cache/huggingface"',
         *(f"  -e {word(f'{name}={value}')}" for name, value in launch.environment().items()),
+        *(f"  -e {name}" for name in launch.secrets),
         *_model_mount(launch),
         ")",
         f"image={word(launch.image)}",

@@ -49,6 +49,7 @@ def lws(launch: Launch) -> str:
     """Return two YAML documents, with what must be there before they are applied in comments."""
     head = f"# {in_comment(launch.name)} on {where(launch)}, made by dsa-doctor run-model --emit lws."
     notes = [head, _IMAGE_NOTE, _FOLDER_NOTE if launch.model_folder is not None else _CACHE_NOTE]
+    notes += [f"# The Secret {launch.slug} must hold {name}." for name in launch.secrets]
     documents = (leader_worker_set(launch), service(launch))
     texts = [yaml.dump(one, Dumper=_Dumper, sort_keys=False, width=120) for one in documents]
     return "\n".join(notes) + "\n" + "---\n".join(texts)
@@ -106,12 +107,18 @@ def _pod(launch: Launch, arguments: list[str], *, leader: bool) -> dict[str, Any
         models["readOnly"] = True
         source = {"hostPath": {"path": folder, "type": "Directory"}}
     mounts = [{"name": "shm", "mountPath": "/dev/shm"}, models]  # noqa: S108
+    env: list[dict[str, Any]] = [
+        {"name": name, "value": _literal(value)} for name, value in launch.environment().items()
+    ]
+    env += [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": launch.slug, "key": name}}} for name in launch.secrets
+    ]
     container: dict[str, Any] = {
         "name": "vllm",
         "image": launch.image,
         "command": arguments[:2],
         "args": [_literal(one) for one in arguments[2:]],
-        "env": [{"name": name, "value": _literal(value)} for name, value in launch.environment().items()],
+        "env": env,
         "resources": {"limits": gpus, **_memory_request(launch)},
         "volumeMounts": mounts,
     }

@@ -23,6 +23,8 @@ class Launch(Fact):
     flags: tuple[Flag, ...]
     variables: tuple[Variable, ...] = ()
     extra: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    """Environment variables that hold a key or token of the server: named in what is written, never their values."""
     nodes: int = Field(default=1, ge=1)
     gpus_per_node: int = Field(default=1, ge=1)
     port: int = 8000

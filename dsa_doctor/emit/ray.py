@@ -1,7 +1,7 @@
 """Ray: a cluster over the nodes, one vllm command on the head."""
 
 from dsa_doctor.emit.ranks import Launch
-from dsa_doctor.emit.script import command, head, needs, word
+from dsa_doctor.emit.script import command, head, needs, secrets, word
 
 _RAY_PORT = 6379
 
@@ -26,6 +26,7 @@ def ray(launch: Launch) -> str:
             command(launch.check_arguments()),
             "",
             *exports,
+            *secrets(launch),
             'if [ "$rank" != 0 ]; then',
             f'  exec ray start --block --address="$master:{_RAY_PORT}" --num-gpus={launch.gpus_per_node}',
             "fi",

@@ -56,6 +56,11 @@ def head(launch: Launch, form: str) -> list[str]:
     ]
 
 
+def secrets(launch: Launch) -> list[str]:
+    """Return the lines that pass the server's keys on from the environment, or end where one is not set."""
+    return [line for name in launch.secrets for line in (f': "${{{name}:?set it before the start}}"', f"export {name}")]
+
+
 def where(launch: Launch) -> str:
     """Return nodes and GPUs in words."""
     nodes = f"{launch.nodes} nodes of " if launch.nodes > 1 else ""

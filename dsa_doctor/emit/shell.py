@@ -1,7 +1,7 @@
 """One shell script for all nodes: each is started with its rank."""
 
 from dsa_doctor.emit.ranks import Launch
-from dsa_doctor.emit.script import Raw, command, head, needs, word
+from dsa_doctor.emit.script import Raw, command, head, needs, secrets, word
 
 
 def shell(launch: Launch) -> str:
@@ -22,6 +22,7 @@ def shell(launch: Launch) -> str:
     lines += [*needs("dsa-doctor", "vllm"), "# Every layer must be resolved on this node's GPUs."]
     lines += [command(launch.check_arguments()), ""]
     lines += [f"export {name}={word(value)}" for name, value in launch.environment().items()]
+    lines += secrets(launch)
     if launch.nodes == 1:
         return "\n".join([*lines, "exec " + command(launch.serve_arguments()), ""])
     serve = launch.serve_arguments(rank=Raw('"$rank"'), master=Raw('"$master"'))

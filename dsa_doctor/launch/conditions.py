@@ -2,16 +2,17 @@
 
 import errno
 import os
-import re
 import resource
 import shutil
 import socket
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
 from dsa_doctor.facts.observation import Fact
 from dsa_doctor.launch.devices import Device
+from dsa_doctor.launch.endpoint import Endpoint, listeners_on
 from dsa_doctor.planner.estimates import GIB
 
 Status = Literal["pass", "warn", "fail", "unknown"]
@@ -20,7 +21,9 @@ _SHM_LEAST = 256 * 2**20
 """vLLM's worker processes exchange messages and NCCL buffers there; a container's default of 64 MiB is too small."""
 _SHM_ADVISED = 8 * GIB
 _FILES_ADVISED = 65536
-_LISTENING = "0A"
+_ENGINE_TITLES = ("VLLM::", "VllmWorker")
+_ADOPTERS = frozenset({"systemd", "init", "tini", "dumb-init", "docker-init", "catatonit", "containerd-shim", "conmon"})
+"""Processes that take in orphans: the first process of a machine or container, a user's systemd, a container's shim."""
 
 
 class Condition(Fact):
@@ -34,6 +37,7 @@ class Condition(Fact):
 
 def check_port(host: str | None, port: int) -> Condition:
     """Try to bind the address that the server will bind."""
+    host = host.strip("[]") if host else None
     family = socket.AF_INET6 if host and ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -42,8 +46,8 @@ def check_port(host: str | None, port: int) -> Condition:
             probe.listen(1)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            holder = _listener(port)
-            by = f" by {holder}" if holder else ""
+            holders = ", ".join(map(str, listeners_on(port) or ()))
+            by = f" by {holders}" if holders else ""
             return Condition(
                 name="port",
                 status="fail",
@@ -57,6 +61,20 @@ def check_port(host: str | None, port: int) -> Condition:
             remedy="Choose another --host or --port.",
         )
     return Condition(name="port", status="pass", summary=f"port {port} is free")
+
+
+def check_socket(endpoint: Endpoint) -> Condition:
+    """Look whether the Unix domain socket that the server will bind is there already."""
+    path = Path(str(endpoint.socket_path))
+    if not os.path.lexists(path):
+        return Condition(name="socket", status="pass", summary=f"{path} is free")
+    holders = ", ".join(map(str, endpoint.listeners() or ()))
+    return Condition(
+        name="socket",
+        status="fail",
+        summary=f"{path} is there already" + (f", and {holders} listens on it" if holders else ""),
+        remedy="Stop that server, or choose another --uds." if holders else "Remove it if nothing uses it.",
+    )
 
 
 def check_gpus(devices: list[Device] | None, wanted: int, utilization: float) -> Condition:
@@ -141,10 +159,11 @@ def check_disk(hub_id: str | None, local: Path | None, needed: int) -> Condition
     return Condition(name="disk", status="pass", summary=summary)
 
 
-def check_host_memory(needed: int, meminfo: Path = Path("/proc/meminfo")) -> Condition:
+def check_host_memory(needed: int) -> Condition:
     """Compare the pinned host memory that CPU offload takes with what is available."""
-    available = host_memory(meminfo, "MemAvailable")
-    if available is None:
+    try:
+        available = int(psutil.virtual_memory().available)
+    except (psutil.Error, OSError, ValueError):
         return Condition(name="host memory", status="unknown", summary="the host's memory could not be read")
     summary = f"{available / GIB:.0f} GiB available"
     if needed > available:
@@ -154,28 +173,21 @@ def check_host_memory(needed: int, meminfo: Path = Path("/proc/meminfo")) -> Con
     return Condition(name="host memory", status="pass", summary=summary)
 
 
-def host_memory(meminfo: Path = Path("/proc/meminfo"), field: str = "MemTotal") -> int | None:
-    """Return a field of /proc/meminfo in bytes, or None."""
+def host_memory() -> int | None:
+    """Return the host's memory in bytes, or None."""
     try:
-        match = re.search(rf"^{field}:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)
-    except OSError:
+        return int(psutil.virtual_memory().total)
+    except (psutil.Error, OSError, ValueError):
         return None
-    return int(match.group(1)) * 1024 if match else None
 
 
-def check_orphans(proc: Path = Path("/proc")) -> Condition:
+def check_orphans() -> Condition:
     """Look for engine processes of vLLM whose server is gone; they are named, never killed."""
     found = []
-    for entry in proc.iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError, IndexError):
-            continue
-        if title.startswith(("VLLM::", "VllmWorker")) and parent == 1:
-            found.append(f"pid {entry.name} ({title[:40]})")
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        title = " ".join(process.info["cmdline"] or ()).strip()
+        if title.startswith(_ENGINE_TITLES) and _is_adopted(process):
+            found.append(f"pid {process.pid} ({title[:40]})")
     if found:
         return Condition(
             name="orphans",
@@ -184,6 +196,17 @@ def check_orphans(proc: Path = Path("/proc")) -> Condition:
             remedy="They may hold GPU memory. End them if they are yours: kill PID. dsa-doctor never does.",
         )
     return Condition(name="orphans", status="pass", summary="no engine process without its server")
+
+
+def _is_adopted(process: psutil.Process) -> bool:
+    """Whether a process lost its parent: those of its own kind aside, it lies below one that takes in orphans."""
+    try:
+        parent = process.parent()
+        while parent is not None and " ".join(parent.cmdline()).startswith(_ENGINE_TITLES):
+            parent = parent.parent()
+        return parent is None or parent.pid == 1 or parent.name() in _ADOPTERS
+    except psutil.Error:  # gone meanwhile, or not to be looked at
+        return False
 
 
 def hub_cache() -> Path:
@@ -218,34 +241,3 @@ def _existing(path: Path) -> Path:
     while not path.exists() and path != path.parent:
         path = path.parent
     return path
-
-
-def _listener(port: int) -> str | None:
-    """Return "pid N (name)" of the process that listens on a port, as far as /proc may be read."""
-    inodes = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            rows = Path(table).read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for row in rows:
-            cells = row.split()
-            if cells[3] == _LISTENING and int(cells[1].rpartition(":")[2], 16) == port:
-                inodes.add(f"socket:[{cells[9]}]")
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        if inodes & _open_files(entry):
-            with suppress(OSError):
-                return f"pid {entry.name} ({(entry / 'comm').read_text().strip()})"
-    return None
-
-
-def _open_files(process: Path) -> set[str]:
-    """Return what a process's file descriptors point to, as far as it may be read."""
-    found = set()
-    with suppress(OSError):
-        for link in (process / "fd").iterdir():
-            with suppress(OSError):  # closed meanwhile
-                found.add(os.fspath(link.readlink()))
-    return found

@@ -101,8 +101,9 @@ def _read(arguments: Sequence[str], where: str) -> Given:
     parser.add_argument("-dp", "--data-parallel-size", dest="data", **number)
     parser.add_argument("-ep", "--enable-expert-parallel", dest="expert", action=argparse.BooleanOptionalAction)
     parser.add_argument("--enforce-eager", action=argparse.BooleanOptionalAction)
-    for name in ("--kv-cache-dtype", "--attention-backend", "--host", "--api-key", "--load-format"):
+    for name in ("--kv-cache-dtype", "--attention-backend", "--host", "--uds", "--ssl-certfile", "--load-format"):
         parser.add_argument(name)
+    parser.add_argument("--api-key", dest="api_keys", nargs="*")
     parser.add_argument("--block-size", **number)
     parser.add_argument("--max-model-len", type=_tokens)
     parser.add_argument("--max-num-seqs", **number)

@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dsa_doctor.catalog.geometry import ModelGeometry
@@ -13,9 +13,11 @@ from dsa_doctor.catalog.models import find_model
 from dsa_doctor.catalog.targets import find_gpu
 from dsa_doctor.launch import conditions
 from dsa_doctor.launch.devices import visible_devices
+from dsa_doctor.launch.endpoint import Endpoint
 from dsa_doctor.launch.flags import Flag, Variable, launch_flags, launch_variables, server_command, verified
 from dsa_doctor.launch.options import KnownOptions, ask_options
 from dsa_doctor.launch.request import Choice, LaunchOptions
+from dsa_doctor.launch.secrets import hidden
 from dsa_doctor.planner import (
     Hardware,
     Parallel,
@@ -47,7 +49,8 @@ class Prepared:
         variables: environment of the server.
         warnings: flags left out, and other things to know.
         served: what vLLM is given as its model.
-        command: the whole argument vector.
+        command: the whole argument vector as it may be shown: without keys and tokens.
+        arguments: the argument vector that is run.
     """
 
     verdict: Verdict
@@ -59,6 +62,7 @@ class Prepared:
     warnings: tuple[str, ...]
     served: str
     command: tuple[str, ...]
+    arguments: tuple[str, ...] = field(default=(), repr=False)
 
 
 def parallel_of(options: LaunchOptions, model: ModelGeometry, gpus: int) -> Parallel:
@@ -122,6 +126,7 @@ def prepare(options: LaunchOptions, verdict: Verdict, gpus: int, ask_vllm: Calla
     checked = verified(launch_flags(verdict, model, found, options), ask_vllm(), options)
     served = served_model(options.model, model)
     executable = ["vllm"] if options.elsewhere else (find_executable(options.executable) or ["vllm"])
+    arguments = tuple(server_command(executable, served, checked.flags, options.passthrough))
     return Prepared(
         verdict=verdict,
         model=model,
@@ -131,7 +136,8 @@ def prepare(options: LaunchOptions, verdict: Verdict, gpus: int, ask_vllm: Calla
         variables=launch_variables(verdict, found),
         warnings=(*warnings, *checked.warnings),
         served=served,
-        command=tuple(server_command(executable, served, checked.flags, options.passthrough)),
+        command=hidden(arguments),
+        arguments=arguments,
     )
 
 
@@ -173,10 +179,14 @@ def vllm_options(given: str | None) -> KnownOptions:
     return ask_options(executable)
 
 
-def conditions_for(options: LaunchOptions, prepared: Prepared) -> list[conditions.Condition]:
+def conditions_for(options: LaunchOptions, prepared: Prepared, endpoint: Endpoint) -> list[conditions.Condition]:
     """Return what was looked at on this machine before the start, failures included."""
     found, parallel = prepared.plan, prepared.plan.parallel
-    checks = [check_vllm(options.executable), conditions.check_port(options.host.value, options.port.value)]
+    checks = [check_vllm(options.executable)]
+    if endpoint.socket_path is not None:
+        checks.append(conditions.check_socket(endpoint))
+    else:
+        checks.append(conditions.check_port(options.host.value, options.port.value))
     if found.budget_bytes is not None:
         wanted = parallel.world_size // options.nodes.value
         checks.append(conditions.check_gpus(visible_devices(), wanted, found.gpu_memory_utilization))

@@ -7,11 +7,14 @@ import selectors
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dsa_doctor.launch.supervisor import descendants
+from dsa_doctor.launch.tail import LogFile
+from dsa_doctor.processes.lineage import adopt_orphans, descendants
 
+_LOST_PATIENCE = 5.0
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 
@@ -56,19 +59,21 @@ class Server:
         Raises:
             LaunchError: the log cannot be written, or the executable cannot be run.
         """
-        self.log = log
         self.exit: Exit | None = None
         self._exit = Exit()
         self._events = b""
         self._own_pids: set[int] = set()
-        self.log_offset = _prove_writable(log)
+        self.log = _open_log(log)
+        # Should the supervisor be killed, this process is the next that adopts what it leaves.
+        adopt_orphans()
         request = {"command": command, "environment": environment, "log": os.fspath(log), "grace": grace}
         self._supervisor = subprocess.Popen(
-            [sys.executable, "-I", os.fspath(_SUPERVISOR), json.dumps(request)],
+            [sys.executable, "-I", os.fspath(_SUPERVISOR)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
+        self._send(json.dumps(request))
         self.pid = 0
         while not self.pid and self.exit is None:
             self.poll(5.0)
@@ -87,6 +92,10 @@ class Server:
     def supervisor_pid(self) -> int:
         """Return the process to send SIGTERM to for a clean stop once detached."""
         return self._supervisor.pid
+
+    def owns(self, pid: int) -> bool:
+        """Whether a process is one of this run's."""
+        return pid == self._supervisor.pid or pid in descendants(self._supervisor.pid)
 
     @property
     def pids(self) -> set[int]:
@@ -133,7 +142,8 @@ class Server:
         stream = self._supervisor.stdin
         if stream is not None:
             with contextlib.suppress(OSError):  # the supervisor has ended
-                os.write(stream.fileno(), command.encode() + b"\n")
+                stream.write(command.encode() + b"\n")
+                stream.flush()
 
     def _take(self, event: dict[str, object]) -> None:
         kind = event.get("event")
@@ -156,22 +166,33 @@ class Server:
             self._supervisor.wait()
 
     def _lost(self) -> None:
-        """The supervisor itself was killed: end what it leaves."""
+        """The supervisor itself was killed: end what it leaves, which are this process's children now."""
         self._supervisor.wait()
-        for pid in [self.pid, *self._own_pids]:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                if pid:
+        deadline = time.monotonic() + _LOST_PATIENCE
+        while (left := descendants(os.getpid())) and time.monotonic() < deadline:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+        self._exit.stages.append("SIGKILL to every process, because the supervisor was killed")
+        self._exit.left = tuple(left)
         self.exit = self._exit
 
 
-def _prove_writable(log: Path) -> int:
-    """Write one line, so that a full disk or a wrong path is found before the server starts; return the file's size."""
+def _open_log(log: Path) -> LogFile:
+    """Write one line, so that a full disk or a wrong path is found before the server starts, and open the file."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
+        if log.exists() and not (log.is_file() or log.is_char_device()):
+            raise LaunchError(f"the log file {log} is neither a file nor new. Name another with --log-file.")
         with log.open("ab", buffering=0) as stream:
             stream.write(b"# log of a server started by dsa-doctor run-model\n")
-            return stream.tell()
+            start = stream.tell()
+        if not log.is_file():
+            raise LaunchError(
+                f"the log file {log} is a device: nothing could be read back. Name another with --log-file."
+            )
+        return LogFile(log, start)
     except OSError as error:
         raise LaunchError(
             f"the log file {log} cannot be written: {error.strerror}. Free some space, or name another with --log-file."

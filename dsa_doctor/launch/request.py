@@ -1,7 +1,7 @@
 """What a launch asks for, merged once: each value with its source. Everything after it sees this one object."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
 from dsa_doctor.launch.extra import read_config, read_extra
@@ -57,7 +57,9 @@ class LaunchOptions:
         speculative: whether a speculative decoder is configured.
         host: address to bind.
         port: port to bind.
-        api_key: key that the server asks for. Never shown.
+        uds: Unix domain socket to bind in place of an address.
+        ssl_certfile: file of the server's certificate.
+        api_keys: keys that let in, any of them. Never shown.
         load_format: as for vLLM.
         passthrough: what follows `--`; goes to vLLM untouched, last.
         passed_on: options, in their long spelling, that vLLM gets from the passthrough.
@@ -88,7 +90,9 @@ class LaunchOptions:
     speculative: Choice[bool]
     host: Choice[str | None]
     port: Choice[int]
-    api_key: Choice[str | None]
+    uds: Choice[str | None]
+    ssl_certfile: Choice[str | None]
+    api_keys: Choice[list[str] | None] = field(repr=False)
     load_format: Choice[str | None]
     passthrough: tuple[str, ...] = ()
     passed_on: frozenset[str] = frozenset()
@@ -157,7 +161,9 @@ def launch_options(
         speculative=choice("speculative", False),
         host=choice("host", None),
         port=choice("port", 8000),
-        api_key=choice("api_key", None),
+        uds=choice("uds", None),
+        ssl_certfile=choice("ssl_certfile", None),
+        api_keys=choice("api_keys", None),
         load_format=choice("load_format", None),
         passthrough=tuple(passthrough),
         passed_on=after.options,

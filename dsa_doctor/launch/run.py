@@ -7,14 +7,13 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from dsa_doctor.cache import Keeper
 from dsa_doctor.catalog.lookup import UnknownModelError, find_geometry
 from dsa_doctor.inputs import Options
 from dsa_doctor.launch.aftermath import diagnosis, leftovers
-from dsa_doctor.launch.conditions import Condition
-from dsa_doctor.launch.http import base_url
+from dsa_doctor.launch.endpoint import endpoint_of
+from dsa_doctor.launch.outlets import Listener, LogCopy, Relay
 from dsa_doctor.launch.prepare import (
     DEFAULT_GPUS,
     Prepared,
@@ -25,31 +24,19 @@ from dsa_doctor.launch.prepare import (
 )
 from dsa_doctor.launch.process import LaunchError, Server
 from dsa_doctor.launch.request import LaunchOptions
-from dsa_doctor.launch.stages import Stage
-from dsa_doctor.launch.watch import Outcome, Watcher, WatchOptions, write_through
-from dsa_doctor.planner.plan import Plan
+from dsa_doctor.launch.secrets import Mask, secrets_of
+from dsa_doctor.launch.watch import SMOKE_SECONDS, Interruptions, Outcome, Watcher, WatchOptions
 from dsa_doctor.preflight import preflight
 from dsa_doctor.probes import gpus as gpu_probe
+from dsa_doctor.processes.interrupt import signals_to
 from dsa_doctor.verdict.schema import Verdict
 
+_STDOUT = 1
+_PATIENCE = 2.0
+_PATIENCE_OF_AN_INTERRUPT = 0.3
+"""Seconds for which a reader that takes nothing is waited for at the end."""
 EXIT_WILL_NOT_RUN = 32
 """The layers are resolved, but the memory plan or a condition of this machine says that it cannot run."""
-
-
-class Listener(Protocol):
-    """What is told while a launch goes on; `render.launch` writes it for people."""
-
-    def note(self, text: str) -> None:
-        """Take one line of dsa-doctor's own."""
-
-    def conditions(self, conditions: list[Condition]) -> None:
-        """Take what was looked at on this machine before the start."""
-
-    def stage(self, stage: Stage, seconds: float) -> None:
-        """Take a stage of the start as it begins."""
-
-    def ready(self, outcome: Outcome, url: str, plan: Plan) -> None:
-        """Take the summary of a server that is ready."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +50,7 @@ class RunOptions:
         timeout: seconds until it must be ready; None waits as long as it runs.
         smoke: ask the smoke prompt.
         stop_timeout: seconds that each stage of the stop waits.
+        smoke_timeout: seconds in which the smoke prompt must be answered.
     """
 
     log: Path | None = None
@@ -71,6 +59,7 @@ class RunOptions:
     timeout: float | None = None
     smoke: bool = True
     stop_timeout: float = 30.0
+    smoke_timeout: float = SMOKE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -141,41 +130,57 @@ def make_ready(options: LaunchOptions, verdict: Verdict, gpus: int, *, force: bo
 
 def serve(asked: LaunchOptions, prepared: Prepared, options: RunOptions, listener: Listener) -> int:
     """Start the server, watch it to its end, and return the exit code of what became of it."""
-    conditions = conditions_for(asked, prepared)
+    endpoint = endpoint_of(asked)
+    taken_by = tuple(endpoint.listeners() or ())
+    conditions = conditions_for(asked, prepared, endpoint)
     listener.conditions(conditions)
     failed = [one for one in conditions if one.status == "fail"]
     if any(one.name == "vLLM" for one in failed) or (failed and not options.force):
         return EXIT_WILL_NOT_RUN
-    url = base_url(asked.host.value, asked.port.value)
     environment = {one.name: one.value for one in prepared.variables if one.name not in os.environ}
-    log = options.log or default_log(prepared.model.name)
-    try:
-        server = Server(list(prepared.command), log=log, environment=environment, grace=options.stop_timeout)
-    except LaunchError as error:
-        listener.note(str(error))
-        return EXIT_WILL_NOT_RUN
-    listener.note(f"started, pid {server.pid}; log: {log}")
-    watcher = Watcher(
-        server,
-        WatchOptions(
-            url=url,
-            timeout=options.timeout,
-            smoke=options.smoke,
-            tolerate=options.force,
-            detach=options.detach,
-            api_key=asked.api_key.value,
-        ),
-        on_log=write_through,
-        on_stage=listener.stage,
-        on_ready=lambda ready: listener.ready(ready.outcome_so_far(), url, prepared.plan),
-        on_stop=lambda name: listener.note(f"stopping: {name}"),
-    )
-    outcome = watcher.run()
+    interruptions = Interruptions()
+    mask = Mask([endpoint.api_key, *secrets_of(asked.passthrough), *(asked.api_keys.value or ())])
+    relay = Relay(listener, mask)
+    with signals_to(interruptions):
+        try:
+            server = Server(
+                list(prepared.arguments),
+                log=options.log or default_log(prepared.model.name),
+                environment=environment,
+                grace=options.stop_timeout,
+            )
+        except LaunchError as error:
+            relay.note(str(error))
+            relay.close(_PATIENCE)
+            return EXIT_WILL_NOT_RUN
+        relay.note(f"started, pid {server.pid}; log: {server.log.path}")
+        copy = LogCopy(server.log, _STDOUT, mask)
+        watcher = Watcher(
+            server,
+            WatchOptions(
+                endpoint=endpoint,
+                taken_by=taken_by,
+                timeout=options.timeout,
+                smoke=options.smoke,
+                smoke_timeout=options.smoke_timeout,
+                tolerate=options.force,
+                detach=options.detach,
+            ),
+            interruptions,
+            on_stage=relay.stage,
+            on_ready=lambda ready: relay.ready(ready, endpoint.url, prepared.plan),
+            on_note=relay.note,
+        )
+        outcome = watcher.run()
+    patience = _PATIENCE_OF_AN_INTERRUPT if outcome.reason == "interrupted" else _PATIENCE
+    if unseen := copy.close(patience):
+        relay.note(f"{unseen:,} bytes not shown, because standard output took no more; see the log {server.log.path}")
     if outcome.reason == "detached":
-        listener.note(f"left running; to stop it: kill {server.supervisor_pid}")
-        return 0
-    for line in end_lines(outcome, server, options.timeout):
-        listener.note(line)
+        relay.note(f"left running; to stop it: kill {server.supervisor_pid}")
+    else:
+        for line in end_lines(outcome, server, options.timeout):
+            relay.note(line)
+    relay.close(patience)
     return outcome.code
 
 

@@ -4,14 +4,14 @@ A stand-alone script (standard library only) that dsa-doctor runs by path, in a 
 dsa-doctor just long enough to clean up. It adopts every orphaned descendant (PR_SET_CHILD_SUBREAPER), which is how
 engine processes that outlive a killed API server are still found.
 
-Standard input carries commands, one a line: `stop`, `kill`, `detach`. Its end without `detach` means that dsa-doctor
-is gone, and stops the server. Standard output carries events, one JSON object a line: `started` {pid}, `cannot_start`
-{error}, `exited` {status}, `stage` {name}, `stopped` {left}. The one argument is a JSON object: command, environment
-(set on top of the inherited one), log (path, appended to), grace (seconds per stage).
+The first line on standard input is the request, a JSON object: command, environment (set on top of the inherited
+one), log (path, appended to), grace (seconds per stage). It is no argument, because anyone can read those. Commands
+follow, one a line: `stop`, `kill`, `detach`. The end of standard input without `detach` means that dsa-doctor is gone,
+and stops the server. Standard output carries events, one JSON object a line: `started` {pid}, `cannot_start` {error},
+`exited` {status}, `stage` {name}, `stopped` {left, status}.
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import select
@@ -22,53 +22,31 @@ import time
 from pathlib import Path
 from types import FrameType
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from dsa_doctor.processes.lineage import adopt_orphans, descendants, die_with
+
 _POLL = 0.1
-
-
-def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
-
-
-def _die_with_parent() -> None:
-    """Runs in the server before it starts: should even this supervisor be killed, the server is told to end."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def descendants(root: int) -> list[int]:
-    """Return the living descendants of a process, zombies left out."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-        except (OSError, ValueError):  # gone meanwhile
-            continue
-        if state not in "ZX":
-            children.setdefault(int(parent), []).append(int(entry.name))
-    found, queue = [], [root]
-    while queue:
-        queue += (below := children.get(queue.pop(), []))
-        found += below
-    return found
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Supervisor:
     """One server and its descendants."""
 
-    def __init__(self, request: dict[str, object]) -> None:
+    def __init__(self, request: dict[str, object], pending: bytes = b"") -> None:
         self.request = request
         self.grace = float(str(request["grace"]))
         self.server: subprocess.Popen[bytes] | None = None
         self.wanted = ""
         self.detached = False
         self.deaf = False
-        self.pending = b""
+        self.pending = pending
 
     def run(self) -> None:
         """Start the server and stay until it and its descendants are gone."""
+        for number in _SIGNALS:  # before the start: one that comes in between must find what it has to stop
+            signal.signal(number, self.on_signal)
+        own = os.getpid()
         try:
             with Path(str(self.request["log"])).open("ab") as log:
                 self.server = subprocess.Popen(
@@ -77,15 +55,13 @@ class Supervisor:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    preexec_fn=_die_with_parent,  # safe: this process has a single thread
+                    preexec_fn=lambda: die_with(own, signal.SIGTERM),  # safe: this process has a single thread
                     env={**os.environ, **self.request["environment"]},  # type: ignore[dict-item]
                 )
         except OSError as error:
             self.tell("cannot_start", error=f"{error.strerror or error}")
             return
         self.tell("started", pid=self.server.pid)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self.on_signal)
         status = self.wait()
         if status is not None:
             self.tell("exited", status=status)
@@ -116,7 +92,7 @@ class Supervisor:
         for command in (line.strip().decode("ascii", "replace") for line in lines):
             if command == "detach":
                 self.detached = True
-            elif command in {"stop", "kill"}:
+            elif command == "kill" or (command == "stop" and not self.wanted):
                 self.wanted = command
         if not chunk:
             self.deaf = True
@@ -187,7 +163,19 @@ class Supervisor:
             os.write(1, json.dumps({"event": event, **details}).encode() + b"\n")
 
 
+def _request() -> tuple[dict[str, object], bytes]:
+    """Return the request, and what came after it."""
+    received = b""
+    while b"\n" not in received:
+        chunk = os.read(0, 65536)
+        if not chunk:
+            raise SystemExit("no request came")
+        received += chunk
+    line, _, rest = received.partition(b"\n")
+    return json.loads(line), rest
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    Supervisor(json.loads(sys.argv[1])).run()
+    adopt_orphans()
+    Supervisor(*_request()).run()

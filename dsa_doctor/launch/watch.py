@@ -1,18 +1,14 @@
 """Watches a server from its start to its end: stages, readiness, the smoke prompt, interruption, time limits."""
 
-import os
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
-from types import FrameType
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Generic, Literal, TypeVar
 
-from dsa_doctor.launch.http import Answer, is_healthy, smoke
+from dsa_doctor.launch.endpoint import Endpoint, Listener
 from dsa_doctor.launch.process import Exit, Server
+from dsa_doctor.launch.smoke import Answer, is_healthy, smoke
 from dsa_doctor.launch.stages import LogFacts, Stage
 from dsa_doctor.launch.tail import Tail
 
@@ -21,10 +17,11 @@ EXIT_TIMEOUT = 124
 EXIT_NOT_SANE = 32
 """The server runs and does not answer with sense; the bit of what could not be determined to work."""
 
+_ROUND = 0.1
+_LAST_ROUNDS = 32
 _HEALTH_INTERVAL = 1.0
 _NOTE_INTERVAL = 3.0
-_SMOKE_TIMEOUT = 300.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SMOKE_SECONDS = 300.0
 
 Reason = Literal["ended", "interrupted", "not ready in time", "smoke prompt", "detached"]
 
@@ -34,20 +31,22 @@ class WatchOptions:
     """How to watch.
 
     Attributes:
-        url: where the server listens.
+        endpoint: where the server listens, and its key.
+        taken_by: processes that listened there before the start.
         timeout: seconds until it must be ready; None waits as long as it runs.
         smoke: whether to ask the smoke prompt.
+        smoke_timeout: seconds for its answer.
         tolerate: whether an answer without sense is only a warning (--force).
         detach: whether to leave the server running once it is ready.
-        api_key: key that the server asks for.
     """
 
-    url: str
+    endpoint: Endpoint
+    taken_by: tuple[Listener, ...] = ()
     timeout: float | None = None
     smoke: bool = True
+    smoke_timeout: float = SMOKE_SECONDS
     tolerate: bool = False
     detach: bool = False
-    api_key: str | None = None
 
 
 @dataclass
@@ -73,18 +72,54 @@ class Outcome:
     stages: list[tuple[Stage, float]] = field(default_factory=list)
 
 
+T = TypeVar("T")
+
+
+class _Question(Generic[T]):
+    """Something asked of the server in a thread that may be left behind."""
+
+    def __init__(self, ask: Callable[[], T]) -> None:
+        self.answers: list[T] = []
+        self._ask = ask
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        self.answers.append(self._ask())
+
+
+class Interruptions:
+    """Counts signals, in whichever thread they are told."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.count = 0
+
+    def __call__(self, number: int) -> None:
+        """Take one."""
+        self.number, self.count = number, self.count + 1
+
+
 class Watcher:
-    """Watches one server. The callbacks get the log's bytes, each stage as it begins, and readiness."""
+    """Watches one server, and waits for nothing else.
+
+    The callbacks get each stage as it begins, readiness, what is to be said, and the stages of the stop. They must not
+    wait for anything either.
+    """
 
     def __init__(
         self,
         server: Server,
         options: WatchOptions,
+        interruptions: Interruptions,
         *,
-        on_log: Callable[[bytes], None],
         on_stage: Callable[[Stage, float], None],
-        on_ready: Callable[["Watcher"], None],
-        on_stop: Callable[[str], None],
+        on_ready: Callable[[Outcome], None],
+        on_note: Callable[[str], None],
     ) -> None:
         self.server = server
         self.options = options
@@ -92,42 +127,30 @@ class Watcher:
         self.answer: Answer | None = None
         self.ready_seconds: float | None = None
         self.stages: list[tuple[Stage, float]] = [("start", 0.0)]
-        self._on_log, self._on_stage, self._on_ready, self._on_stop = on_log, on_stage, on_ready, on_stop
+        self._interruptions = interruptions
+        self._on_stage, self._on_ready, self._on_note = on_stage, on_ready, on_note
         self._start = time.monotonic()
         self._next_health = 0.0
         self._next_note = 0.0
-        self._signal = 0
-        self._signals = 0
+        self._heeded = 0
         self._why: Reason | None = None
         self._told = 0
-        self._asking: threading.Thread | None = None
-        self._answers: list[Answer] = []
-        self._tail = Tail(server.log, server.log_offset)
+        self._strangers: tuple[Listener, ...] = ()
+        self._health: _Question[bool] | None = None
+        self._smoke: _Question[Answer] | None = None
+        self._tail = Tail(server.log)
 
     def run(self) -> Outcome:
         """Watch until the server has ended, or is ready and to be left running."""
-        previous = {number: signal.signal(number, self._interrupted) for number in _SIGNALS}
-        try:
-            while True:
-                ended = self.server.poll(0.1)
-                self._note_processes()
-                self._read_log()
-                self._tell_stages()
-                if ended is not None:
-                    return self._ended(ended)
-                if not self._act():
-                    return self._outcome("detached", 0, None)
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-            self._tail.close()
-
-    def outcome_so_far(self) -> Outcome:
-        """Return what is known while the server runs."""
-        return self._outcome("ended", 0, None)
-
-    def _interrupted(self, number: int, _frame: FrameType | None) -> None:
-        self._signal, self._signals = number, self._signals + 1
+        while True:
+            ended = self.server.poll(_ROUND)
+            self._note_processes()
+            self._read_log()
+            self._tell_stages()
+            if ended is not None:
+                return self._ended(ended)
+            if not self._act():
+                return self._outcome("detached", 0, None)
 
     def _note_processes(self) -> None:
         """Remember now and then which processes the run has, to look for their GPU memory at the end."""
@@ -138,83 +161,110 @@ class Watcher:
 
     def _act(self) -> bool:
         """Do what the moment asks for; False once the server is to be left running."""
-        if self._signals:
-            if self._why != "interrupted" or self._signals > 1:
-                self._stop("interrupted", now=self._signals > 1)
-                self._signals = min(self._signals, 1)
+        count = self._interruptions.count
+        if count > self._heeded:
+            # The first asks for a stop in stages, a later one for the end at once. A terminal that closes sends two.
+            again = self._why == "interrupted"
+            self._heeded = count
+            self._why = "interrupted"
+            self.server.stop(now=again)
             return True
         if self._why is not None or self.server.has_ended:
             return True
         if self.ready_seconds is None:
             self._look_for_health()
             return True
-        if self._asking is not None:
-            return self._take_answer()
-        return not (self.options.detach and self._leave())
+        if self._smoke is not None:
+            self._take_answer()
+            return True
+        if self.options.detach:
+            self.server.detach()
+            return False
+        return True
 
     def _look_for_health(self) -> None:
         now = time.monotonic() - self._start
         if self.options.timeout is not None and now > self.options.timeout:
             self._stop("not ready in time")
+        elif self._health is not None:
+            if self._health.is_over:
+                healthy = self._health.answers == [True]
+                self._health = None
+                if healthy and self._is_ours():
+                    self._become_ready()
         elif now >= self._next_health:
             self._next_health = now + _HEALTH_INTERVAL
-            if is_healthy(self.options.url):
-                self.ready_seconds = time.monotonic() - self._start
-                self.facts.stage = "ready"
-                self.stages.append(("ready", self.ready_seconds))
-                self._on_stage("ready", self.ready_seconds)
-                if self.options.smoke:
-                    self._asking = threading.Thread(target=self._ask, daemon=True)
-                    self._asking.start()
-                else:
-                    self._on_ready(self)
+            self._health = _Question(lambda: is_healthy(self.options.endpoint))
 
-    def _ask(self) -> None:
-        self._answers.append(smoke(self.options.url, timeout=_SMOKE_TIMEOUT, api_key=self.options.api_key))
+    def _is_ours(self) -> bool:
+        """Whether what answers is the server that was started, and nobody else; says it once where it is not."""
+        listeners = self.options.endpoint.listeners()
+        if listeners is None:
+            return True
+        unknown_before = any(one.pid is None for one in self.options.taken_by)
+        strangers = tuple(
+            one for one in listeners if (unknown_before if one.pid is None else not self.server.owns(one.pid))
+        )
+        if strangers and strangers != self._strangers:
+            who = ", ".join(map(str, strangers))
+            self._on_note(
+                f"{self.options.endpoint.url} is answered by {who}, which this run did not start: that is not counted "
+                "as ready. Stop it, or choose another --port."
+            )
+        self._strangers = strangers
+        return not strangers
 
-    def _take_answer(self) -> bool:
-        if self._answers:
-            self._asking, self.answer = None, self._answers[0]
-            self._on_ready(self)
-            bad = self.answer.problem is not None and not (self.answer.answered and self.options.tolerate)
-            if bad:
-                self._stop("smoke prompt")
-        return True
+    def _become_ready(self) -> None:
+        self.ready_seconds = time.monotonic() - self._start
+        self.facts.stage = "ready"
+        self.stages.append(("ready", self.ready_seconds))
+        self._on_stage("ready", self.ready_seconds)
+        if self.options.smoke:
+            self._smoke = _Question(lambda: smoke(self.options.endpoint, timeout=self.options.smoke_timeout))
+        else:
+            self._tell_ready()
 
-    def _leave(self) -> bool:
-        self.server.detach()
-        return True
+    def _take_answer(self) -> None:
+        if self._smoke is None or not self._smoke.is_over:
+            return
+        failed = Answer("", "the smoke prompt could not be asked", answered=False)
+        answer = self.answer = (self._smoke.answers or [failed])[0]
+        self._smoke = None
+        self._tell_ready()
+        tolerated = answer.refused or (answer.answered and self.options.tolerate)
+        if answer.problem is not None and not tolerated:
+            self._stop("smoke prompt")
 
-    def _stop(self, why: Reason, *, now: bool = False) -> None:
-        self._why = self._why or why
-        if why == "interrupted":
-            self._why = why
-        self.server.stop(now=now)
+    def _tell_ready(self) -> None:
+        so_far = self._outcome("ended", 0, None)
+        self._on_ready(replace(so_far, facts=replace(self.facts, layers=list(self.facts.layers))))
+
+    def _stop(self, why: Reason) -> None:
+        self._why = why
+        self.server.stop()
 
     def _read_log(self) -> None:
-        while True:
-            new, lines = self._tail.read()
-            if not new:
-                return
-            with suppress(OSError):  # standard output is full or gone: the log file still has it
-                self._on_log(new)
-            for line in lines:
-                stage = self.facts.read(line)
-                if stage is not None and self.ready_seconds is None:
-                    seconds = time.monotonic() - self._start
-                    self.stages.append((stage, seconds))
-                    self._on_stage(stage, seconds)
+        for line in self._tail.read():
+            stage = self.facts.read(line)
+            if stage is not None and self.ready_seconds is None:
+                seconds = time.monotonic() - self._start
+                self.stages.append((stage, seconds))
+                self._on_stage(stage, seconds)
 
     def _tell_stages(self) -> None:
         stages = self.server.stop_stages
         for name in stages[self._told :]:
-            self._on_stop(name)
+            self._on_note(f"stopping: {name}")
         self._told = len(stages)
 
     def _ended(self, ended: Exit) -> Outcome:
-        self._read_log()
+        for _ in range(_LAST_ROUNDS):  # another run may write into the same file
+            if self._tail.is_at_end():
+                break
+            self._read_log()
+        self._tell_stages()
         if self._why == "interrupted":
-            return self._outcome("interrupted", 128 + self._signal, ended)
+            return self._outcome("interrupted", 128 + self._interruptions.number, ended)
         if self._why == "not ready in time":
             return self._outcome("not ready in time", EXIT_TIMEOUT, ended)
         if self._why == "smoke prompt":
@@ -225,14 +275,3 @@ class Watcher:
 
     def _outcome(self, reason: Reason, code: int, ended: Exit | None) -> Outcome:
         return Outcome(reason, code, self.facts, self.ready_seconds, self.answer, ended, self.stages)
-
-
-def write_through(data: bytes) -> None:
-    """Write the server's output to standard output as it is.
-
-    Unbuffered: what a full disk or a gone reader refuses must not be tried again at the end.
-    """
-    sys.stdout.flush()
-    descriptor = sys.stdout.fileno()
-    while data:
-        data = data[os.write(descriptor, data) :]

@@ -2,10 +2,12 @@
 
 import json
 import sys
+from contextlib import suppress
 
 from rich.console import Console
 
 from dsa_doctor.launch.conditions import Condition
+from dsa_doctor.launch.outlets import write_all
 from dsa_doctor.launch.prepare import Prepared
 from dsa_doctor.launch.stages import Stage
 from dsa_doctor.launch.watch import Outcome
@@ -22,8 +24,9 @@ class LaunchNarrator:
 
     def note(self, text: str) -> None:
         """Write one line of dsa-doctor's own."""
-        sys.stderr.write(f"dsa-doctor: {text}\n")
         sys.stderr.flush()
+        with suppress(OSError):  # full, or its reader gone
+            write_all(2, f"dsa-doctor: {text}\n".encode(errors="replace"))
 
     def conditions(self, conditions: list[Condition]) -> None:
         """Show what was looked at on this machine before the start."""

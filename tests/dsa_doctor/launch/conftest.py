@@ -11,11 +11,12 @@ from tests.dsa_doctor.launch.runs import Run
 def run(tmp_path, monkeypatch) -> Iterator[Callable[..., Run]]:
     """Return a function that prepares a run with the stand-in; MANNER says how that behaves."""
     monkeypatch.delenv("DSA_DOCTOR_PLUGIN", raising=False)
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
     made: list[Run] = []
 
-    def make(manner: str = "good", *arguments: str, **options) -> Run:
-        environment = {"MANNER": manner, **options.pop("environment", {})}
-        made.append(Run(tmp_path, ["--force", *arguments], environment, **options))
+    def make(manner: str = "good", *arguments: str, **fields) -> Run:
+        environment = {"MANNER": manner, **fields.pop("environment", {})}
+        made.append(Run(tmp_path, list(arguments), environment, **fields))
         return made[-1]
 
     yield make

@@ -8,8 +8,11 @@ import http.server
 import json
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -74,6 +77,17 @@ def engine(*, stubborn):
         time.sleep(0.1)
 
 
+def option(name, default=None):
+    """Return the value of an option: the last one, as argparse has it."""
+    found = [after for before, after in zip(sys.argv, sys.argv[1:], strict=False) if before == name]
+    return found[-1] if found else default
+
+
+def key():
+    """As vLLM: the option wins over the variable."""
+    return option("--api-key") or os.environ.get("VLLM_API_KEY")
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     def reply(self, content, status=200):
         body = json.dumps(content).encode()
@@ -82,27 +96,98 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def refuses(self):
+        wanted = "another key" if os.environ["MANNER"] == "refuses" else key()
+        refused = self.path.startswith("/v1") and wanted and self.headers["Authorization"] != f"Bearer {wanted}"
+        if refused:
+            self.reply({"error": "Unauthorized"}, status=401)
+        return refused
+
     def do_GET(self):
+        if self.refuses():
+            return
         self.reply({"data": [{"id": "tiny"}]} if self.path == "/v1/models" else {})
 
     def do_POST(self):
+        if self.refuses():
+            return
+        Path(os.environ["PIDS"], "asked").touch()
         length = int(self.headers["Content-Length"])
         asked = json.loads(self.rfile.read(length))
         assert asked["model"] == "tiny"
         assert asked["temperature"] == 0
         manner = os.environ["MANNER"]
-        if manner == "smoke error":
+        if manner == "silent":
+            time.sleep(600)
+        if manner in RAW_ANSWERS:
+            self.wfile.write(RAW_ANSWERS[manner])
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+        elif manner == "drips":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            while True:
+                self.wfile.write(b" ")
+                time.sleep(0.05)
+        elif manner == "smoke error":
             self.reply({"error": "engine is dead"}, status=500)
         else:
             text = {"degenerate": "!!!!!!!!!!!!!!!!", "empty": "", "strange": [1]}.get(manner, " Paris, of course.")
             self.reply({"choices": [{"text": text}]})
 
+    def address_string(self):
+        return "client"
+
     def log_message(self, *arguments):
         say("INFO access " + arguments[0] % arguments[1:])
 
 
+RAW_ANSWERS = {
+    "not http": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "not json": b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n<html>Paris?</html>\n",
+    "breaks off": b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{",
+    "hangs up": b"",
+    "too long": b"HTTP/1.1 200 OK\r\n\r\n" + b'["' + b"x" * 3_000_000 + b'"]',
+}
+
+
 def serve(port):
-    http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+    if uds := option("--uds"):
+        family, address = socket.AF_UNIX, uds
+    else:
+        host = option("--host", "127.0.0.1")
+        family, address = (socket.AF_INET6 if ":" in host else socket.AF_INET), (host, port)
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if os.environ["MANNER"] == "shares its port":
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listening.bind(address)
+    listening.listen()
+    if certificate := option("--ssl-certfile"):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, option("--ssl-keyfile"))
+        listening = context.wrap_socket(listening, server_side=True)
+    server = http.server.ThreadingHTTPServer(address, Handler, bind_and_activate=False)
+    server.socket = listening
+    server.serve_forever()
+
+
+def wait_for_go():
+    while not Path(os.environ["PIDS"], "go").exists():
+        time.sleep(0.01)
+
+
+def fail_when_told():
+    wait_for_go()
+    say("Traceback (most recent call last):", SELECTOR_ERROR)
+    os._exit(3)
+
+
+def talk():
+    """Write 1 KiB lines as fast as the disk takes them, up to TALK bytes."""
+    line = b"INFO " + b"x" * 1018 + b"\n"
+    for _ in range(int(os.environ["TALK"]) // (len(line) * 256)):
+        os.write(1, line * 256)
+    Path(os.environ["PIDS"], "talked").touch()
 
 
 def main(arguments):
@@ -115,6 +200,8 @@ def main(arguments):
             time.sleep(60)
         say(HELP)
         return
+    if key() is not None:
+        say(f"INFO non-default args: {{'api_key': ['{key()}']}}")
     note("server")
     Path(os.environ["PIDS"], "arguments").write_text("\n".join(arguments))
     Path(os.environ["PIDS"], "environment").write_text(json.dumps(dict(os.environ)))
@@ -133,18 +220,36 @@ def main(arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     if manner == "ends without an error":
         return
+    if manner == "fails when told":
+        wait_for_go()
+        say("Traceback (most recent call last):", SELECTOR_ERROR)
+        sys.exit(3)
+    if manner == "fails when told, serving":
+        threading.Thread(target=fail_when_told, daemon=True).start()
+    if manner == "fills its disk":
+        wait_for_go()
+        say("x" * 200_000)
+    if manner == "talks":
+        threading.Thread(target=talk, daemon=True).start()
+    if manner == "talks, loading":
+        talk()
+        while True:
+            time.sleep(0.1)
     if manner == "hangs":
         spawn("engine")
         while True:
             time.sleep(0.1)
-    if manner == "ignores SIGTERM":
+    if manner.startswith("ignores SIGTERM"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         spawn("stubborn engine")
         spawn("stubborn engine", start_new_session=True)
+        while manner == "ignores SIGTERM, loading":
+            time.sleep(0.1)
     if manner == "leaves its engine":
         spawn("stubborn engine", start_new_session=True)
-        time.sleep(1.0)
+        while not list(Path(os.environ["PIDS"]).glob("engine-*")):
+            time.sleep(0.01)
         sys.exit(5)
     if manner == "stays":
         stage = os.environ["STAGE"]
@@ -156,6 +261,8 @@ def main(arguments):
         while True:
             time.sleep(0.1)
     say(*PROFILING, *CHOSEN)
+    if manner == "has an engine":
+        spawn("engine", start_new_session=True)
     serve(port)
 
 

@@ -33,19 +33,19 @@ def model(python, tmp_path_factory):
 def server(python, model, tmp_path):
     one = Run(
         tmp_path,
-        ["--force", "--verbose"],
+        ["--verbose"],
         {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1"},
         executable=os.fspath(python.with_name("vllm")),
     )
     one.arguments += ["--stop-timeout", "20"]
-    one.start(model=os.fspath(model), extra=EXTRA)
+    one.start_whole(model=os.fspath(model), extra=EXTRA)
     yield one
     one.clean()
 
 
 def _own(server):
     """Return the processes of the run: those whose command line or parents lead to the supervisor."""
-    from dsa_doctor.launch.supervisor import descendants
+    from dsa_doctor.processes.lineage import descendants
 
     return descendants(server.process.pid)
 
