@@ -110,6 +110,7 @@ def run_model(
     from dsa_doctor.launch.request import launch_options
     from dsa_doctor.launch.run import RunOptions, judge, make_ready, serve
     from dsa_doctor.render.launch import LaunchNarrator, render_prepared
+    from dsa_doctor.render.plan import print_launch, print_plan_answer
 
     if nodes > 1 and emit is None and not dry_run:
         fail_usage(
@@ -152,13 +153,17 @@ def run_model(
     narrator = LaunchNarrator(console(stderr=True), verbose=verbose)
     try:
         verdict, planned_gpus = judge(asked, keeper_for(no_cache=no_cache))
-        _show_verdict(out, verdict, verbose=verbose)
+        if verdict.exit_code != 0 or verbose:
+            _show_verdict(out, verdict, insists=force and verdict.exit_code != 0, verbose=verbose)
         preparation = make_ready(asked, verdict, planned_gpus, force=force)
         prepared = preparation.prepared
         if prepared is not None:
-            _show_plan(out, prepared, asked.passthrough)
+            print_launch(out, prepared, asked, holds=preparation.exit_code == 0, verbose=verbose)
         for note in preparation.notes:
             narrator.note(note)
+        if prepared is not None:
+            goes_on = preparation.exit_code == 0 and not dry_run
+            print_plan_answer(out, prepared, exit_code=None if goes_on else preparation.exit_code)
         if prepared is not None and as_data:
             print_data(render_prepared(prepared))
         if prepared is None or preparation.exit_code != 0:
@@ -182,21 +187,12 @@ def run_model(
         raise typer.Exit(130) from None
 
 
-def _show_verdict(out: "Console", verdict: "Verdict", *, verbose: bool) -> None:
-    from dsa_doctor.render.human import print_verdict
+def _show_verdict(out: "Console", verdict: "Verdict", *, insists: bool, verbose: bool) -> None:
+    from dsa_doctor.render.human import conclusion, print_verdict
 
-    print_verdict(out, verdict, verbose=verbose)
-
-
-def _show_plan(out: "Console", prepared: "Prepared", passthrough: tuple[str, ...]) -> None:
-    from dsa_doctor.launch.secrets import hidden
-    from dsa_doctor.render.plan import print_command, print_flags, print_plan
-
-    print_plan(out, prepared.plan, prepared.shapes)
-    configuration = prepared.verdict.configuration
-    fallbacks = configuration.fallbacks if configuration is not None else {}
-    print_flags(out, prepared.flags, prepared.variables, hidden(passthrough), fallbacks)
-    print_command(out, prepared.variables, prepared.command)
+    # Under --force the verdict's exit code is not the process's.
+    said = conclusion(verdict).removesuffix(f" Exit code {verdict.exit_code}.")
+    print_verdict(out, verdict, verbose=verbose, outcome=said if insists or verdict.exit_code == 0 else None)
 
 
 def _check_image(image: str) -> None:

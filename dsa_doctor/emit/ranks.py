@@ -11,6 +11,11 @@ from dsa_doctor.launch.flags import Flag, Variable
 MASTER_PORT = 29501
 
 
+def node_arguments(nodes: str, *, rank: str, master: str) -> list[str]:
+    """Return the arguments that tell vLLM its place among several nodes; the others than rank 0 take --headless too."""
+    return ["--nnodes", nodes, "--node-rank", rank, "--master-addr", master, "--master-port", str(MASTER_PORT)]
+
+
 class Launch(Fact):
     """One launch, on any number of nodes."""
 
@@ -79,8 +84,7 @@ class Launch(Fact):
         """
         arguments = ["vllm", "serve", self.model, *(one for flag in self.flags for one in flag.arguments)]
         if self.nodes > 1 and rank is not None and master is not None:
-            arguments += ["--nnodes", nodes or str(self.nodes), "--node-rank", rank]
-            arguments += ["--master-addr", master, "--master-port", str(MASTER_PORT)]
+            arguments += node_arguments(nodes or str(self.nodes), rank=rank, master=master)
         return [*arguments, *self.extra]
 
     def environment(self) -> Mapping[str, str]:

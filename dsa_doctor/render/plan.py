@@ -1,120 +1,165 @@
 """The memory plan, the flags and the state of a launch, for people."""
 
-import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from dsa_doctor.emit.ranks import node_arguments
 from dsa_doctor.launch.conditions import Condition
-from dsa_doctor.launch.flags import Flag, Variable
+from dsa_doctor.launch.flags import Variable
+from dsa_doctor.launch.prepare import Prepared
+from dsa_doctor.launch.request import LaunchOptions
+from dsa_doctor.launch.secrets import hidden, left_out
 from dsa_doctor.launch.stages import TITLES, Stage
 from dsa_doctor.launch.watch import Outcome
 from dsa_doctor.planner.estimates import GIB
 from dsa_doctor.planner.plan import Plan
-from dsa_doctor.planner.shapes import Shape
-from dsa_doctor.render.human import MAX_WIDTH, STATUS_STYLES
+from dsa_doctor.render.human import MAX_WIDTH, STATUS_STYLES, answer, headline, show
+from dsa_doctor.render.memory import print_memory
 
-_TRAILING_BLANKS = re.compile(r"[ \t]+((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
-
-
-@contextmanager
-def _without_trailing_blanks(console: Console) -> Iterator[None]:
-    """Print what is printed inside without the blanks with which tables are padded."""
-    with console.capture() as capture:
-        yield
-    console.print(Text.from_ansi(_TRAILING_BLANKS.sub(r"\1", capture.get())), soft_wrap=True, end="")
+RENDEZVOUS = "ADDRESS_OF_NODE_0"
+"""Stands in the command of several nodes for what only the user knows."""
 
 
-def print_plan(console: Console, plan: Plan, shapes: Sequence[Shape]) -> None:
-    """Print the memory plan of the fullest GPU, and what would fit where it does not."""
-    with _without_trailing_blanks(console):
-        _print_plan(console, plan, shapes)
+def print_launch(console: Console, prepared: Prepared, asked: LaunchOptions, *, holds: bool, verbose: bool) -> None:
+    """Print a prepared launch: verdict in one line, memory, what would fit, flags, and the command where it holds.
+
+    Args:
+        console: where to print.
+        prepared: what was prepared.
+        asked: what it was prepared from.
+        holds: whether the command may be shown: the plan fits, its memory is not known, or the user insists.
+        verbose: also every line of the plan, and why each flag is there.
+    """
+    verdict, plan = prepared.verdict, prepared.plan
+    if verdict.exit_code == 0:
+        line = Text(f"{headline(verdict)}: ", style="bold")
+        line.append(answer(verdict), style="bold green")
+        show(console, line)
+        for finding in verdict.findings:
+            if finding.status == "warn" and not finding.judge_only:
+                show(console, Text(f"  warning, {finding.id}: {finding.summary}", style="yellow"))
+    print_memory(console, plan, verbose=verbose)
+    if prepared.shapes:
+        show(console, Text("\nWhat fits", style="bold"))
+    for number, shape in enumerate(prepared.shapes):
+        what = Text("or " if number else "   ")
+        what.append(shape.what, style="bold")
+        show(console, Padding(what, (0, 0, 0, 2)))
+        show(console, Padding(Text(shape.cost, style="dim"), (0, 0, 0, 7)))
+    if holds:
+        _print_flags(console, prepared, asked, verbose=verbose)
+        _print_command(console, prepared, asked)
 
 
-def _print_plan(console: Console, plan: Plan, shapes: Sequence[Shape]) -> None:
-    width = min(console.width, MAX_WIDTH)
-    parallel = plan.parallel
-    console.print(Text("\nMemory per GPU", style="bold"), width=width)
-    sizes = f"tensor parallel {parallel.tensor}, pipeline parallel {parallel.pipeline}"
-    sizes += f", data parallel {parallel.data}" if parallel.data > 1 else ""
-    hardware = plan.hardware
-    where = f"{hardware.nodes} x {hardware.gpus_per_node} {hardware.name}, {sizes}, weights in {plan.storage}"
-    console.print(Padding(Text(where, style="dim"), (0, 0, 0, 2)), width=width)
-    table = Table.grid(padding=(0, 2))
-    table.add_column(width=26, no_wrap=True)
-    table.add_column(width=12, justify="right", no_wrap=True)
-    table.add_column(width=10, no_wrap=True)
-    table.add_column(ratio=1)
-    for line in plan.lines:
-        size = _gib(line.bytes) if line.low_bytes is None else f"<= {_gib(line.bytes)}"
-        note = line.note if line.low_bytes is None else f"at least {_gib(line.low_bytes)}"
-        table.add_row(f"  {line.name}", size, line.label, Text(note, style="dim"))
-    if plan.kv_cache_bytes is not None and plan.budget_bytes is not None:
-        note = f"{plan.kv_token_bytes:,} bytes a token, exact"
-        table.add_row("  KV cache", _gib(plan.kv_cache_bytes), "the rest", Text(note, style="dim"))
-        table.add_row("  budget", _gib(plan.budget_bytes), "", Text("what torch can use, times the share", style="dim"))
-    console.print(table, width=width)
-    console.print(_fit(plan), width=width)
-    for doubt in plan.weights_doubts:
-        console.print(Padding(Text(f"weights are estimated: {doubt}", style="yellow"), (0, 0, 0, 2)), width=width)
-    if shapes:
-        console.print(Text("\nWhat fits", style="bold"), width=width)
-    for shape in shapes:
-        text = Text(f"{shape.what}\n", style="bold")
-        text.append(f"  {shape.cost}", style="not bold")
-        console.print(Padding(text, (0, 0, 0, 2)), width=width)
+def print_plan_answer(console: Console, prepared: Prepared, *, exit_code: int | None) -> None:
+    """Print whether the launch fits, in a sentence: the last thing on the screen.
+
+    Args:
+        console: where to print.
+        prepared: what was prepared.
+        exit_code: exit code of the process; None where it goes on.
+    """
+    plan = prepared.plan
+    ending = f" Exit code {exit_code}." if exit_code is not None else ""
+    nearest = f" Nearest fit: {prepared.shapes[0].what}." if prepared.shapes else ""
+    style = {True: "bold green", False: "bold red", None: "bold yellow"}[plan.fits]
+    show(console, Text(f"\n{plan_answer(plan)}{nearest}{ending}", style=style))
 
 
-def print_flags(
-    console: Console,
-    flags: Sequence[Flag],
-    variables: Sequence[Variable],
-    extra: Sequence[str],
-    fallbacks: Mapping[str, str],
-) -> None:
-    """Print the table: flag, value, why, from where."""
-    width = min(console.width, MAX_WIDTH)
-    table = Table(box=None, pad_edge=False, header_style="bold", width=width)
-    table.add_column("FLAG", no_wrap=True)
-    table.add_column("VALUE", overflow="fold", max_width=20)
-    table.add_column("WHY", ratio=2)
-    table.add_column("FROM", ratio=1)
-    for flag in flags:
-        table.add_row(flag.option, flag.value or "", Text(flag.why), Text(flag.source))
-    for variable in variables:
-        table.add_row(variable.name, variable.value, Text(variable.why), Text(variable.source))
-    for part, by in fallbacks.items():
-        table.add_row(part, "", Text(by), Text("resolver, applied by the plugin"))
-    if extra:
-        table.add_row(shlex.join(extra), "", Text("given after --: last, so it wins"), Text("command line"))
-    with _without_trailing_blanks(console):
-        console.print(Text())
-        console.print(table, width=width)
+def plan_answer(plan: Plan) -> str:
+    """Return whether a plan fits, in a sentence or two."""
+    if plan.problems:
+        return f"vLLM refuses these sizes: {'; '.join(plan.problems)}."
+    if plan.fits is None:
+        if plan.budget_bytes is None:
+            return "Whether it fits is not known: the GPU's memory is not. --gpu-memory GIB says it."
+        return "Whether it fits is not known: the weights fit at one end of their range only."
+    if not plan.fits:
+        missing = f"{plan.shortfall_bytes / GIB:.1f} GiB per GPU are missing"
+        return f"It does not fit: {missing} for {plan.max_model_len:,} tokens of context."
+    context = plan.max_model_len or plan.native_context
+    own = f" of the model's {plan.native_context:,}" if context < plan.native_context else ""
+    batch = plan.largest_batch or 0
+    once = f"{batch} such {'request' if batch == 1 else 'requests'} at once"
+    return f"It fits (estimated): {context:,} tokens of context{own}, {once}."
 
 
-def print_command(console: Console, variables: Sequence[Variable], command: Sequence[str]) -> None:
-    """Print the launch as one line to copy: never wrapped by the console."""
-    console.print(Text("\nCommand", style="bold"))
-    console.print(Text(command_line(variables, command)), soft_wrap=True)
+def _print_flags(console: Console, prepared: Prepared, asked: LaunchOptions, *, verbose: bool) -> None:
+    """Print the flags by where they come from; verbose: each with its reason."""
+    show(console, Text("\nFlags and variables, by where they come from", style="bold"))
+    settings: dict[str, list[tuple[str, str]]] = {}
+    for flag in prepared.flags:
+        settings.setdefault(flag.source, []).append((shlex.join(flag.arguments), flag.why))
+    for variable in prepared.variables:
+        settings.setdefault(variable.source, []).append((f"{variable.name}={variable.value}", variable.why))
+    if asked.passthrough:
+        given = [(one, "given") for one in options_of(hidden(asked.passthrough))]
+        settings["after --, where they win"] = given
+    room = min(console.width, MAX_WIDTH) - 4
+    for source, pairs in settings.items():
+        show(console, Padding(Text(source, style="dim"), (0, 0, 0, 2)))
+        lines = [f"{text}\n  {why}" for text, why in pairs] if verbose else _filled([text for text, _ in pairs], room)
+        for line in lines:
+            show(console, Padding(Text(line, overflow="fold"), (0, 0, 0, 4)))
+    configuration = prepared.verdict.configuration
+    for part, by in (configuration.fallbacks if configuration is not None and verbose else {}).items():
+        show(console, Padding(Text(f"{part}: {by} (by the plugin)", style="dim"), (0, 0, 0, 2)))
 
 
-def command_line(variables: Sequence[Variable], command: Sequence[str]) -> str:
-    """Return the launch as one shell command."""
-    prefix = [f"{one.name}={shlex.quote(one.value)}" for one in variables]
-    return " ".join([*prefix, shlex.join(command)])
+def _print_command(console: Console, prepared: Prepared, asked: LaunchOptions) -> None:
+    """Print the launch to be copied, one flag a line and never wrapped: of node 0, and how the others differ."""
+    nodes = asked.nodes.value
+    show(console, Text("\nCommand" if nodes == 1 else "\nCommand on node 0", style="bold"))
+    ours = prepared.arguments[: len(prepared.arguments) - len(asked.passthrough)]
+    passthrough, variables = left_out(asked.passthrough)
+    place = node_arguments(str(nodes), rank="0", master=RENDEZVOUS) if nodes > 1 else []
+    console.print(Text(command_text(prepared.variables, [*ours, *place, *passthrough])), soft_wrap=True)
+    if nodes > 1:
+        others = "node 1" if nodes == 2 else f"nodes 1 to {nodes - 1}"
+        text = f"On {others}: the same with its own --node-rank, and --headless."
+        text += " --emit shell, docker, lws or ray writes the launch of every node."
+        show(console, Text(text))
+    for name in variables:
+        show(console, Text(f"What is secret after -- is left out: set {name} to it.", style="dim"))
+
+
+def command_text(variables: Sequence[Variable], command: Sequence[str]) -> str:
+    """Return the launch as one shell command, an option with its values a line."""
+    lines = [*(f"{one.name}={shlex.quote(one.value)}" for one in variables), *options_of(command)]
+    return " \\\n  ".join(lines)
+
+
+def options_of(arguments: Sequence[str]) -> list[str]:
+    """Return arguments as shell words, an option with its values each; what precedes the first option is one."""
+    parts: list[list[str]] = []
+    for argument in arguments:
+        if argument.startswith("-") or not parts:
+            parts.append([])
+        parts[-1].append(argument)
+    return [shlex.join(one) for one in parts]
+
+
+def _filled(texts: Sequence[str], room: int) -> list[str]:
+    """Return texts joined to lines of at most `room` characters; none is split, whatever its length."""
+    lines: list[str] = []
+    for text in texts:
+        if lines and len(lines[-1]) + 2 + len(text) <= room:
+            lines[-1] += f"  {text}"
+        else:
+            lines.append(text)
+    return lines
 
 
 def print_conditions(console: Console, conditions: Sequence[Condition], *, verbose: bool) -> None:
     """Print what was looked at before the start; what passes only where asked."""
-    width = min(console.width, MAX_WIDTH)
     shown = [one for one in conditions if verbose or one.status != "pass"]
     if shown:
-        console.print(Text("\nBefore the start", style="bold"), width=width)
+        show(console, Text("\nBefore the start", style="bold"))
     for one in shown:
         grid = Table.grid(padding=(0, 2), expand=True)
         grid.add_column(width=9, no_wrap=True)
@@ -124,8 +169,7 @@ def print_conditions(console: Console, conditions: Sequence[Condition], *, verbo
         if one.remedy and one.status != "pass":
             body.append(f"\n{one.remedy}", style="dim")
         grid.add_row(Text(f"  {one.status.upper()}", style=STATUS_STYLES[one.status]), one.name, body)
-        with _without_trailing_blanks(console):
-            console.print(grid, width=width)
+        show(console, grid)
 
 
 def stage_line(stage: Stage, seconds: float) -> str:
@@ -152,34 +196,6 @@ def summary_lines(outcome: Outcome, url: str, plan: Plan | None) -> list[str]:
         if outcome.answer.problem is not None:
             lines.append(f"smoke prompt: {outcome.answer.problem}")
     return lines
-
-
-def _fit(plan: Plan) -> Text:
-    if plan.problems:
-        return Text(f"  vLLM refuses these sizes: {'; '.join(plan.problems)}.", style="bold red")
-    disk = f"{plan.disk_bytes / 1e9:.0f} GB on disk"
-    if plan.disk_low_bytes is not None and round(plan.disk_low_bytes / 1e9) < round(plan.disk_bytes / 1e9):
-        disk = f"{plan.disk_low_bytes / 1e9:.0f} to {disk}"
-    if plan.fits is None and plan.budget_bytes is not None:
-        weights = [line for line in plan.lines if line.name.startswith("weights: ")]
-        most = sum(line.bytes for line in weights)
-        least = sum(line.bytes if line.low_bytes is None else line.low_bytes for line in weights)
-        size = f"the weights take {_gib(least)} to {_gib(most)} per GPU"
-        return Text(f"  Whether it fits is not known: {size}. {disk}.", style="bold yellow")
-    if plan.fits is None:
-        return Text(f"  Whether it fits is not known: the GPU's memory is not. {disk}.", style="bold yellow")
-    if not plan.fits:
-        shortfall = f"{plan.shortfall_bytes / GIB:.1f} GiB per GPU are missing"
-        return Text(f"  It does not fit: {shortfall} for {plan.max_model_len:,} tokens of context.", style="bold red")
-    largest = f"at most {plan.largest_context:,} tokens of context" if plan.largest_context else ""
-    text = f"  It fits (estimated): {plan.kv_tokens:,} tokens in the KV cache; {largest}; "
-    return Text(
-        f"{text}{plan.largest_batch} sequences of {plan.max_model_len:,} tokens at once; {disk}.", style="bold green"
-    )
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.2f} GiB"
 
 
 def _clock(seconds: float) -> str:
