@@ -22,18 +22,27 @@ class OpNeed:
             vLLM itself checks the capability before it calls the op, so a GPU without code for it is no fault.
         when: the condition under which it is called, in words.
         kernels: qualified C++ names of the kernels it launches; one in an image means that the image serves the op.
+        families: keys of the model families that call it (`dsa_doctor.compat.families`); empty means every one.
     """
 
     op: str
     role: Role
     when: str
     kernels: tuple[str, ...]
+    families: tuple[str, ...] = ()
 
+
+_MLA = ("mla", "glm5_next")
+_V4 = ("deepseek_v4", "deepseek_v41")
 
 DSA_OPS: tuple[OpNeed, ...] = (
     # The indexer's key cache and the latent KV cache.
     OpNeed(
-        "_C_cache_ops::indexer_k_quant_and_cache", "required", "always", ("vllm::indexer_k_quant_and_cache_kernel",)
+        "_C_cache_ops::indexer_k_quant_and_cache",
+        "required",
+        "always",
+        ("vllm::indexer_k_quant_and_cache_kernel",),
+        families=_MLA,
     ),
     OpNeed(
         "_C_cache_ops::cp_gather_indexer_k_quant_cache",
@@ -46,12 +55,14 @@ DSA_OPS: tuple[OpNeed, ...] = (
         "required",
         "always",
         ("vllm::concat_and_cache_mla_kernel", "vllm::concat_and_cache_ds_mla_kernel"),
+        families=_MLA,
     ),
     OpNeed(
         "_C_cache_ops::gather_and_maybe_dequant_cache",
         "required",
         "dense prefill over cached context",
         ("vllm::gather_and_maybe_dequant_cache", "vllm::gather_and_maybe_dequant_cache_page"),
+        families=_MLA,
     ),
     OpNeed(
         "_C_cache_ops::cp_gather_cache",
@@ -84,7 +95,11 @@ DSA_OPS: tuple[OpNeed, ...] = (
     ),
     # Projections and routing.
     OpNeed(
-        "_C::dsv3_fused_a_gemm", "guarded", "few tokens on compute capability 9.0 or 10.x", ("fused_a_gemm_kernel",)
+        "_C::dsv3_fused_a_gemm",
+        "guarded",
+        "few tokens on compute capability 9.0 or 10.x",
+        ("fused_a_gemm_kernel",),
+        families=_MLA,
     ),
     OpNeed(
         "_C::fp32_router_gemm", "guarded", "few tokens on compute capability 9.0 or above", ("fp32_router_gemm_kernel",)
@@ -94,6 +109,7 @@ DSA_OPS: tuple[OpNeed, ...] = (
         "required",
         "expert routing",
         ("vllm::moe::grouped_topk_fused_kernel", "vllm::moe::grouped_topk_fused_small_expert_count_kernel"),
+        families=_MLA,
     ),
     OpNeed("_moe_C::topk_sigmoid", "optional", "expert routing without groups", ("vllm::moe::topkGating",)),
     OpNeed("_moe_C::moe_align_block_size", "required", "experts", ("vllm::moe::moe_align_block_size_kernel",)),
@@ -116,7 +132,36 @@ DSA_OPS: tuple[OpNeed, ...] = (
     OpNeed("_C::rotary_embedding", "required", "always", ("vllm::rotary_embedding_kernel",)),
     OpNeed("_C::silu_and_mul", "required", "always", ("vllm::act_and_mul_kernel",)),
     OpNeed(
-        "_C::merge_attn_states", "required", "dense prefill over cached context", ("vllm::merge_attn_states_kernel",)
+        "_C::merge_attn_states",
+        "required",
+        "dense prefill over cached context",
+        ("vllm::merge_attn_states_kernel",),
+        families=_MLA,
+    ),
+    # DeepSeek-V4's own cache and router.
+    OpNeed(
+        "_C::fused_deepseek_v4_qnorm_rope_kv_rope_quant_insert",
+        "required",
+        "always, unless the cache is bf16",
+        (
+            "vllm::deepseek_v4_fused_ops::fusedDeepseekV4QNormRopeKVRopeQuantInsertKernel",
+            "vllm::deepseek_v4_fused_ops::fusedDeepseekV4QNormRopeKVRopeQuantInsertKernelReducedGrid",
+        ),
+        families=_V4,
+    ),
+    OpNeed(
+        "_C::fused_deepseek_v4_qnorm_rope_kv_rope_full_cache_bf16_insert",
+        "optional",
+        "a bf16 cache",
+        ("vllm::deepseek_v4_fused_ops::fusedDeepseekV4FullCacheKernel",),
+        families=_V4,
+    ),
+    OpNeed(
+        "_moe_C::topk_softplus_sqrt",
+        "required",
+        "expert routing",
+        ("vllm::moe::topkGatingSoftplusSqrt",),
+        families=_V4,
     ),
 )
 """In the order in which a forward pass groups them."""

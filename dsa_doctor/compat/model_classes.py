@@ -3,20 +3,33 @@
 import ast
 import re
 
+from dsa_doctor.compat.families import FAMILIES
 from dsa_doctor.compat.sources import SourceTree
 
 MODEL_REGISTRY = "vllm.model_executor.models.registry"
 BACKEND_REGISTRY = "vllm.v1.attention.backends.registry"
-DSA_ARCHITECTURES = (
-    "DeepseekV32ForCausalLM",
-    "DeepseekV32MTPModel",
-    "DeepSeekMTPModel",
-    "Glm5NextForCausalLM",
-    "Glm5NextForConditionalGeneration",
-    "Glm5NextMTPModel",
-    "GlmMoeDsaForCausalLM",
-)
+DSA_ARCHITECTURES = tuple(sorted(one for family in FAMILIES for one in (*family.architectures, *family.drafts)))
 """Architectures, as config.json and the speculative configuration name them, whose class is of interest."""
+
+
+def registered(tree: SourceTree) -> dict[str, str]:
+    """Return every architecture in vLLM's own registry, and the "module:Class" that stands there for it.
+
+    Raises:
+        SyntaxError: the registry cannot be parsed.
+    """
+    found = {}
+    for node in ast.walk(ast.parse(tree.text(MODEL_REGISTRY) or "")):
+        if not isinstance(node, ast.Dict):
+            continue
+        for key, value in zip(node.keys, node.values, strict=True):
+            if isinstance(key, ast.Constant) and isinstance(key.value, str) and isinstance(value, ast.Tuple):
+                parts = [str(one.value) for one in value.elts if isinstance(one, ast.Constant)]
+                if len(parts) == 2:
+                    module = parts[0]
+                    whole = module if "." in module else f"vllm.model_executor.models.{module}"
+                    found[key.value] = f"{whole}:{parts[1]}"
+    return found
 
 
 def model_classes(tree: SourceTree) -> dict[str, str]:
@@ -24,25 +37,21 @@ def model_classes(tree: SourceTree) -> dict[str, str]:
 
     An architecture that this vLLM does not know is left out.
     """
-    text = tree.text(MODEL_REGISTRY) or ""
-    chosen = {}
-    for architecture in DSA_ARCHITECTURES:
-        entry = re.search(rf'"{architecture}":\s*\(\s*"([\w.]+)",\s*"(\w+)",?\s*\)', text)
-        if entry is not None:
-            module, name = entry.groups()
-            if "." not in module:
-                module = f"vllm.model_executor.models.{module}"
-            chosen[architecture] = ":".join(_resolve(tree, module, name))
-    return chosen
+    known = registered(tree)
+    return {
+        architecture: ":".join(resolve_name(tree, *known[architecture].split(":")))
+        for architecture in DSA_ARCHITECTURES
+        if architecture in known
+    }
 
 
-def _resolve(tree: SourceTree, module: str, name: str) -> tuple[str, str]:
+def resolve_name(tree: SourceTree, module: str, name: str) -> tuple[str, str]:
     """Follow re-exports of `name` through packages that dispatch on the platform, to where it is defined."""
     for _ in range(8):
         text = tree.text(module)
         if text is None or re.search(rf"^class {name}\b", text, re.MULTILINE):
             break
-        found = _import_on_cuda(ast.parse(text).body, name)
+        found = _import_on_cuda(tree.statements(module), name)
         if found is None:
             break
         statement, original = found
@@ -135,5 +144,7 @@ __all__ = [
     "MODEL_REGISTRY",
     "backend_classes",
     "model_classes",
+    "registered",
+    "resolve_name",
     "sparse_mla_backends",
 ]

@@ -24,10 +24,32 @@ class SourceTree:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._read = lru_cache(maxsize=None)(self._read_file)
+        self._parsed = lru_cache(maxsize=None)(self._parse_file)
 
     def text(self, module: str) -> str | None:
         """Return the source of a module, or None where there is no such file."""
         return self._read(module)
+
+    def statements(self, module: str) -> list[ast.stmt]:
+        """Return the parsed top level of a module, empty where there is no such file.
+
+        Raises:
+            SyntaxError: this Python cannot parse it.
+        """
+        return self._parsed(module)
+
+    def _parse_file(self, module: str) -> list[ast.stmt]:
+        return ast.parse(self.text(module) or "").body
+
+    def block(self, module: str, name: str) -> ast.stmt | None:
+        """Return a top-level function or class, parsed alone: a module of thousands of lines takes long.
+
+        Raises:
+            SyntaxError: this Python cannot parse it.
+        """
+        text = self.text(module) or ""
+        found = _class_body(text, name) or _block(text, rf"^def {re.escape(name)}\(")
+        return ast.parse(found).body[0] if found else None
 
     def _read_file(self, module: str) -> str | None:
         base = self.root.joinpath(*module.split("."))
@@ -77,6 +99,14 @@ class SourceTree:
             if name in (entry.strip() for entry in listed.split(",")):
                 return True
         return False
+
+    def shows(self, module: str, name: str, expects: str) -> bool:
+        """Whether the text of a top-level class or function, or of the whole module without a name, matches."""
+        source = self.text(module)
+        if source is None:
+            return False
+        body = (_class_body(source, name) or _block(source, rf"^def {re.escape(name)}\(")) if name else source
+        return body is not None and re.search(expects, body) is not None
 
     def mentions(self, module: str, name: str, text: str) -> bool:
         """Whether the body of a top-level class or function holds `text`; False where there is no such body."""

@@ -75,13 +75,14 @@ def _kernels_of(tree: SourceTree, module: str) -> list[tuple[str, str, bool]]:
     parsed = ast.parse(text)
     functions = {node.name: node for node in parsed.body if isinstance(node, ast.FunctionDef)}
     kernels = {name for name, node in functions.items() if any("jit" in ast.unparse(d) for d in node.decorator_list)}
-    named = _names_fp8(text, functions, kernels)
+    lines = text.splitlines()
+    bodies = {name: "\n".join(lines[node.lineno - 1 : node.end_lineno]) for name, node in functions.items()}
+    named = _names_fp8({name: bodies[name] for name in kernels})
     result = []
     for name, node in functions.items():
         if name in kernels:
             continue
-        body = ast.get_source_segment(text, node) or ""
-        guarded = CAPABILITY_TEST.search(body) is not None or _gate_tests_capability(tree, name)
+        guarded = CAPABILITY_TEST.search(bodies[name]) is not None or _gate_tests_capability(tree, name)
         handled = _fp8_variables(node)
         for kernel, arguments in _launches(node):
             if kernel in kernels and (kernel in named or arguments & handled):
@@ -95,9 +96,8 @@ def _file_of(tree: SourceTree, module: str) -> str:
     return (path / "__init__.py" if is_package else path.with_suffix(".py")).as_posix()
 
 
-def _names_fp8(text: str, functions: dict[str, ast.FunctionDef], kernels: set[str]) -> set[str]:
-    """Return the jit functions that name the type themselves or call one that does."""
-    bodies = {name: ast.get_source_segment(text, functions[name]) or "" for name in kernels}
+def _names_fp8(bodies: dict[str, str]) -> set[str]:
+    """Return the jit functions, given by name and text, that name the type themselves or call one that does."""
     named = {name for name, body in bodies.items() if _FP8_TYPE in body}
     while True:
         more = {

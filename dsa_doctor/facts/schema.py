@@ -248,6 +248,54 @@ class QuantizationSupport(Fact):
     gptq_bits: tuple[int, ...]
 
 
+class AttentionCandidate(Fact):
+    """An attention class that a model family may pick."""
+
+    attention_class: str
+    """Dotted path."""
+    backend: str | None
+    """Name that its backend gives itself."""
+    supported: bool | None
+    """What the backend says of the compute capability; None where that could not be told from the sources."""
+    kv_cache_dtypes: tuple[str, ...] = ()
+    """What --kv-cache-dtype may be for it; empty where that could not be told."""
+
+
+class AttentionPick(Fact):
+    """What a family picks on one compute capability."""
+
+    capability: str
+    asked: str | None
+    """Backend asked for by name; None where none is."""
+    candidates: tuple[AttentionCandidate, ...]
+    """In the order of the sources; several where the choice depends on more than the capability."""
+    refused: str | None = None
+    """vLLM's error where it takes no backend of that name."""
+
+
+class OwnAttention(Fact):
+    """How a model family picks its attention class, where it does not ask vLLM's selector."""
+
+    family: str
+    picked_by: str
+    """The function of vLLM that picks, dotted."""
+    picks: tuple[AttentionPick, ...]
+
+
+class FamilyNeed(Fact):
+    """A step of a family's path in this vLLM that not every GPU can take."""
+
+    family: str
+    layer: Literal["attention", "indexer"]
+    place: str
+    """vLLM's module or definition that takes the step, dotted."""
+    needs: str
+    """"deep_gemm": kernels of DeepGEMM for the GPU; "e4m3": conversion to e4m3, which compute capability 8.9 has;
+    "backend": that the backend of the attention class which the family picks takes the compute capability."""
+    what: str
+    """The step, in words that follow the place."""
+
+
 class Fingerprint(Fact):
     """What the installed vLLM's sources do, told by symbols and signatures rather than by its version."""
 
@@ -275,6 +323,12 @@ class Fingerprint(Fact):
     """Whether the dense prefill casts its input to the kv_b_proj weight's dtype (int32 under Marlin)."""
     dsv3_fused_a_gemm_gate: Literal["capability", "none", "absent", "unrecognised"] = "unrecognised"
     """What guards the op dsv3_fused_a_gemm in the generic model, which has no code below sm_90."""
+    registered: dict[str, str] | None = None
+    """Every architecture in vLLM's own registry to the "module:Class" that stands there; None where it was not read."""
+    own_attention: tuple[OwnAttention, ...] | None = None
+    """Families that pick their attention class by themselves; None where that was not read."""
+    family_needs: tuple[FamilyNeed, ...] | None = None
+    """In the order in which a start meets them; None where that was not read."""
     plugins_by_name: bool | None = None
     """Whether vLLM loads the plugins alone whose names VLLM_PLUGINS lists, once it is set; None where its rule was not
     recognised or not read."""

@@ -3,6 +3,8 @@
 import time
 
 from dsa_doctor.compat import model_classes, rules, settings
+from dsa_doctor.compat.families import FAMILIES
+from dsa_doctor.compat.own_attention import family_needs, own_attention
 from dsa_doctor.compat.quantization import quantization_support
 from dsa_doctor.compat.sources import SourceTree
 from dsa_doctor.compat.triton_fp8 import triton_fp8_kernels
@@ -25,6 +27,7 @@ def probe(environment: Environment) -> Observation[Fingerprint]:
         return Observation[Fingerprint].unknown(cause, seconds=time.monotonic() - start)
     try:
         classes = model_classes.model_classes(tree)
+        served = tuple(family for family in FAMILIES if any(one in classes for one in family.architectures))
         fingerprint = Fingerprint(
             model_classes=classes,
             sparse_mla_backends=model_classes.sparse_mla_backends(tree),
@@ -39,6 +42,9 @@ def probe(environment: Environment) -> Observation[Fingerprint]:
             topk_overflow_fix=rules.topk_overflow_fix(tree.root),
             kv_b_proj_int32_bug=rules.kv_b_proj_int32_bug(tree),
             dsv3_fused_a_gemm_gate=rules.dsv3_fused_a_gemm_gate(tree),
+            registered=model_classes.registered(tree),
+            own_attention=tuple(one for family in served if (one := own_attention(tree, family)) is not None),
+            family_needs=tuple(need for family in served for need in family_needs(tree, family)),
             plugins_by_name=settings.plugins_by_name(tree),
             quantization=quantization_support(tree),
             patch_targets=patch_targets(tree.root),

@@ -1,6 +1,9 @@
 """Layer 2: is there a sparse-MLA backend for this GPU, by vLLM's own word?"""
 
+from dsa_doctor import __version__
 from dsa_doctor.resolver.judgement import Judged, Judgement, finding, judged
+from dsa_doctor.resolver.own_attention import judge_own_attention, own_backends
+from dsa_doctor.resolver.plugin_finding import plugin_finding
 from dsa_doctor.resolver.request import TRITON_BACKEND
 from dsa_doctor.resolver.settings import mla_is_off
 from dsa_doctor.verdict.schema import Backend, Finding
@@ -16,6 +19,10 @@ def judge_attention(case: Judgement) -> Judged:
         )
         remedy = ("unset VLLM_MLA_DISABLE",)
         return judged("attention", "unknown", summary, (finding("DSA204", "unknown", summary, remedy=remedy),))
+    if case.family is not None and case.family.picker is not None:
+        return judge_own_attention(case, case.family)
+    if case.is_stranger:
+        return _stranger(case)
     asked_for = case.request.backend
     if asked_for == TRITON_BACKEND:
         return _by_plugin(case) if case.gate.serves else _plugin_cannot(case)
@@ -33,6 +40,8 @@ def judge_attention(case: Judgement) -> Judged:
 
 def list_backends(case: Judgement) -> tuple[Backend, ...]:
     """Return every candidate, vLLM's in its order and the plugin's last: taken, valid or rejected, and why."""
+    if case.family is not None and case.family.picker is not None:
+        return own_backends(case)
     candidates, chosen = (case.answer.candidates, case.answer.chosen) if case.answer is not None else ((), None)
     stock = tuple(
         Backend(name=one.name, accepted=one.accepted, reasons=one.reasons or _why_valid(one.name, chosen))
@@ -123,21 +132,22 @@ def _not_asked(case: Judgement) -> Judged:
     return judged("attention", "unknown", summary, (found,))
 
 
+def _stranger(case: Judgement) -> Judged:
+    """A model class that this vLLM registers and whose path is not known here: nothing is promised."""
+    fingerprint = case.facts.fingerprint.value
+    where = (fingerprint.registered or {}).get(case.model.architecture) if fingerprint is not None else None
+    summary = (
+        f"This vLLM serves {case.model.architecture} with {where}, whose way to sparse attention is not known to "
+        f"dsa-doctor {__version__}."
+    )
+    found = finding("DSA204", "unknown", summary, remedy=("pip install -U dsa-doctor",))
+    return judged("attention", "unknown", summary, (found,))
+
+
 def _broken_answer(case: Judgement) -> str | None:
     """Return the error of a question that broke, which says nothing about any backend."""
     answers = case.facts.selector.value.answers if case.facts.selector.value is not None else ()
     return next((one.error for one in answers if one.broke and one.query == case.query), None)
-
-
-def plugin_finding(case: Judgement) -> Finding:
-    """Return the finding that says why the plugin does not serve."""
-    return finding(
-        "DSA914",
-        "fail" if case.gate.outcome == "refuses" else "skip",
-        f"dsa-doctor's plugin does not serve {case.model.name} here: {case.gate.reason}.",
-        evidence=case.gate.evidence,
-        remedy=case.gate.remedy,
-    )
 
 
 def _rejections(case: Judgement) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The configuration that a verdict implies."""
 
 from dsa_doctor.resolver.judgement import Judgement
+from dsa_doctor.resolver.own_attention import own_choice
 from dsa_doctor.resolver.request import TRITON_BACKEND
 from dsa_doctor.verdict.schema import Configuration, Layer
 
@@ -21,8 +22,10 @@ def configuration(case: Judgement, layers: tuple[Layer, ...]) -> Configuration |
     if {"unresolved", "unknown"} & set(states.values()):
         return None
     attention, indexer = states["attention"] == "plugin", states["indexer"] == "plugin"
-    chosen = case.answer.chosen if case.answer is not None else None
-    default_block_size = PLUGIN_BLOCK_SIZE if attention else case.answer.block_size if case.answer is not None else None
+    own = case.family is not None and case.family.picker is not None
+    answer = None if own else case.answer
+    chosen = own_choice(case) if own else answer.chosen if answer is not None else None
+    default_block_size = PLUGIN_BLOCK_SIZE if attention else answer.block_size if answer is not None else None
     return Configuration(
         attention_backend=TRITON_BACKEND if attention else chosen or "auto",
         kv_cache_dtype=plugin_kv_cache_dtype(case) if attention else case.request.kv_cache_dtype,

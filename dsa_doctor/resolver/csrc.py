@@ -19,6 +19,7 @@ def judge_csrc(case: Judgement) -> Judged:
         summary = f"vLLM's compiled extensions could not be read: {cause}."
         found = finding("DSA105", "unknown", summary, evidence=case.facts.csrc.evidence)
         return judged("csrc", "unknown", summary, (found,))
+    csrc = _of_family(case, csrc)
     problems = [
         *_missing_extensions(csrc),
         *_broken(csrc),
@@ -68,8 +69,20 @@ def _images(extension: ExtensionModule, kind: str) -> tuple[str, ...]:
     return tuple(image.architecture for image in extension.images if image.kind == kind)
 
 
+def _of_family(case: Judgement, csrc: Csrc) -> Csrc:
+    """Leave the ops that the model's family calls; what the facts hold nothing of is not found anywhere."""
+    key = case.family.key if case.family is not None else ""
+    held = {op.op: op for op in csrc.ops}
+    wanted = [need for need in DSA_OPS if not need.families or key in need.families]
+    return csrc.model_copy(update={"ops": tuple(held.get(need.op) or _nowhere(need.op) for need in wanted)})
+
+
+def _nowhere(op: str) -> OpCode:
+    return OpCode(op=op, extension=None, signature=None, machine_code=(), ptx=(), granularity="extension")
+
+
 def _with_role(csrc: Csrc, role: Role) -> list[OpCode]:
-    return [op for op in csrc.ops if op.op in _NEEDS and _NEEDS[op.op].role == role]
+    return [op for op in csrc.ops if _NEEDS[op.op].role == role]
 
 
 def _required(csrc: Csrc) -> list[ExtensionModule]:

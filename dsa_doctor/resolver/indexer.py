@@ -1,9 +1,9 @@
 """Layer 3: can the lightning indexer run? Installed, importable and supported are three answers, not one."""
 
-from dsa_doctor.catalog.capability import deep_gemm_supports
 from dsa_doctor.facts.schema import DeepGemmCopy
-from dsa_doctor.resolver.attention import plugin_finding
+from dsa_doctor.resolver.family_needs import deep_gemm_supported, failing
 from dsa_doctor.resolver.judgement import Judged, Judgement, finding, judged
+from dsa_doctor.resolver.plugin_finding import plugin_finding
 from dsa_doctor.verdict.schema import Finding
 
 _INSTALL = "pip install dsa-doctor   # replaces the DeepGEMM calls on GPUs that DeepGEMM does not support"
@@ -23,22 +23,20 @@ def judge_indexer(case: Judgement) -> Judged:
         found = finding("DSA306", "unknown", summary, evidence=observation.evidence)
         return judged("indexer", "unknown", summary, (found,))
     copies = observation.value.copies if observation.value is not None else ()
+    if case.is_stranger:
+        summary = f"How {case.model.architecture} selects its tokens is not known to this dsa-doctor."
+        return judged("indexer", "unknown", summary, (finding("DSA306", "unknown", summary),))
     if case.plugin_mode == "force" and case.gate.serves:
         return _by_plugin(case, copies)
-    if _supported(case):
+    if deep_gemm_supported(case):
         return _on_deep_gemm(case, copies)
     if case.gate.serves:
         return _by_plugin(case, copies)
     return _unsupported(case, copies)
 
 
-def _supported(case: Judgement) -> bool:
-    asked = case.answer.deep_gemm_supported if case.answer is not None else None
-    return deep_gemm_supports(case.capability) if asked is None else asked
-
-
 def _who_says(case: Judgement) -> str:
-    if case.answer is not None and case.answer.deep_gemm_supported is not None:
+    if case.deep_gemm_said is not None:
         return "vLLM's is_deep_gemm_supported(), asked with this capability"
     return "DeepGEMM's documentation; vLLM could not be asked"
 
@@ -46,7 +44,7 @@ def _who_says(case: Judgement) -> str:
 def _three_answers(case: Judgement, copies: tuple[DeepGemmCopy, ...]) -> tuple[str, ...]:
     installed = ", ".join(_describe(copy) for copy in copies) or "no"
     importable = "; ".join(_import_outcome(copy) for copy in copies) or "no"
-    supported = f"{'yes' if _supported(case) else 'no'} ({_who_says(case)})"
+    supported = f"{'yes' if deep_gemm_supported(case) else 'no'} ({_who_says(case)})"
     return (
         f"installed: {installed}",
         f"importable: {importable}",
@@ -98,7 +96,7 @@ def _on_deep_gemm(case: Judgement, copies: tuple[DeepGemmCopy, ...]) -> Judged:
 
 
 def _by_plugin(case: Judgement, copies: tuple[DeepGemmCopy, ...]) -> Judged:
-    support = "would support" if _supported(case) else "does not support"
+    support = "would support" if deep_gemm_supported(case) else "does not support"
     summary = f"dsa-doctor's kernels serve the indexer on {case.gpu}; DeepGEMM {support} it and is not called."
     found = finding("DSA305", "pass", summary, evidence=_three_answers(case, copies))
     return judged("indexer", "plugin", summary, (found,))
@@ -111,6 +109,7 @@ def _unsupported(case: Judgement, copies: tuple[DeepGemmCopy, ...]) -> Judged:
     fingerprint = case.facts.fingerprint.value
     if fingerprint is not None and fingerprint.indexer_guard == "installed":
         evidence += ("vLLM's guard asks whether DeepGEMM is installed, not whether the GPU supports it",)
+    evidence += tuple(f"fails as well: {step}" for step in failing(case, "indexer"))
     remedy = case.gate.remedy or ((_INSTALL,) if case.gate.outcome == "absent" else ())
     findings: tuple[Finding, ...] = (finding("DSA301", "fail", summary, evidence=evidence, remedy=remedy),)
     if case.gate.outcome != "absent":

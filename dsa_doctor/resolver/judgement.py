@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from dsa_doctor.catalog.capability import Capability
 from dsa_doctor.catalog.findings import FINDINGS_BY_ID
 from dsa_doctor.catalog.geometry import ModelGeometry
+from dsa_doctor.compat.families import Family
 from dsa_doctor.facts.schema import Facts, SelectorAnswer, SelectorQuery
 from dsa_doctor.resolver.plugin_gate import GateDecision
 from dsa_doctor.resolver.request import PluginMode, Request, Target
@@ -23,6 +24,7 @@ class Judgement:
         request: options of the launch.
         settings: how the judged environment stands to the plugin.
         gate: whether the plugin serves this model here.
+        family: the model's family; None where it belongs to none known here.
         query: the question that vLLM's selector must have answered.
         answer: vLLM's own answer to this very query; None where it was not or could not be asked.
     """
@@ -32,6 +34,7 @@ class Judgement:
     target: Target
     request: Request
     settings: PluginSettings
+    family: Family | None
     gate: GateDecision
     query: SelectorQuery
     answer: SelectorAnswer | None
@@ -45,6 +48,20 @@ class Judgement:
     def plugin_mode(self) -> PluginMode:
         """Return DSA_DOCTOR_PLUGIN as the judged environment or the command line has it."""
         return self.settings.mode
+
+    @property
+    def deep_gemm_said(self) -> bool | None:
+        """Return vLLM's own word on DeepGEMM for this capability, which no model's shape changes; None without one."""
+        answers = self.facts.selector.value.answers if self.facts.selector.value is not None else ()
+        here = (one for one in answers if one.query.capability == self.query.capability)
+        return next((one.deep_gemm_supported for one in here if one.deep_gemm_supported is not None), None)
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether this vLLM registers the model's architecture, and its path is not known here."""
+        fingerprint = self.facts.fingerprint.value
+        registered = fingerprint.registered if fingerprint is not None else None
+        return self.family is None and registered is not None and self.model.architecture in registered
 
     @property
     def query_text(self) -> str:

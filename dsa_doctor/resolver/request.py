@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from dsa_doctor.catalog.capability import Capability
 from dsa_doctor.catalog.geometry import ModelGeometry
+from dsa_doctor.compat.families import family_of
 from dsa_doctor.facts.observation import Fact
 from dsa_doctor.facts.schema import SelectorQuery
 
@@ -16,6 +17,9 @@ TRITON_BACKEND = "TRITON_MLA_SPARSE"
 
 KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla")
 """What --kv-cache-dtype accepts here; vLLM's own selector judges it further."""
+
+
+_USUAL_HEAD_SIZE = 576
 
 
 class RequestError(ValueError):
@@ -92,8 +96,18 @@ def query_for(model: ModelGeometry, capability: Capability, request: Request) ->
     """Return the question that vLLM's selector must have answered for this judgement.
 
     A request for the plugin's backend by name asks the stock selector for its own choice: the stock vLLM does not know
-    that name.
+    that name. Of a family that picks its attention class itself nothing is taken from the answer but what vLLM says of
+    DeepGEMM there.
     """
+    family = family_of(model.architecture, model.model_type)
+    if family is not None and family.picker is not None:
+        return SelectorQuery(
+            capability=str(capability),
+            head_size=_USUAL_HEAD_SIZE,
+            num_heads=heads_per_rank(model, request),
+            dtype=request.dtype,
+            kv_cache_dtype="auto",
+        )
     return SelectorQuery(
         capability=str(capability),
         head_size=model.head_size,

@@ -5,6 +5,7 @@ from datetime import datetime
 from dsa_doctor import __version__
 from dsa_doctor.catalog.capability import shared_memory_per_block
 from dsa_doctor.catalog.geometry import ModelGeometry
+from dsa_doctor.compat.families import family_of
 from dsa_doctor.facts.schema import Facts, SelectorAnswer, SelectorQuery
 from dsa_doctor.resolver.attention import judge_attention, list_backends
 from dsa_doctor.resolver.configuration import configuration
@@ -87,6 +88,7 @@ def judgement_of(facts: Facts, asked: Case) -> Judgement:
         target=target,
         request=request,
         settings=settings,
+        family=family_of(model.architecture, model.model_type),
         gate=model_gate(environment, model=model, kv_cache_dtype=request.kv_cache_dtype),
         query=asked.query,
         answer=_look_up(facts, asked.query),

@@ -1,11 +1,17 @@
 """Layer `runtime`: what else is known to bite on the path, once the three layers are judged."""
 
 from dsa_doctor.catalog.capability import deep_gemm_supports, has_wide_shared_memory, triton_has_e4m3
+from dsa_doctor.compat.families import FAMILIES
 from dsa_doctor.resolver.judgement import Judgement, finding
 from dsa_doctor.resolver.loading import judge_loading
 from dsa_doctor.resolver.request import stock_kv_cache_dtype
 from dsa_doctor.resolver.surroundings import mixed_gpus, settings_findings
 from dsa_doctor.verdict.schema import Finding, Layer
+
+_ALWAYS_LOOKED_FOR = frozenset(
+    one for family in FAMILIES if family.picker is None for one in (*family.architectures, *family.drafts)
+)
+"""Architectures whose class was a fact before the whole registry was one."""
 
 
 def judge_runtime(case: Judgement, layers: tuple[Layer, ...]) -> tuple[Finding, ...]:
@@ -91,18 +97,22 @@ def _forced_kv_cache(case: Judgement, *, by_plugin: bool) -> list[Finding]:
 
 
 def _model_class(case: Judgement) -> list[Finding]:
-    fingerprint = case.facts.fingerprint.value
+    fingerprint, architecture = case.facts.fingerprint.value, case.model.architecture
     if fingerprint is None:
         return []
-    chosen = fingerprint.model_classes.get(case.model.architecture)
-    if chosen is None:
-        known = ", ".join(sorted(fingerprint.model_classes)) or "none"
-        summary = f"This vLLM registers no model class for {case.model.architecture}."
-        remedy = ("pip install -U vllm",)
-        return [
-            finding("DSA904", "fail", summary, evidence=(f"DSA architectures it registers: {known}",), remedy=remedy)
-        ]
-    return [finding("DSA904", "pass", f"This vLLM serves {case.model.architecture} with {chosen}.")]
+    chosen = fingerprint.model_classes.get(architecture) or (fingerprint.registered or {}).get(architecture)
+    if chosen is not None:
+        drafts = case.family.drafts if case.family is not None else ()
+        evidence = tuple(f"{one}, which drafts: {at}" for one in drafts if (at := fingerprint.model_classes.get(one)))
+        return [finding("DSA904", "pass", f"This vLLM serves {architecture} with {chosen}.", evidence=evidence)]
+    known = ", ".join(sorted(fingerprint.model_classes)) or "none"
+    evidence = (f"DSA architectures it registers: {known}",)
+    if fingerprint.registered is None and architecture not in _ALWAYS_LOOKED_FOR:
+        summary = f"Whether this vLLM has a model class for {architecture} is unknown: these facts hold no registry."
+        remedy = ("dsa-doctor facts > facts.json   # gathers it",)
+        return [finding("DSA904", "unknown", summary, evidence=evidence, remedy=remedy)]
+    summary = f"This vLLM registers no model class for {architecture}."
+    return [finding("DSA904", "fail", summary, evidence=evidence, remedy=("pip install -U vllm",))]
 
 
 def _cuda_toolkit(case: Judgement, *, native: bool) -> list[Finding]:

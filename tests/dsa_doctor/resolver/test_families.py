@@ -1,0 +1,203 @@
+"""Verdicts on families that pick their attention class themselves, from what the installed vLLM's sources say."""
+
+from functools import cache
+
+import pytest
+
+from dsa_doctor.catalog.geometry import geometry_from_config
+from dsa_doctor.facts.observation import Observation
+from dsa_doctor.facts.schema import Csrc, Facts, Fingerprint
+from dsa_doctor.probes import fingerprint
+from dsa_doctor.probes.environment import Environment
+from dsa_doctor.resolver import Request, Target, resolve
+from tests.dsa_doctor import facts_library as library
+from tests.releases import RELEASES, release_folder
+
+NAMES = {
+    "8.0": "NVIDIA A100 80GB",
+    "8.9": "NVIDIA L40S",
+    "9.0": "NVIDIA H100",
+    "10.0": "NVIDIA B200",
+    "11.0": "NVIDIA Thor",
+    "12.0": "NVIDIA RTX PRO 6000",
+}
+NATIVE = ["native", "native", "native"]
+LOST = ["upstream", "unresolved", "unresolved"]
+
+
+def model(architecture="DeepseekV4ForCausalLM", model_type="deepseek_v4", **more):
+    config = {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "hidden_size": 4096,
+        "num_hidden_layers": 43,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 1,
+        "head_dim": 512,
+        "vocab_size": 129280,
+        "q_lora_rank": 1024,
+        "qk_rope_head_dim": 64,
+        "index_topk": 512,
+        "index_n_heads": 64,
+        "index_head_dim": 128,
+        **more,
+    }
+    return geometry_from_config(config, name="the model", source="test")
+
+
+V4 = model()
+V41 = model("DeepseekV41ForCausalLM", "deepseek_v41")
+
+
+@cache
+def sources(version):
+    return fingerprint.probe(Environment(python=None, search_path=(release_folder(version),)))
+
+
+def judge(capability, which=V4, *, version=RELEASES[-1], facts=None, **options):
+    found = facts or library.facts(
+        answers=(library.answer(capability, None, deep_gemm_supported=capability[:2] in ("9.", "10", "12")),),
+        fingerprint=sources(version),
+        plugin=True,
+    )
+    target = Target(name=NAMES[capability], capability=capability, source="--target", count=8)
+    return resolve(found, model=which, target=target, request=Request(**options))
+
+
+def states(verdict):
+    return [layer.state for layer in verdict.layers]
+
+
+def by_id(verdict, finding_id):
+    return next(one for one in verdict.findings if one.id == finding_id)
+
+
+@pytest.mark.parametrize("which", [V4, V41], ids=["v4", "v41"])
+@pytest.mark.parametrize("capability", NAMES)
+def test_native_where_vllm_s_own_class_takes_the_gpu_and_unresolved_elsewhere(capability, which):
+    verdict = judge(capability, which)
+    native = capability in ("9.0", "10.0", "12.0")
+    assert states(verdict)[1:] == (NATIVE[1:] if native else LOST[1:])
+    assert (verdict.exit_code & 24) == (0 if native else 24)
+    assert by_id(verdict, "DSA904").status == "pass"
+    if native:
+        evidence = by_id(verdict, "DSA202").evidence
+        assert any("_select_dsv4_attn_cls, which does not ask vLLM's backend selector" in line for line in evidence)
+
+
+@pytest.mark.parametrize(
+    ("which", "first"),
+    [
+        (V4, "vllm.model_executor.kernels.mhc.tilelang.mhc_pre_broadcast_tilelang"),
+        (V41, "vllm.models.deepseek_v41.nvidia.model._select_dsv4_attn_cls"),
+    ],
+)
+def test_the_first_step_that_fails_is_named_with_vllm_s_symbol(which, first):
+    verdict = judge("8.0", which)
+    found = by_id(verdict, "DSA201")
+    assert first in found.summary
+    assert any(line.startswith(f"1. attention: {first}") for line in found.evidence)
+    assert any("9.0" in line and "12.0" in line for line in found.remedy)
+    assert any("fails as well" in line for line in by_id(verdict, "DSA301").evidence)
+    assert not any("pip install dsa-doctor" in line for one in verdict.findings for line in one.remedy)
+
+
+def test_the_backends_are_those_that_v4_takes():
+    listed = {one.name: one.accepted for one in judge("8.0").backends}
+    assert listed == {
+        "FLASHMLA_SPARSE_DSV4": False,
+        "FLASHINFER_MLA_SPARSE_DSV4": False,
+        "FLASHINFER_MLA_SPARSE": False,
+        "FLASHINFER_MLA_SPARSE_SM120": False,
+        "TRITON_MLA_SPARSE": False,
+    }
+    taken = [one for one in judge("9.0").backends if one.accepted]
+    assert [(one.name, one.reasons[0].startswith("taken")) for one in taken] == [("FLASHMLA_SPARSE_DSV4", True)]
+
+
+def test_the_configuration_is_the_family_s():
+    assert judge("9.0").configuration.attention_backend == "FLASHMLA_SPARSE_DSV4"
+    assert judge("9.0").configuration.block_size is None
+    assert judge("10.0", V41).configuration.attention_backend == "auto"  # mega attention, where the topology allows it
+
+
+def test_a_backend_asked_for_by_name():
+    refused = judge("9.0", backend="FLASHINFER_MLA_SPARSE")
+    assert states(refused)[1] == "unresolved"
+    assert any("is not a DeepSeek V4 attention backend" in line for line in by_id(refused, "DSA207").evidence)
+    assert states(judge("9.0", backend="FLASHMLA_SPARSE"))[1] == "native"
+    assert states(judge("12.0", backend="FLASHMLA_SPARSE"))[1] == "unresolved"
+    assert states(judge("9.0", backend="TRITON_MLA_SPARSE"))[1] == "unresolved"
+
+
+@pytest.mark.parametrize(("dtype", "state"), [("auto", "native"), ("fp8", "native"), ("bfloat16", "unresolved")])
+def test_the_cache_dtypes_are_the_class_s(dtype, state):
+    verdict = judge("9.0", kv_cache_dtype=dtype)
+    assert states(verdict)[1] == state
+    assert verdict.exit_code == (0 if state == "native" else 8)
+
+
+def test_a_family_that_this_release_lacks():
+    verdict = judge("9.0", V41, version="0.28.0")
+    assert states(verdict)[1] == "unresolved"
+    assert by_id(verdict, "DSA904").status == "fail"
+    assert "pip install -U vllm" in by_id(verdict, "DSA904").remedy
+
+
+def test_facts_that_hold_nothing_of_the_family_promise_nothing():
+    text = library.h100_facts().model_dump_json(exclude={"settings"})
+    verdict = judge("9.0", facts=Facts.model_validate_json(text))
+    assert states(verdict)[1] == "unknown"
+    assert by_id(verdict, "DSA904").status == "unknown"
+    assert verdict.exit_code & 32
+    unread = library.h100_facts(fingerprint=Observation[Fingerprint].unknown("it broke"))
+    assert states(judge("9.0", facts=unread))[1] == "unknown"
+
+
+def test_a_draft_is_its_family_s():
+    verdict = judge("8.0", model("DSparkDraftModel"))
+    assert states(verdict)[1:] == LOST[1:]
+    assert by_id(verdict, "DSA904").status == "pass"
+    served = by_id(judge("9.0"), "DSA904").evidence
+    assert any(line.startswith("DSparkDraftModel, which drafts: vllm.models.deepseek_v4") for line in served)
+
+
+@pytest.mark.parametrize("capability", ["8.0", "9.0"])
+def test_a_registered_class_whose_path_is_not_known_is_unknown(capability):
+    registry = sources(RELEASES[-1]).value.registered
+    architecture = next(one for one, at in registry.items() if "hy_v4" in at and "MTP" not in one)
+    verdict = judge(capability, model(architecture, "hy_v4"))
+    assert states(verdict)[1:] == ["unknown", "unknown"]
+    assert architecture in verdict.layers[1].reason
+    assert by_id(verdict, "DSA904").status == "pass"
+    assert verdict.exit_code & 32
+
+
+def test_an_architecture_that_nothing_registers():
+    verdict = judge("9.0", model("NobodysForCausalLM", "nobody"))
+    assert by_id(verdict, "DSA904").status == "fail"
+    assert verdict.exit_code != 0
+
+
+def test_ops_of_the_family_are_looked_for():
+    ops = library.stock_csrc().ops
+    lacking = "_C::fused_deepseek_v4_qnorm_rope_kv_rope_quant_insert"
+    without = tuple(one for one in ops if one.op != lacking)
+    facts = library.h100_facts(
+        fingerprint=sources(RELEASES[-1]), csrc=Observation[Csrc].ok(library.stock_csrc(ops=without))
+    )
+    verdict = judge("9.0", facts=facts)
+    assert states(verdict)[0] == "unknown"
+    assert "fused_deepseek_v4_qnorm_rope_kv_rope_quant_insert" in by_id(verdict, "DSA102").summary
+    glm = library.h100_facts(csrc=Observation[Csrc].ok(library.stock_csrc(ops=without)))
+    assert (
+        resolve(
+            glm,
+            model=model("GlmMoeDsaForCausalLM", "glm_moe_dsa", kv_lora_rank=512, qk_nope_head_dim=192),
+            target=Target(name="NVIDIA H100", capability="9.0", source="--target"),
+            request=Request(),
+        )
+        .layers[0]
+        .state
+        == "native"
+    )
