@@ -5,6 +5,7 @@ Whatever depends on more than these two stays open, and then every outcome that 
 
 import ast
 from dataclasses import dataclass
+from operator import ge, gt, le, lt
 from typing import Any
 
 _ASKED = "backend"
@@ -133,10 +134,15 @@ def _compare(left: ast.expr, operator: ast.cmpop, right: ast.expr, situation: Si
         return first in second
     if isinstance(operator, ast.NotIn) and isinstance(second, list):
         return first not in second
-    if isinstance(first, int | tuple) and type(first) is type(second):
-        orders = {ast.Gt: first > second, ast.GtE: first >= second, ast.Lt: first < second, ast.LtE: first <= second}
-        return orders.get(type(operator))
-    return None
+    return _ordered(operator, first, second) if type(first) is type(second) else None
+
+
+def _ordered(operator: ast.cmpop, first: Any, second: Any) -> bool | None:
+    if not isinstance(first, int | tuple):
+        return None
+    orders = {ast.Gt: gt, ast.GtE: ge, ast.Lt: lt, ast.LtE: le}
+    compare = orders.get(type(operator))
+    return None if compare is None else bool(compare(first, second))
 
 
 def _platform_says(call: ast.Call, situation: Situation) -> bool | None:
