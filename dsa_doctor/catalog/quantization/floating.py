@@ -171,7 +171,8 @@ def _quark_format(settings: Mapping[str, Any]) -> WeightFormat:
 
 def _exclusions(settings: Mapping[str, Any], problems: list[str], *keys: str) -> list[Rule]:
     """Return the rules for modules that a checkpoint leaves in the model's dtype: whole parts of a name, or globs."""
-    key = next((one for one in keys if isinstance(settings.get(one), list)), None)
+    # vLLM reads the second of two names where the first is empty.
+    key = next((one for one in keys if isinstance(settings.get(one), list) and settings[one]), None)
     if key is None:
         return []
     bare = [one.removesuffix(".weight") if isinstance(one, str) else one for one in settings[key]]
