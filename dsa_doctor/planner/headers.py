@@ -4,18 +4,20 @@ The format (https://huggingface.co/docs/safetensors): eight bytes little-endian 
 tensor's dtype, shape and data_offsets, then the data. Files come from anywhere, so everything is bounded and checked.
 """
 
-import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from dsa_doctor.facts.observation import Fact
+from dsa_doctor.reading import ReadingError, decode, parse_json
 
 MAX_HEADER = 100 * 2**20
 """The format's own limit."""
 MAX_FILES = 4096
 MAX_INDEX = 256 * 2**20
+MAX_VALUES = 8_000_000
+"""Values in one header or index: a tensor has eight, and bytes alone do not bound the memory."""
 MAX_TOTAL = 2**50
 INDEX = "model.safetensors.index.json"
 
@@ -63,6 +65,8 @@ def read_header(file: Path) -> Iterator[StoredTensor]:
         HeaderError: see stored_tensors.
     """
     try:
+        if not file.is_file():  # a named pipe would be waited for
+            raise HeaderError(f"{file.name}: {'not a file' if file.exists() else 'cannot be read (no such file)'}")
         size = file.stat().st_size
         with file.open("rb") as stream:
             prefix = stream.read(8)
@@ -135,9 +139,9 @@ def _counts(value: Any) -> TypeGuard[list[int]]:
 
 def _parsed(file: Path, text: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise HeaderError(f"{file.name}: not valid JSON ({type(error).__name__})") from error
+        content = parse_json(decode(text), most_values=MAX_VALUES)
+    except ReadingError as error:
+        raise HeaderError(f"{file.name}: {error}") from error
     if not isinstance(content, dict):
         raise HeaderError(f"{file.name}: a {type(content).__name__} where an object is needed")
     return content

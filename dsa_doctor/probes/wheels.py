@@ -6,6 +6,7 @@ A wheel may come from anywhere. What the table says of sizes holds: unpacking st
 import shutil
 import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -74,7 +75,7 @@ def unpack(path: Path, folder: Path) -> None:
             with ChildPool(max_workers=_UNPACKERS) as pool:
                 for _ in pool.map(lambda one: _write(archive, one, folder / one.filename), members):
                     pass
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, struct.error, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         if isinstance(error, WheelError):
             raise
         raise WheelError(f"cannot be unpacked ({type(error).__name__}: {error})") from error

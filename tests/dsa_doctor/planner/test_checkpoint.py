@@ -1,6 +1,7 @@
 """Headers of safetensors files: real files by the safetensors library, and files that lie."""
 
 import json
+import os
 import struct
 
 import pytest
@@ -147,3 +148,25 @@ def test_any_bytes_are_read_or_refused(tmp_path, content):
     except HeaderError:
         return
     assert sum(one.bytes for one in tensors) <= len(content)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}',
+         'the key "a" stands twice'),
+        (b"[" * 200_000, "nested deeper than 100 levels"),
+        (b'{"a":' + b"9" * 5000 + b"}", "larger than 64 bits hold"),
+        (b"[" + b"1," * 8_000_001 + b"1]", "holds more than 8000000 values"),
+    ],
+)  # fmt: skip
+def test_a_header_that_costs_memory_or_means_two_things_is_refused(tmp_path, header, said):
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"x")
+    with pytest.raises(HeaderError, match=said):
+        stored_tensors(tmp_path)
+
+
+def test_a_named_pipe_among_the_files_is_refused_rather_than_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.safetensors")
+    with pytest.raises(HeaderError, match=r"a\.safetensors: not a file"):
+        stored_tensors(tmp_path)

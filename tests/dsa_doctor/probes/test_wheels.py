@@ -104,6 +104,11 @@ def test_a_member_smaller_than_it_claims_is_refused(tmp_path, folder):
     refused(raw_archive(tmp_path / NAME, members), folder, "cannot be unpacked")
 
 
+def test_damaged_deflate_data_is_refused(tmp_path, folder):
+    members = [("vllm/__init__.py", 0, b"\3\0"), ("vllm/a.py", 9, b"\0\1\2\3\4\5\6\7\x08")]
+    refused(raw_archive(tmp_path / NAME, members), folder, r"cannot be unpacked \(error: Error -3")
+
+
 def test_two_hundred_thousand_empty_files_are_refused_at_once(tmp_path, folder):
     path = raw_archive(tmp_path / NAME, [(f"vllm/{n}.py", 0, b"\3\0") for n in range(65_000)])
     refused(path, folder, "a table of 65000 files")
