@@ -63,6 +63,24 @@ def judge_fleet(
     Raises:
         UsageError: an option cannot be met.
     """
+    return judge_with_facts(models, targets, options, facts_file=facts_file, environment=environment, keeper=keeper)[0]
+
+
+def judge_with_facts(
+    models: Sequence[str],
+    targets: Sequence[str],
+    options: Options,
+    *,
+    facts_file: Path | None = None,
+    environment: Environment | None = None,
+    keeper: Keeper | None = None,
+    serve_options: bool = False,
+) -> tuple[list[Verdict], Facts]:
+    """Return the verdicts of `judge_fleet` and the facts that they rest on.
+
+    The arguments are those of `judge_fleet`; with `serve_options` the facts hold the options of `vllm serve` too, where
+    vLLM is asked anything.
+    """
     given = load_facts(facts_file) if facts_file is not None else None
     named: list[Target | None] = [named_target(text) for text in targets] or [None]
     found = targets_of((given.gpus if given else gpus.probe()), from_file=given is not None) if not targets else []
@@ -71,7 +89,9 @@ def judge_fleet(
             _combination(text, target, found, options) for text in models or [DEFAULT_MODEL] for target in named
         ]
         queries = {case.query: None for one in combinations for case in one.cases if case.model.uses_dsa}
-        facts = given or gather_with(environment or Environment.current(), tuple(queries) or None, keeper=keeper)
+        facts = given or gather_with(
+            environment or Environment.current(), tuple(queries) or None, keeper=keeper, serve_options=serve_options
+        )
         verdicts = []
         for one in combinations:
             if one.model is None:
@@ -84,14 +104,19 @@ def judge_fleet(
     except RequestError as error:
         raise UsageError(str(error)) from error
     asked = [text for text in models or [DEFAULT_MODEL] for _ in named]
-    return [
+    named_verdicts = [
         verdict if verdict.model is not None else verdict.model_copy(update={"asked": text})
         for verdict, text in zip(verdicts, asked, strict=True)
     ]
+    return named_verdicts, facts
 
 
 def gather_with(
-    environment: Environment, queries: Iterable[SelectorQuery] | None, *, keeper: Keeper | None = None
+    environment: Environment,
+    queries: Iterable[SelectorQuery] | None,
+    *,
+    keeper: Keeper | None = None,
+    serve_options: bool = False,
 ) -> Facts:
     """Gather all facts of an environment.
 
@@ -99,8 +124,13 @@ def gather_with(
         environment: what is examined.
         queries: asked of vLLM's selector; None leaves vLLM unimported.
         keeper: gives and takes answers that an earlier run got; None asks everything anew.
+        serve_options: whether vLLM is asked for the options of `vllm serve` too.
     """
-    ask = partial(kept_selector, keeper, queries=tuple(queries)) if queries is not None else None
+    ask = (
+        partial(kept_selector, keeper, queries=tuple(queries), serve_options=serve_options)
+        if queries is not None
+        else None
+    )
     return gather(environment, selector=ask, fingerprint=partial(kept_fingerprint, keeper), keeper=keeper)
 
 

@@ -152,10 +152,10 @@ def run_model(
     out = console(stderr=emit is not None or as_data)
     narrator = LaunchNarrator(console(stderr=True), verbose=verbose)
     try:
-        verdict, planned_gpus = judge(asked, keeper_for(no_cache=no_cache))
+        verdict, planned_gpus, known = judge(asked, keeper_for(no_cache=no_cache))
         if verdict.exit_code != 0 or verbose:
             _show_verdict(out, verdict, insists=force and verdict.exit_code != 0, verbose=verbose)
-        preparation = make_ready(asked, verdict, planned_gpus, force=force)
+        preparation = make_ready(asked, verdict, planned_gpus, known, force=force)
         prepared = preparation.prepared
         if prepared is not None:
             print_launch(out, prepared, asked, holds=preparation.exit_code == 0, verbose=verbose)

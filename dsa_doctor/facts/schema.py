@@ -204,12 +204,29 @@ class SelectorAnswer(Fact):
     """What this machine could not load and was taken as loadable on the target, e.g. "vllm._flashmla_C"."""
 
 
+class ServeOption(Fact):
+    """One option of `vllm serve`."""
+
+    names: tuple[str, ...]
+    """Every spelling, e.g. "--tensor-parallel-size" and "-tp"."""
+    values: tuple[str, ...] | None = None
+    """The values that vLLM lists for it; None where it lists none."""
+
+
+class ServeOptions(Fact):
+    """Every option of `vllm serve`, from the parser that vLLM itself builds."""
+
+    options: tuple[ServeOption, ...]
+
+
 class Selector(Fact):
     """vLLM's decisions."""
 
     answers: tuple[SelectorAnswer, ...]
     flashinfer_usable: bool | None = None
     """Whether vLLM takes FlashInfer for usable in this environment (package, and cubins or a CUDA toolkit)."""
+    serve_options: Observation[ServeOptions] | None = None
+    """The options of `vllm serve`, told by the same import; None where they were not asked for."""
 
 
 class TritonFp8Kernel(Fact):

@@ -97,7 +97,7 @@ def verified(flags: Sequence[Flag], known: KnownOptions, options: LaunchOptions)
         # vLLM refuses automatic tool choice without a parser.
         kept = [flag for flag in kept if flag.option != "--enable-auto-tool-choice"]
     if known.problem is not None:
-        warnings.append(f"the flags could not be checked against this vLLM: {known.problem}")
+        warnings.append(f"the flags are not checked here; the vLLM that serves does so at its start: {known.problem}")
     return Checked(tuple(kept), tuple(warnings))
 
 

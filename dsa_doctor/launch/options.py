@@ -1,14 +1,20 @@
-"""Which options the installed vLLM knows: asked of its own `vllm serve --help=all`, at every launch."""
+"""Which options the installed vLLM knows: told by its own parser where it is asked for its selector, else by its help.
+
+The parser is built with a GPU or without; `vllm serve --help=all` needs one, and imports vLLM once more.
+"""
 
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dsa_doctor.facts.observation import Observation
+from dsa_doctor.facts.schema import Selector
 from dsa_doctor.processes.child import run
 from dsa_doctor.redaction import last_lines
 
 _OPTION = re.compile(r"(?:^|, )(--[a-z][\w.-]*|-[a-z]+\b)")
+_VALUES = re.compile(r"\{([^}]*)\}")
 _LISTED = re.compile(r"^ {1,6}-")
 _LARGEST_HELP = 16 << 20
 _DOTTED = re.compile(r"^(--[a-z][\w-]*)\.")
@@ -20,12 +26,12 @@ class KnownOptions:
 
     Attributes:
         names: every option; empty where it could not be asked.
-        help: option to its help text, for accepted values.
+        values: option to the values that vLLM lists for it, where it lists any.
         problem: why it could not be asked, with the last lines of what it said; None where it could.
     """
 
     names: frozenset[str]
-    help: dict[str, str]
+    values: dict[str, frozenset[str]]
     problem: str | None = None
 
     def knows(self, option: str) -> bool:
@@ -35,11 +41,20 @@ class KnownOptions:
         return option in self.names or (dotted is not None and dotted.group(1) in self.names)
 
     def accepts(self, option: str, value: str) -> bool | None:
-        """Whether the help's list of values for an option ({a,b,c}) has this one; None where it lists none."""
-        match = re.search(r"\{([^}]*)\}", self.help.get(option, ""))
-        if match is None:
-            return None
-        return value in {one.strip(" '\"\n") for one in match.group(1).split(",")}
+        """Whether vLLM's list of values for an option has this one; None where it lists none."""
+        return value in self.values[option] if option in self.values else None
+
+
+def known_options(observed: Observation[Selector]) -> KnownOptions | None:
+    """Return what vLLM's own parser told; None where it was not asked, or could not be built."""
+    told = observed.value.serve_options if observed.value is not None else None
+    if told is None or told.value is None:
+        return None
+    options = told.value.options
+    return KnownOptions(
+        frozenset(name for one in options for name in one.names),
+        {name: frozenset(one.values) for one in options if one.values is not None for name in one.names},
+    )
 
 
 def ask_options(executable: Sequence[str], *, timeout: float = 180.0) -> KnownOptions:
@@ -76,4 +91,10 @@ def parse_help(text: str) -> KnownOptions:
             texts[option] = texts.get(option, "") + line + "\n"
     if not names:
         return KnownOptions(frozenset(), {}, "`vllm serve --help=all` lists no option")
-    return KnownOptions(frozenset(names), texts)
+    listed = {option: _VALUES.search(text) for option, text in texts.items()}
+    values = {
+        option: frozenset(one.strip(" '\"\n") for one in match.group(1).split(","))
+        for option, match in listed.items()
+        if match is not None
+    }
+    return KnownOptions(frozenset(names), values)

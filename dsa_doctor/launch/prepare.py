@@ -164,11 +164,15 @@ def find_executable(given: str | None) -> list[str] | None:
     if given is not None:
         found = shutil.which(given)
         return [found] if found is not None else None
-    beside = Path(sys.executable).with_name("vllm")
-    if beside.is_file():
-        return [os.fspath(beside)]
-    found = shutil.which("vllm")
+    beside = own_vllm()
+    found = os.fspath(beside) if beside is not None else shutil.which("vllm")
     return [found] if found is not None else None
+
+
+def own_vllm() -> Path | None:
+    """Return the vllm command of this environment, whose vLLM is the one that `check` asks."""
+    beside = Path(sys.executable).with_name("vllm")
+    return beside if beside.is_file() else None
 
 
 def vllm_options(given: str | None) -> KnownOptions:

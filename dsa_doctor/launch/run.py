@@ -13,11 +13,13 @@ from dsa_doctor.catalog.lookup import UnknownModelError, find_geometry
 from dsa_doctor.inputs import Options
 from dsa_doctor.launch.aftermath import diagnosis, leftovers
 from dsa_doctor.launch.endpoint import endpoint_of
+from dsa_doctor.launch.options import KnownOptions, known_options
 from dsa_doctor.launch.outlets import Listener, LogCopy, Relay
 from dsa_doctor.launch.prepare import (
     DEFAULT_GPUS,
     Prepared,
     conditions_for,
+    own_vllm,
     parallel_of,
     prepare,
     vllm_options,
@@ -26,7 +28,7 @@ from dsa_doctor.launch.process import LaunchError, Server
 from dsa_doctor.launch.request import LaunchOptions
 from dsa_doctor.launch.secrets import Mask, secrets_of
 from dsa_doctor.launch.watch import SMOKE_SECONDS, Interruptions, Outcome, Watcher, WatchOptions
-from dsa_doctor.preflight import preflight
+from dsa_doctor.preflight import judge_with_facts
 from dsa_doctor.probes import gpus as gpu_probe
 from dsa_doctor.processes.interrupt import signals_to
 from dsa_doctor.verdict.schema import Verdict
@@ -79,8 +81,11 @@ class Preparation:
     notes: tuple[str, ...] = ()
 
 
-def judge(options: LaunchOptions, keeper: Keeper | None = None) -> tuple[Verdict, int]:
-    """Return the verdict of the launch, and the GPUs per node that it is planned for.
+def judge(options: LaunchOptions, keeper: Keeper | None = None) -> tuple[Verdict, int, KnownOptions | None]:
+    """Return the verdict of the launch, the GPUs per node that it is planned for, and what options its vLLM knows.
+
+    The options are told by the import that asked the selector; None where that was another vLLM than would be started,
+    or told nothing.
 
     Args:
         options: what was asked for.
@@ -104,11 +109,19 @@ def judge(options: LaunchOptions, keeper: Keeper | None = None) -> tuple[Verdict
         plugin_mode=options.plugin_mode,
         gpu_memory_gib=options.gpu_memory_gib,
     )
-    return preflight(options.model, asked, keeper=keeper), gpus
+    targets = [options.target] if options.target is not None else []
+    asks = options.executable is None and own_vllm() is not None
+    verdicts, facts = judge_with_facts([options.model], targets, asked, keeper=keeper, serve_options=asks)
+    return verdicts[0], gpus, known_options(facts.selector) if asks else None
 
 
-def make_ready(options: LaunchOptions, verdict: Verdict, gpus: int, *, force: bool) -> Preparation:
-    """Return the launch that a verdict allows, or why there is none; asks vLLM for its options, which may take long."""
+def make_ready(
+    options: LaunchOptions, verdict: Verdict, gpus: int, known: KnownOptions | None = None, *, force: bool
+) -> Preparation:
+    """Return the launch that a verdict allows, or why there is none.
+
+    Where the options of vLLM are not known yet, its command is asked for them, which may take long.
+    """
     if verdict.exit_code != 0 and not force:
         return Preparation(verdict, None, verdict.exit_code)
     notes = []
@@ -117,7 +130,7 @@ def make_ready(options: LaunchOptions, verdict: Verdict, gpus: int, *, force: bo
             f"--force: going on although check says no (exit code {verdict.exit_code}). It may fail, or answer wrongly."
         )
     try:
-        prepared = prepare(options, verdict, gpus, lambda: vllm_options(options.executable))
+        prepared = prepare(options, verdict, gpus, lambda: known or vllm_options(options.executable))
     except UnknownModelError as error:
         return Preparation(verdict, None, verdict.exit_code or EXIT_WILL_NOT_RUN, (*notes, str(error)))
     notes += [f"warning: {warning}" for warning in prepared.warnings]

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from dsa_doctor.cache.trace import Trace
 from dsa_doctor.compat import emulation
+from dsa_doctor.compat.serve_options import SERVE_PARSERS
 from dsa_doctor.facts.observation import Observation
-from dsa_doctor.facts.schema import BackendCandidate, Selector, SelectorAnswer, SelectorQuery
+from dsa_doctor.facts.schema import BackendCandidate, Selector, SelectorAnswer, SelectorQuery, ServeOptions
 from dsa_doctor.probes.child import ChildResult, run_child
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.processes.child import scratch_folder
@@ -41,6 +42,7 @@ def probe(
     plugins: Sequence[str] = (),
     unloadable: Literal["host", "any"] = "host",
     trace: Trace | None = None,
+    serve_options: bool = False,
 ) -> tuple[Observation[Selector], Observation[str]]:
     """Return vLLM's answers to `queries`, and the version it reports on import or why it cannot be imported.
 
@@ -51,6 +53,7 @@ def probe(
         plugins: names of the vllm.general_plugins to load first; none gives the answers of a stock vLLM.
         unloadable: see `emulation.install`; "any" is for unpacked wheels whose compiled modules are placeholders.
         trace: filled with what the child loaded.
+        serve_options: whether the options of `vllm serve` are asked for too.
     """
     if environment.package_dir("vllm") is None:
         return Observation[Selector].absent("vllm is not installed"), Observation[str].absent("vllm is not installed")
@@ -64,6 +67,7 @@ def probe(
         "plugins": list(plugins),
         "unloadable": unloadable,
         "timeout": timeout,
+        "serve_parsers": list(SERVE_PARSERS) if serve_options else [],
     }
     with scratch_folder("dsa-doctor-") as scratch:
         variables: dict[str, str | None] = {
@@ -104,7 +108,11 @@ def _observations(
         answers = tuple(
             _answer(environment, query, raw) for query, raw in zip(queries, result.answer["answers"], strict=True)
         )
-        selector = Selector(answers=answers, flashinfer_usable=result.answer["flashinfer"])
+        selector = Selector(
+            answers=answers,
+            flashinfer_usable=result.answer["flashinfer"],
+            serve_options=_serve_options(environment, result.answer.get("serve_options")),
+        )
         return Observation[Selector].ok(selector, seconds=seconds), Observation[str].ok(version, seconds=seconds)
     evidence = tuple(
         _clean(environment, line) for part in failure["evidence"] for line in part.rstrip().splitlines() if line.strip()
@@ -122,6 +130,14 @@ def _observations(
         return Observation[Selector].absent(cause, evidence=evidence, seconds=seconds), imported
     cause = f"this vLLM's selector is not recognised: {cause}"
     return Observation[Selector].unknown(cause, evidence=evidence, seconds=seconds), imported
+
+
+def _serve_options(environment: Environment, raw: dict[str, Any] | None) -> Observation[ServeOptions] | None:
+    if raw is None:
+        return None
+    if "options" not in raw:
+        return Observation[ServeOptions].unknown(f"vLLM's parser cannot be built: {_clean(environment, raw['error'])}")
+    return Observation[ServeOptions].ok(ServeOptions.model_validate(raw))
 
 
 def _answer(environment: Environment, query: SelectorQuery, raw: dict[str, Any]) -> SelectorAnswer:

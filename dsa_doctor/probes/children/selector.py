@@ -1,7 +1,8 @@
 """Asks the installed vLLM's own attention backend selector, with a target's capability in force.
 
 Request: {"emulation": path of emulation.py, "search_path": [folder], "queries": [query], "plugins": [name],
-"unloadable": "host" | "any", "timeout": seconds}, where a query has the fields of SelectorQuery.
+"unloadable": "host" | "any", "timeout": seconds, "serve_parsers": [module]}, where a query has the fields of
+SelectorQuery; with serve_parsers the options of `vllm serve` are told too, from the first that exists.
 Answer: {"version": str | None, "failure": {"stage", "cause", "evidence"} | None, "flashinfer": bool | None,
 "answers": [answer], "loaded": see loaded.py}, where an answer has the fields of SelectorAnswer but the query.
 """
@@ -13,6 +14,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import sys
 import threading
 import traceback
@@ -93,6 +95,8 @@ def _run(request: dict[str, Any], answer: dict[str, Any]) -> None:
         for query in request["queries"]:
             answer["answers"].append(asker.ask(query))
     answer["flashinfer"] = asker.flashinfer()
+    if request["serve_parsers"]:
+        answer["serve_options"] = _serve_options(request["serve_parsers"])
 
 
 class Asker:
@@ -269,6 +273,41 @@ class Asker:
             return bool(has_flashinfer())
         except Exception:
             return None
+
+
+def _serve_options(modules: list[str]) -> dict[str, Any]:
+    """Return {"options": [{"names", "values"}]} of vLLM's own parser, or {"error": why it could not be built}."""
+    try:
+        module = _first_module(modules)
+        parser = module.make_arg_parser(module.FlexibleArgumentParser(prog="vllm serve"))
+        options = [
+            {"names": list(action.option_strings), "values": _values(action)}
+            for action in parser._actions
+            if action.option_strings
+        ]
+    except (Exception, SystemExit) as error:
+        traceback.print_exc()
+        return {"error": _last_line(error)}
+    return {"options": options} if options else {"error": "vLLM's parser lists no option"}
+
+
+def _first_module(names: list[str]) -> ModuleType:
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            # Only where the module itself is not there: one that it needs is another matter.
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise
+    raise ImportError(f"none of {', '.join(names)} is there")
+
+
+def _values(action: Any) -> list[str] | None:
+    """Return the values that an option lists, as choices or in braces where others may be registered."""
+    if action.choices is not None:
+        return [str(one) for one in action.choices]
+    listed = re.match(r"\{([^{}]*)\}", action.metavar) if isinstance(action.metavar, str) else None
+    return None if listed is None else listed.group(1).split(",")
 
 
 def _canonical_kv_cache_dtype(backend: Any, kv_cache_dtype: str) -> str | None:

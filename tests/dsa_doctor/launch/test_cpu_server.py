@@ -53,7 +53,7 @@ def _own(server):
 def test_started_asked_and_interrupted(server):
     server.wait_for("smoke prompt:", seconds=600)
     said = server.said()
-    assert "dsa-doctor: warning: the flags could not be checked" not in said, "this vLLM said what it knows"
+    assert "dsa-doctor: warning: the flags are not checked" not in said, "this vLLM said what it knows"
     assert f"http://127.0.0.1:{server.port}/v1" in said
     stages = [line.split("] ")[1] for line in said.splitlines() if line.startswith("dsa-doctor: [")]
     assert stages[0] == "load the weights"

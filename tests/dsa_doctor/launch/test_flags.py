@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from dsa_doctor.catalog.models import KNOWN_MODELS, find_model
+from dsa_doctor.facts.observation import Observation
+from dsa_doctor.facts.schema import Selector, ServeOption, ServeOptions
 from dsa_doctor.launch import (
     ask_options,
     launch_flags,
@@ -17,7 +19,7 @@ from dsa_doctor.launch import (
     verified,
 )
 from dsa_doctor.launch.extra import ExtraArgumentError
-from dsa_doctor.launch.options import KnownOptions, parse_help
+from dsa_doctor.launch.options import KnownOptions, known_options, parse_help
 from dsa_doctor.launch.recipes import recipe_for
 from dsa_doctor.planner import Hardware, Parallel, PlanOptions, plan
 from dsa_doctor.verdict.schema import Configuration, Layer, Software, TargetInfo, Verdict
@@ -148,7 +150,8 @@ def test_what_the_user_gives_after_the_dashes_replaces_ours(extra):
 def test_where_vllm_cannot_be_asked_the_flags_stay_with_a_warning():
     checked = _checked(KnownOptions(frozenset(), {}, "it is broken"))
     assert checked.flags == _flags()
-    assert checked.warnings == ("the flags could not be checked against this vLLM: it is broken",)
+    said = "the flags are not checked here; the vLLM that serves does so at its start: it is broken"
+    assert checked.warnings == (said,)
 
 
 def test_the_help_is_read():
@@ -159,6 +162,33 @@ def test_the_help_is_read():
     assert KNOWN.accepts("--attention-backend", "anything") is None
     assert KNOWN.knows("--kv-cache-dtype.x")
     assert not KNOWN.knows("--kernel-config.x")
+
+
+def test_the_parsers_options_are_as_good_as_the_help():
+    told = ServeOptions(
+        options=(
+            ServeOption(names=("--tensor-parallel-size", "-tp")),
+            ServeOption(names=("--tool-call-parser",), values=("glm45", "glm47")),
+        )
+    )
+    observed = Observation[Selector].ok(Selector(answers=(), serve_options=Observation[ServeOptions].ok(told)))
+    known = known_options(observed)
+    assert known.problem is None
+    assert known.names == {"--tensor-parallel-size", "-tp", "--tool-call-parser"}
+    assert (known.accepts("--tool-call-parser", "glm47"), known.accepts("--tool-call-parser", "x")) == (True, False)
+    assert known.accepts("-tp", "8") is None
+
+
+@pytest.mark.parametrize(
+    "observed",
+    [
+        Observation[Selector].unknown("timed out"),
+        Observation[Selector].ok(Selector(answers=())),
+        Observation[Selector].ok(Selector(answers=(), serve_options=Observation[ServeOptions].unknown("moved"))),
+    ],
+)
+def test_without_the_parser_the_command_is_asked(observed):
+    assert known_options(observed) is None
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The selector probe, on the installed vLLM, on other releases, and on broken ones."""
 
 import re
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from dsa_doctor.facts.schema import Selector, SelectorAnswer, SelectorQuery
+from dsa_doctor.launch.options import ask_options, known_options
 from dsa_doctor.probes import selector
+from dsa_doctor.probes.child import CHILDREN
 from dsa_doctor.probes.environment import Environment
 from tests.releases import RELEASES, release_folder
 
@@ -143,12 +146,77 @@ def test_a_question_that_breaks_is_no_refusal(installed: dict[SelectorQuery, Sel
 @pytest.mark.parametrize("version", RELEASES)
 def test_the_real_selector_of_each_release(version: str) -> None:
     questions = [query(capability, head_size, dtype) for capability, head_size, dtype in EXPECTED]
-    answers = ask(of_release(version), *questions, unloadable="any")
+    observed, _ = selector.probe(of_release(version), questions, unloadable="any", serve_options=True)
+    assert observed.value is not None, (observed.cause, observed.evidence)
+    answers = observed.value.answers
     column = RELEASES.index(version)
     assert {question: answer.chosen for question, answer in zip(EXPECTED, answers, strict=True)} == {
         question: choices[column] for question, choices in EXPECTED.items()
     }
     assert not any(answer.broke for answer in answers)
+    told = observed.value.serve_options
+    assert told is not None
+    assert told.value is not None, told.cause
+    values = {name: one.values for one in told.value.options for name in one.names}
+    assert {"--tensor-parallel-size", "-tp", "--kv-cache-dtype", "--block-size", "--port", "--enforce-eager"} <= set(
+        values
+    )
+    assert "glm47" in (values["--tool-call-parser"] or ())
+    assert values["--max-model-len"] is None
+
+
+VLLM_COMMAND = """
+import sys
+from dsa_doctor.compat import emulation
+emulated = emulation.install("9.0")
+emulated.platform()
+from vllm.entrypoints.common.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser = FlexibleArgumentParser()
+make_arg_parser(parser.add_subparsers().add_parser("serve"))
+parser.parse_args()
+"""
+
+
+@pytest.mark.slow
+def test_the_options_are_those_of_the_help(tmp_path: Path) -> None:
+    """What the parser told, beside what it prints; the rest of vLLM's command imports what wants a GPU."""
+    observed, _ = selector.probe(Environment.current(), [], serve_options=True)
+    told = known_options(observed)
+    assert told is not None, observed
+    command = tmp_path / "vllm"
+    command.write_text(f"#!{sys.executable}\n{VLLM_COMMAND}", encoding="utf-8")
+    command.chmod(0o755)
+    printed = ask_options([str(command)])
+    assert printed.problem is None
+    assert len(told.names) > 300
+    # The help ends with an example of nested options, which reading its text takes for more of them.
+    assert told.names == {one for one in printed.names if not one.startswith("--json-arg")}
+    assert {"--tool-call-parser", "--dtype"} <= told.values.keys() & printed.values.keys()
+    for option in told.values.keys() & printed.values.keys():
+        assert told.values[option] == printed.values[option], option
+
+
+@pytest.mark.parametrize(
+    ("parser", "cause"),
+    [
+        ("raise RuntimeError('moved')", "RuntimeError: moved"),
+        ("import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("def make_arg_parser(parser): return parser", "FlexibleArgumentParser"),
+    ],
+)
+def test_a_parser_that_cannot_be_built_is_told(tmp_path: Path, parser: str, cause: str) -> None:
+    """The child's own functions, on packages of the shape of vLLM's."""
+    child = runpy.run_path(str(CHILDREN / "selector.py"))
+    (tmp_path / "homeofparsers.py").write_text(parser + "\n")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        answer = child["_serve_options"](["homeofparsers.moved.away", "homeofparsers"])
+    finally:
+        sys.path.remove(str(tmp_path))
+        sys.modules.pop("homeofparsers", None)
+    assert cause in answer["error"]
+    assert "none of nowhere.parsers is there" in child["_serve_options"](["nowhere.parsers"])["error"]
 
 
 @pytest.mark.slow
