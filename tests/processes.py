@@ -1,5 +1,7 @@
 """Waiting for what processes do."""
 
+import contextlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,3 +22,12 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 120) ->
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
         time.sleep(0.01)
+
+
+def fill(pipe: int) -> None:
+    """Fill a pipe, as a reader that stalls lets it become: the next write waits."""
+    os.set_blocking(pipe, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(pipe, b"x" * 4096):
+            pass
+    os.set_blocking(pipe, True)

@@ -58,17 +58,12 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        """Return the address for people; a Unix domain socket is written as curl's users know it."""
+        """Return the address for people; behind a Unix domain socket every host is as good."""
         scheme = "http" if self.certificate is None else "https"
         if self.socket_path is not None:
-            return f"{scheme}://localhost (--unix-socket {self.socket_path})"
+            return f"{scheme}://localhost"
         host = self.hosts[0]
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
-
-    @property
-    def api_url(self) -> str:
-        """Return the base of the OpenAI interface."""
-        return self.url.replace("://localhost ", "://localhost/v1 ") if self.socket_path else f"{self.url}/v1"
 
     def ask(self, method: str, path: str, body: bytes | None, *, timeout: float) -> Reply:
         """Make one request; `timeout` bounds the whole of it, however slowly the answer comes.

@@ -146,14 +146,15 @@ def serve(asked: LaunchOptions, prepared: Prepared, options: RunOptions, listene
     endpoint = endpoint_of(asked)
     taken_by = tuple(endpoint.listeners() or ())
     conditions = conditions_for(asked, prepared, endpoint)
-    listener.conditions(conditions)
+    mask = Mask([endpoint.api_key, *secrets_of(asked.passthrough), *(asked.api_keys.value or ())])
+    relay = Relay(listener, mask)
+    relay.conditions(conditions)
     failed = [one for one in conditions if one.status == "fail"]
     if any(one.name == "vLLM" for one in failed) or (failed and not options.force):
+        relay.close(_PATIENCE)
         return EXIT_WILL_NOT_RUN
     environment = {one.name: one.value for one in prepared.variables if one.name not in os.environ}
     interruptions = Interruptions()
-    mask = Mask([endpoint.api_key, *secrets_of(asked.passthrough), *(asked.api_keys.value or ())])
-    relay = Relay(listener, mask)
     with signals_to(interruptions):
         try:
             server = Server(
@@ -167,6 +168,8 @@ def serve(asked: LaunchOptions, prepared: Prepared, options: RunOptions, listene
             relay.close(_PATIENCE)
             return EXIT_WILL_NOT_RUN
         relay.note(f"started, pid {server.pid}; log: {server.log.path}")
+        if endpoint.socket_path is not None:
+            relay.note(f"it will listen on the Unix domain socket {endpoint.socket_path}")
         copy = LogCopy(server.log, _STDOUT, mask)
         watcher = Watcher(
             server,

@@ -24,13 +24,18 @@ class LaunchNarrator:
 
     def note(self, text: str) -> None:
         """Write one line of dsa-doctor's own."""
+        self._write(f"dsa-doctor: {text}\n")
+
+    def _write(self, text: str) -> None:
         sys.stderr.flush()
         with suppress(OSError):  # full, or its reader gone
-            write_all(2, f"dsa-doctor: {text}\n".encode(errors="replace"))
+            write_all(2, text.encode(sys.stderr.encoding or "utf-8", "replace"))
 
     def conditions(self, conditions: list[Condition]) -> None:
         """Show what was looked at on this machine before the start."""
-        print_conditions(self._console, conditions, verbose=self._verbose)
+        with self._console.capture() as capture:
+            print_conditions(self._console, conditions, verbose=self._verbose)
+        self._write(capture.get())
 
     def stage(self, stage: Stage, seconds: float) -> None:
         """Write that a stage of the start begins."""

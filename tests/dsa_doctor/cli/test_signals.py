@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dsa_doctor.processes.lineage import descendants
-from tests.processes import is_alive, wait_until
+from tests.processes import fill, is_alive, wait_until
 
 HANGING_VLLM = """
 import os, signal, time
@@ -168,13 +168,7 @@ def test_a_command_that_waits_for_its_input_ends(start):
 def test_a_command_whose_reader_stalls_ends(start):
     """Both streams lead into one pipe that nobody reads and that is full."""
     read, write = os.pipe()
-    os.set_blocking(write, False)
-    while True:
-        try:
-            os.write(write, b"x" * 4096)
-        except BlockingIOError:
-            break
-    os.set_blocking(write, True)
+    fill(write)
     process = start("models", stdout=write, stderr=write)
     os.close(write)
     wait_until(lambda: _waits(process.pid), "it waits for its reader")

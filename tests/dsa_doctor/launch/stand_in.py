@@ -85,7 +85,7 @@ def option(name, default=None):
 
 def key():
     """As vLLM: the option wins over the variable."""
-    return option("--api-key") or os.environ.get("VLLM_API_KEY")
+    return option("--api-key") or os.environ.get("STAND_IN_KEY") or os.environ.get("VLLM_API_KEY")
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -100,9 +100,9 @@ def test_addresses():
     assert _asked().url == _asked(host="0.0.0.0").url == _asked(host="").url == "http://127.0.0.1:8000"
     assert _asked(host="::1").url == _asked(host="[::1]").url == "http://[::1]:8000"
     assert _asked(host="::").hosts == ("127.0.0.1", "::1")
-    assert _asked("--port", "3", host="node1").api_url == "http://node1:3/v1"
+    assert _asked("--port", "3", host="node1").url == "http://node1:3"
     assert _asked("--ssl-certfile", "c.pem").url == "https://127.0.0.1:8000"
-    assert _asked("--uds=/run/x").api_url == "http://localhost/v1 (--unix-socket /run/x)"
+    assert _asked("--uds=/run/x").url == "http://localhost"
 
 
 def test_the_key_is_that_of_the_option_else_of_the_variable(tmp_path):
