@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from dsa_doctor.catalog.geometry import QUANTIZATION_FILE, ConfigError, ModelGeometry, geometry_from_file
-from dsa_doctor.catalog.hub import fetch_beside, published_bytes
+from dsa_doctor.catalog.hub import SECONDS, HubError, fetch, fetch_beside, published_bytes
 from dsa_doctor.catalog.models import KNOWN_MODELS, find_model
 from dsa_doctor.reading import ReadingError, check_name
 
@@ -22,6 +22,10 @@ _HUB_URL = re.compile(
 
 class UnknownModelError(ValueError):
     """The model could not be determined; the message says what was tried and what is accepted."""
+
+
+class MistypedModelError(UnknownModelError):
+    """The text itself names no model, whatever is installed or reachable."""
 
 
 def find_geometry(text: str) -> ModelGeometry:
@@ -45,7 +49,22 @@ def find_geometry(text: str) -> ModelGeometry:
         raise UnknownModelError(f"MODEL {text!r}: {error}") from error
     if _is_hub_id(text):
         return _from_hub(text)
-    raise UnknownModelError(f"MODEL {text!r} is neither a known model nor an existing path. {_accepted(text)}")
+    raise _mistyped(text)
+
+
+def check_spelling(text: str) -> None:
+    """Refuse what cannot be a model: neither a name of the catalog, nor an existing path, nor a Hub id. Reads nothing.
+
+    Raises:
+        MistypedModelError: it is none of them.
+    """
+    _check_text(text)
+    if find_model(text) is None and not Path(text).expanduser().exists() and not _is_hub_id(text):
+        raise _mistyped(text)
+
+
+def _mistyped(text: str) -> MistypedModelError:
+    return MistypedModelError(f"MODEL {text!r} is neither a known model nor an existing path. {_accepted(text)}")
 
 
 def _check_text(text: str) -> None:
@@ -53,21 +72,28 @@ def _check_text(text: str) -> None:
     try:
         check_name(text)
     except ReadingError as error:
-        raise UnknownModelError(
+        raise MistypedModelError(
             f"MODEL {text!r}: {error}. Rename the folder, or link it under another name."
         ) from error
     if _URL.match(text):
         page = _HUB_URL.fullmatch(text)
         instead = f"Give its id: {page['id']}" if page else "Give a Hub id (org/name), or a folder with a config.json"
-        raise UnknownModelError(f"MODEL {text!r} is a URL, which neither vLLM nor dsa-doctor takes. {instead}.")
+        raise MistypedModelError(f"MODEL {text!r} is a URL, which neither vLLM nor dsa-doctor takes. {instead}.")
 
 
 def _accepted(text: str) -> str:
-    names = [model.name for model in KNOWN_MODELS]
-    lowered = {name.lower(): name for name in names}
-    near = [lowered[one] for one in difflib.get_close_matches(text.lower(), lowered, n=2, cutoff=0.6)]
-    hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    return f"{hint}Accepted: {', '.join(names)}, a folder with a config.json, a config.json, or a Hub id (org/name)."
+    near = _near(text)
+    if near:
+        return f"Did you mean {' or '.join(near)}? `dsa-doctor models` lists the names."
+    names = ", ".join(model.name for model in KNOWN_MODELS)
+    return f"Accepted: {names}, a folder with a config.json, a config.json, or a Hub id (org/name)."
+
+
+def _near(text: str) -> list[str]:
+    """Return the catalog names that a text may have been meant as, the nearest first."""
+    spellings = {one.lower(): model.name for model in KNOWN_MODELS for one in (model.name, model.hub_id)}
+    found = difflib.get_close_matches(text.lower(), spellings, n=3, cutoff=0.6)
+    return list(dict.fromkeys(spellings[one] for one in found))[:2]
 
 
 def _is_hub_id(text: str) -> bool:
@@ -81,24 +107,25 @@ def _from_hub(hub_id: str) -> ModelGeometry:
             f"MODEL {hub_id!r} is not in the catalog, and reading it from the Hub needs huggingface_hub. "
             "Run `pip install huggingface_hub`, or give a local config.json."
         )
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache  # slow to import, seldom needed
+    from huggingface_hub import try_to_load_from_cache  # slow to import, seldom needed
 
     try:
         cached = try_to_load_from_cache(hub_id, "config.json")
         if isinstance(cached, str):
             return geometry_from_file(Path(cached)).model_copy(update={"name": hub_id, "hub_id": hub_id})
         with tempfile.TemporaryDirectory() as folder:
-            file = hf_hub_download(hub_id, "config.json", local_dir=folder)
-            geometry = geometry_from_file(Path(file))
+            file = fetch(hub_id, "config.json", Path(folder))
+            geometry = geometry_from_file(file)
             if geometry.stored is None and fetch_beside(hub_id, QUANTIZATION_FILE, folder):
-                geometry = geometry_from_file(Path(file))
+                geometry = geometry_from_file(file)
     except ConfigError as error:
         raise UnknownModelError(f"MODEL {hub_id!r}: {error}") from error
-    except Exception as error:  # the Hub client raises many kinds: no network, no such repository, gated, bad name
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    except (HubError, OSError, ValueError) as error:  # ValueError: a name that the Hub client refuses
+        near = _near(hub_id)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise UnknownModelError(
-            f"MODEL {hub_id!r} could not be read from the Hub ({type(error).__name__}: {reason}). "
-            f"Without network, give a local config.json. {_accepted(hub_id)}"
+            f"MODEL {hub_id!r} could not be read from the Hub: {error} (one attempt, {SECONDS} s).{hint} "
+            "Offline, give the folder or the config.json of a copy."
         ) from error
     source = f"config.json of {hub_id} on the Hub"
     update = {"name": hub_id, "hub_id": hub_id, "source": source, "published_bytes": published_bytes(hub_id)}

@@ -13,6 +13,7 @@ import typer
 from dsa_doctor.cli.cache import NoCache, keeper_for
 from dsa_doctor.cli.output import fail_usage
 from dsa_doctor.cli.sinks import append_step_summary, parse_sinks, write_sinks, write_stdout
+from dsa_doctor.cli.typed import check_choices, check_models
 from dsa_doctor.render.formats import ReportFormat
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def check(
     Exit code: 0 all resolved; 4, 8, 16 added for unresolved layers 1 csrc, 2 attention, 3 indexer; 32 could not be
     determined; 2 wrong usage. Of several combinations the bits are joined.
     """
+    check_models(_models(models))
     # pydantic and the probes: not for --help
     from dsa_doctor.inputs import Options, UsageError, plugin_mode_from
     from dsa_doctor.policy import PolicyError, apply_policy
@@ -144,7 +146,11 @@ def check(
             plugin_mode=plugin_mode_from(plugin, "--plugin") if plugin is not None else None,
             gpu_memory_gib=gpu_memory,
         )
-        asked = _once(_models(models) or rules.models), _once(target or rules.targets)
+        asked = _once(models or rules.models), _once(target or rules.targets)
+        check_models(rules.models)
+        dtype = kv_cache_dtype if kv_cache_dtype != "auto" else None
+        foreign = bool(wheel or python)
+        check_choices(kv_cache_dtype=dtype, attention_backend=attention_backend, foreign=foreign)
         judged = [
             (label, verdict)
             for label, facts_file, environment in _environments(

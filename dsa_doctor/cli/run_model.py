@@ -11,6 +11,7 @@ import typer
 from dsa_doctor.cli.cache import NoCache, keeper_for
 from dsa_doctor.cli.check import Format
 from dsa_doctor.cli.output import console, fail_usage, print_data
+from dsa_doctor.cli.typed import check_choices, check_models
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,6 +106,7 @@ def run_model(
     Exit code: that of `check` where a layer is not resolved; 32 where memory or machine do not allow it, or the smoke
     prompt gets no sane answer; 124 not ready in time; 130 or 143 interrupted; else vLLM's own.
     """
+    check_models([model])
     from dsa_doctor.inputs import UsageError, plugin_mode_from  # pydantic and the probes: not for --help
     from dsa_doctor.launch.extra import ExtraArgumentError
     from dsa_doctor.launch.request import launch_options
@@ -148,6 +150,8 @@ def run_model(
         )
     except (ExtraArgumentError, UsageError) as error:
         fail_usage(str(error))
+    dtype, backend = asked.kv_cache_dtype.value, asked.attention_backend.value
+    check_choices(kv_cache_dtype=dtype, attention_backend=backend, foreign=vllm_executable is not None)
     as_data = dry_run and output_format is Format.JSON
     out = console(stderr=emit is not None or as_data)
     narrator = LaunchNarrator(console(stderr=True), verbose=verbose)

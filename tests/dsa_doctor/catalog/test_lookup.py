@@ -1,10 +1,10 @@
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from dsa_doctor.catalog.lookup import UnknownModelError, find_geometry
+from dsa_doctor.catalog.hub import HubError
+from dsa_doctor.catalog.lookup import MistypedModelError, UnknownModelError, check_spelling, find_geometry
 from dsa_doctor.catalog.models import find_model
 
 
@@ -15,6 +15,36 @@ def test_an_alias_comes_from_the_catalog():
 def test_a_typo_is_answered_with_the_near_names():
     with pytest.raises(UnknownModelError, match="Did you mean GLM-5-FP8"):
         find_geometry("GLM-5-PF8")
+
+
+@pytest.mark.parametrize("text", ["GLM-5-PF8", "nonsense", "./models/config.json", "https://example.com/m", "a/b/c"])
+def test_what_names_no_model_is_told_from_its_spelling(text):
+    with pytest.raises(MistypedModelError):
+        check_spelling(text)
+
+
+@pytest.mark.parametrize("text", ["glm-5-fp8", "zai-org/GLM-5-FP8", "somebody/some-model", "."])
+def test_what_may_name_a_model_passes(text, monkeypatch):
+    monkeypatch.setattr("dsa_doctor.catalog.lookup._from_hub", lambda _: pytest.fail("asked the Hub"))
+    check_spelling(text)
+
+
+def test_the_hub_is_asked_once_and_the_answer_is_a_sentence(monkeypatch, capfd):
+    """A port on which nobody listens: no retries, no lines of a library."""
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("dsa_doctor.catalog.hub.SECONDS", 2)
+    attempts = []
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_url", lambda *_: attempts.append(1) or "http://127.0.0.1:9/zai/GLM-5-FP8/config.json"
+    )
+    with pytest.raises(UnknownModelError) as raised:
+        find_geometry("zai/GLM-5-PF8")
+    assert attempts == [1]
+    assert "127.0.0.1:9 cannot be reached" in str(raised.value)
+    assert "Did you mean GLM-5-FP8" in str(raised.value)
+    assert "Offline, give" in str(raised.value)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_missing_file_is_not_asked_of_the_hub(monkeypatch):
@@ -74,15 +104,16 @@ class _Hub:
     def __init__(self, monkeypatch, files, listed):
         self.files, self.listed = files, listed
         monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
-        monkeypatch.setattr("huggingface_hub.hf_hub_download", self.download)
+        monkeypatch.setattr("dsa_doctor.catalog.lookup.fetch", self.fetch)
+        monkeypatch.setattr("dsa_doctor.catalog.hub.fetch", self.fetch)
         monkeypatch.setattr("huggingface_hub.HfApi.model_info", self.info)
 
-    def download(self, hub_id, name, local_dir):
+    def fetch(self, hub_id, name, folder):
         if name not in self.files:
-            raise FileNotFoundError(name)
-        path = Path(local_dir) / name
+            raise HubError("it has no such file")
+        path = folder / name
         path.write_text(json.dumps(self.files[name]))
-        return str(path)
+        return path
 
     def info(self, hub_id, **_):
         if self.listed is None:

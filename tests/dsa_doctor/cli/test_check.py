@@ -148,12 +148,36 @@ def test_a_wrong_plugin_mode_names_the_variable(files):
     assert "DSA_DOCTOR_PLUGIN='yes' is not accepted. Accepted: auto, off, force" in done.stderr
 
 
-def test_an_unknown_model_is_a_finding(files):
-    done = run("check", "GLM-5-PF8", "--facts", str(files / "a100.json"), "--format", "json")
+@pytest.mark.parametrize("command", [("check",), ("run-model", "--dry-run")])
+def test_a_mistyped_model_is_told_before_anything_is_looked_at(files, command):
+    done = run(*command, "GLM-5-PF8", "--target", "a100")
+    assert done.returncode == 2
+    assert "Did you mean GLM-5-FP8" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_a_model_that_cannot_be_read_is_a_finding(files, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    done = run("check", str(tmp_path), "--facts", str(files / "a100.json"), "--format", "json")
     verdict = json.loads(done.stdout)
     assert done.returncode == 32
     assert verdict["findings"][0]["id"] == "DSA910"
-    assert "GLM-5-FP8" in verdict["findings"][0]["summary"]
+    assert verdict["asked"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--kv-cache-dtype", "banana"), "--kv-cache-dtype banana is not known. Accepted: auto, bfloat16"),
+        (("--kv-cache-dtype", "fp8_e4m"), "Did you mean fp8_e4m3"),
+    ],
+)
+def test_a_mistyped_choice_is_told_at_once(files, arguments, said):
+    done = run("check", "--facts", str(files / "a100.json"), *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_closed_pipe_is_no_traceback(files):
