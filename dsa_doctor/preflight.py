@@ -16,6 +16,7 @@ from dsa_doctor.probes import gpus
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.gather import gather
 from dsa_doctor.probes.kept import kept_fingerprint, kept_selector
+from dsa_doctor.reading import one_line
 from dsa_doctor.resolver import Case, Request, RequestError, Target, query_for, resolve_case
 from dsa_doctor.resolver.judgement import finding
 from dsa_doctor.resolver.resolve import undetermined
@@ -105,7 +106,7 @@ def judge_with_facts(
         raise UsageError(str(error)) from error
     asked = [text for text in models or [DEFAULT_MODEL] for _ in named]
     named_verdicts = [
-        verdict if verdict.model is not None else verdict.model_copy(update={"asked": text})
+        verdict if verdict.model is not None else verdict.model_copy(update={"asked": one_line(text)})
         for verdict, text in zip(verdicts, asked, strict=True)
     ]
     return named_verdicts, facts

@@ -6,6 +6,7 @@ that several layers share is one step. What only warns, or concerns the judging 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import Literal
 
 from dsa_doctor.verdict.schema import LAYER_NUMBERS, Finding, Verdict
@@ -112,7 +113,7 @@ def remedy_of(text: str, model: str | None = None) -> Remedy:
     if body.startswith("--"):
         return Remedy("flag", body, note)
     if body.startswith(_COMMANDS):
-        return Remedy("command", body.replace(" MODEL", f" {model}") if model is not None else body, note)
+        return Remedy("command", body.replace(" MODEL", f" {quote(model)}") if model is not None else body, note)
     return Remedy("advice", body, note)
 
 
