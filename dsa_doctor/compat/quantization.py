@@ -15,6 +15,8 @@ _GPTQ = f"{_PACKAGE}.auto_gptq"
 _GPTQ_RULES = f"{_PACKAGE}.utils.gptq_utils"
 _INC = f"{_PACKAGE}.inc.inc"
 _MTP = "vllm.model_executor.models.deepseek_mtp"
+_WIDENS_ROWS = "weight_fp8.shape[0] // scale_inv.shape[0]"
+"""How _try_load_fp8_indexer_wk takes the two sides of a block apart; releases without it take square blocks alone."""
 _AUTO_ROUND = "auto-round"
 
 
@@ -24,10 +26,12 @@ def quantization_support(tree: SourceTree) -> QuantizationSupport | None:
     compressed, moe = tree.text(_COMPRESSED), tree.text(_COMPRESSED_MOE)
     if methods is None or compressed is None or moe is None:
         return None
+    widens_rows = _WIDENS_ROWS in (tree.text(GENERIC_MODEL) or "")
     refused = ("activation ordering", "no longer supported")
     return QuantizationSupport(
         methods=methods,
         fused_indexer_key=tree.mentions(GENERIC_MODEL, "Indexer", "wk_weights_proj"),
+        widened_key_scales=("block", "channel", "group") if widens_rows else ("block",),
         one_scheme_for_experts="All MoE projections need to have same" in moe,
         orders_columns=not all(words in compressed for words in refused),
         orders_columns_gptq="normalize_and_validate_gptq_desc_act" not in (tree.text(_GPTQ_RULES) or ""),

@@ -247,6 +247,8 @@ class QuantizationSupport(Fact):
     """Every quant_method that it knows."""
     fused_indexer_key: bool
     """Whether the indexer's wk and weights_proj are loaded into one projection that is never quantised."""
+    widened_key_scales: tuple[str, ...] = ("block",)
+    """Which scales an FP8 wk may have to be widened for that projection."""
     one_scheme_for_experts: bool
     """Whether it refuses experts whose projections are quantised differently."""
     orders_columns: bool

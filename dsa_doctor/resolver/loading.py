@@ -87,10 +87,9 @@ def _layer_stops(case: Judgement, stored: Quantization, support: QuantizationSup
     model, prefix = case.model, f"model.layers.{layer}."
     sparse = model.n_routed_experts > 0 and layer >= model.first_k_dense_replace
     if support.fused_indexer_key and not stored.native and layer not in model.shared_indexer_layer_ids:
-        yield from _indexer_stops(stored, prefix)
-    fused = [f"{prefix}mlp.shared_experts." if sparse else f"{prefix}mlp."]
+        yield from _indexer_stops(stored, support, prefix)
     if not sparse or model.n_shared_experts:
-        yield from _mlp_stops(stored, fused[0])
+        yield from _mlp_stops(stored, f"{prefix}mlp.shared_experts." if sparse else f"{prefix}mlp.")
     yield from _unlike(stored, [f"{prefix}self_attn.q_a_proj", f"{prefix}self_attn.kv_a_proj_with_mqa"])
     if sparse and support.one_scheme_for_experts:
         numbers = range(model.n_routed_experts) if stored.names_expert_numbers() else range(1)
@@ -99,13 +98,20 @@ def _layer_stops(case: Judgement, stored: Quantization, support: QuantizationSup
     yield from _activation_stops(case, stored, support, prefix, sparse=sparse)
 
 
-def _indexer_stops(stored: Quantization, prefix: str) -> Iterator[str]:
+def _indexer_stops(stored: Quantization, support: QuantizationSupport, prefix: str) -> Iterator[str]:
     """Yield what the indexer's fused key projection cannot take: it is bf16, and only an FP8 wk is widened for it."""
     for name in ("wk", "weights_proj"):
         module = f"{prefix}self_attn.indexer.{name}"
         form = stored.format_of(module)
-        widened = form is not None and name == "wk" and form.name in ("fp8", "mxfp8")
-        if form is not None and form.is_known and not widened:
+        if form is None or not form.is_known:
+            continue
+        if name == "wk" and form.name in ("fp8", "mxfp8"):
+            if form.scales not in support.widened_key_scales:
+                accepted = " or ".join(support.widened_key_scales)
+                yield f"{module} is {form.name} with one scale a {form.scales}; it is widened from a scale a {accepted}"
+            elif form.module_bytes:
+                yield f"{module} has a scale for its inputs, and vLLM loads it into wk_weights_proj, which has none"
+        else:
             yield f"{module} is {form.name}, and vLLM loads it into wk_weights_proj, which is never quantised"
 
 

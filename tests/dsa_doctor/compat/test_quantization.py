@@ -11,6 +11,7 @@ from tests.releases import RELEASES, release_folder
 EXPECTED: dict[str, tuple[object, ...]] = {
     # 0.26.0, 0.28.0, 0.30.0, 0.32.0, 0.33.0; each value was looked up in the sources by hand.
     "fused_indexer_key": (True,) * 5,
+    "widened_key_scales": (("block",),) * 2 + (("block", "channel", "group"),) * 3,
     "one_scheme_for_experts": (True,) * 5,
     "orders_columns": (True, True, False, False, False),
     "orders_columns_gptq": (True, True, False, False, False),

@@ -13,6 +13,7 @@ from tests.dsa_doctor.planner import quantised
 NEWEST = QuantizationSupport(
     methods=("awq", "compressed-tensors", "fp8", "gptq", "modelopt", "auto-round"),
     fused_indexer_key=True,
+    widened_key_scales=("block", "channel", "group"),
     one_scheme_for_experts=True,
     orders_columns=False,
     orders_columns_gptq=False,
@@ -64,6 +65,12 @@ def _found(section, support=NEWEST, *, target=library.A100, software=None):
     return [one for one in verdict.findings if one.id == "DSA917"]
 
 
+FP8_ROWS = quantised.compressed_tensors(
+    {"num_bits": 8, "type": "float", "strategy": "channel"}, ignore=[r"re:.*weights_proj"], form="float-quantized"
+)
+STATIC = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False}
+FP8_STATIC = {**FP8_ROWS, "config_groups": {"a": {**FP8_ROWS["config_groups"]["group_0"], "input_activations": STATIC}}}
+
 LOADS = {
     "bf16": None,
     "the native FP8": {"quant_method": "fp8", "weight_block_size": [128, 128]},
@@ -73,9 +80,7 @@ LOADS = {
     "nvidia's": quantised.GLM52_NVFP4,
     "Mapika's": quantised.GLM52_NVFP4_MAPIKA,
     "W8A16": quantised.GLM52_W8A16,
-    "an FP8 wk is widened": quantised.compressed_tensors(
-        {"num_bits": 8, "type": "float", "strategy": "channel"}, ignore=[r"re:.*weights_proj"], form="float-quantized"
-    ),
+    "an FP8 wk is widened": FP8_ROWS,
     "AWQ of the experts": {**AWQ, "modules_to_not_convert": ["self_attn", "shared_experts", "mlp.gate.", "layers.0."]},
     "GPTQ without MTP": {**GPTQ, "dynamic": {r"-:.*layers\.78\..*": {}}},
     "W4A8 int8": _w4a8(INT8_INPUT, ("Linear",)),
@@ -101,6 +106,11 @@ STOPS = {
     "NVFP4 of everything": (
         {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]}, "indexer.wk is nvfp4"
     ),
+    "FP8 a tensor": (
+        {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]},
+        "indexer.wk is fp8 with one scale a tensor; it is widened from a scale a block or channel or group",
+    ),
+    "FP8 with static activations": (FP8_STATIC, "indexer.wk has a scale for its inputs"),
     "AWQ with mlp.gate": (
         {**AWQ, "modules_to_not_convert": [*NO_INDEXER, "mlp.gate"]},
         "'mlp.gate' in modules_to_not_convert leaves model.layers.0.mlp.gate_up_proj unquantised",
@@ -150,6 +160,16 @@ def test_another_vllm_takes_what_this_one_has_dropped():
     support = OLDEST.model_copy(update={"methods": NEWEST.methods})
     assert _found(section, support) == []
     assert _found({"quant_method": "bitsandbytes", "load_in_4bit": True}, OLDEST) == []
+
+
+def test_an_older_vllm_widens_blocks_alone():
+    blocks = {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [128, 128]}
+    older = NEWEST.model_copy(update={"widened_key_scales": ("block",)})
+    (found,) = _found(FP8_ROWS, older)
+    assert "one scale a channel; it is widened from a scale a block" in found.evidence[0]
+    assert (
+        _found(quantised.compressed_tensors(blocks, ignore=[r"re:.*weights_proj"], form="float-quantized"), older) == []
+    )
 
 
 def test_fp8_activations_are_served_on_hopper():
