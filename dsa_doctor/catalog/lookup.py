@@ -2,13 +2,14 @@
 
 import difflib
 import importlib.util
+import os
 import re
-import tempfile
 from pathlib import Path
 
 from dsa_doctor.catalog.geometry import QUANTIZATION_FILE, ConfigError, ModelGeometry, geometry_from_file
 from dsa_doctor.catalog.hub import SECONDS, HubError, fetch, fetch_beside, published_bytes
 from dsa_doctor.catalog.models import KNOWN_MODELS, find_model
+from dsa_doctor.processes.child import scratch_folder
 from dsa_doctor.reading import ReadingError, check_name
 
 _URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://|(?:www\.)?(?:huggingface\.co|hf\.co|hf-mirror\.com|modelscope\.cn)/)", re.I)
@@ -113,10 +114,10 @@ def _from_hub(hub_id: str) -> ModelGeometry:
         cached = try_to_load_from_cache(hub_id, "config.json")
         if isinstance(cached, str):
             return geometry_from_file(Path(cached)).model_copy(update={"name": hub_id, "hub_id": hub_id})
-        with tempfile.TemporaryDirectory() as folder:
-            file = fetch(hub_id, "config.json", Path(folder))
+        with scratch_folder("dsa-doctor-") as folder:
+            file = fetch(hub_id, "config.json", folder)
             geometry = geometry_from_file(file)
-            if geometry.stored is None and fetch_beside(hub_id, QUANTIZATION_FILE, folder):
+            if geometry.stored is None and fetch_beside(hub_id, QUANTIZATION_FILE, os.fspath(folder)):
                 geometry = geometry_from_file(file)
     except ConfigError as error:
         raise UnknownModelError(f"MODEL {hub_id!r}: {error}") from error

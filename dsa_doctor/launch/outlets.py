@@ -61,12 +61,7 @@ class LogCopy:
             patience: seconds without progress after which the reader counts as stalled.
         """
         self._ending.set()
-        now = time.monotonic()
-        seen, stalled, last = self._position, now + patience, now + _MOST_PATIENCE * patience
-        while self._thread.is_alive() and time.monotonic() < min(stalled, last):
-            self._thread.join(0.05)
-            if self._position != seen:
-                seen, stalled = self._position, time.monotonic() + patience
+        _join(self._thread, lambda: self._position, patience)
         return 0 if self._lost else max(0, self._log.size() - self._position)
 
     def _run(self) -> None:
@@ -77,7 +72,8 @@ class LogCopy:
             if cuts != self._log.cuts:
                 cuts, self._position = self._log.cuts, 0
             data = self._log.read(self._position, _CHUNK)
-            shown = self._mask.feed(data) if data else self._mask.rest()
+            # What may be the beginning of a secret is shown at the very end alone: the rest of it may come later.
+            shown = self._mask.feed(data) if data or not ending else self._mask.rest()
             try:
                 write_all(self._descriptor, shown)
             except OSError:  # full, or its reader gone: the log has it all
@@ -97,6 +93,7 @@ class Relay:
         self._listener, self._mask = listener, mask
         self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_LINES)
         self._dropped = 0
+        self._told = 0
         self._thread = threading.Thread(target=self._run, name="narrator", daemon=True)
         self._thread.start()
 
@@ -117,12 +114,12 @@ class Relay:
         self._tell(lambda: self._listener.ready(outcome, url, plan))
 
     def close(self, patience: float) -> None:
-        """Wait until everything is told, at most `patience` seconds."""
+        """Wait until everything is told, while the reader takes it; `patience` as for a log's copy."""
         if self._dropped:
             self.note(f"{self._dropped} lines of dsa-doctor's own were not shown")
         with suppress(queue.Full):
             self._waiting.put_nowait(None)
-        self._thread.join(patience)
+        _join(self._thread, lambda: self._told, patience)
 
     def _tell(self, telling: Callable[[], None]) -> None:
         try:
@@ -134,6 +131,17 @@ class Relay:
         while (telling := self._waiting.get()) is not None:
             with suppress(OSError):  # standard error is gone
                 telling()
+            self._told += 1
+
+
+def _join(thread: threading.Thread, progress: Callable[[], int], patience: float) -> None:
+    """Wait for a thread until it makes no progress for `patience` seconds, and not much longer than that in all."""
+    now = time.monotonic()
+    seen, stalled, last = progress(), now + patience, now + _MOST_PATIENCE * patience
+    while thread.is_alive() and time.monotonic() < min(stalled, last):
+        thread.join(0.05)
+        if progress() != seen:
+            seen, stalled = progress(), time.monotonic() + patience
 
 
 def write_all(descriptor: int, data: bytes) -> None:

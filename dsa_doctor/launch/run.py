@@ -35,7 +35,7 @@ from dsa_doctor.verdict.schema import Verdict
 
 _STDOUT = 1
 _PATIENCE = 2.0
-_PATIENCE_OF_AN_INTERRUPT = 0.3
+_PATIENCE_OF_AN_INTERRUPT = 0.5
 """Seconds for which a reader that takes nothing is waited for at the end."""
 EXIT_WILL_NOT_RUN = 32
 """The layers are resolved, but the memory plan or a condition of this machine says that it cannot run."""

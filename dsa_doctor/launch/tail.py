@@ -56,6 +56,10 @@ class LogFile:
                 self._mark = self.read(0, _MARK)
         return os.fstat(self._descriptor).st_size
 
+    def disk_is_full(self) -> bool:
+        """Whether the file system has no room for another block of this file."""
+        return os.fstatvfs(self._descriptor).f_bavail == 0
+
     def read(self, position: int, count: int) -> bytes:
         """Return at most `count` bytes from a position on."""
         return os.pread(self._descriptor, count, position)

@@ -135,6 +135,7 @@ class Watcher:
         self._heeded = 0
         self._why: Reason | None = None
         self._told = 0
+        self._disk_told = False
         self._strangers: tuple[Listener, ...] = ()
         self._health: _Question[bool] | None = None
         self._smoke: _Question[Answer] | None = None
@@ -158,6 +159,12 @@ class Watcher:
         if now >= self._next_note:
             self._next_note = now + _NOTE_INTERVAL
             self.server.note_processes()
+            self._look_at_the_disk()
+
+    def _look_at_the_disk(self) -> None:
+        if not self._disk_told and self.server.log.disk_is_full():
+            self._disk_told = True
+            self._on_note(f"the disk of the log {self.server.log.path} is full: what the server writes now is lost")
 
     def _act(self) -> bool:
         """Do what the moment asks for; False once the server is to be left running."""
@@ -262,6 +269,7 @@ class Watcher:
             if self._tail.is_at_end():
                 break
             self._read_log()
+        self._look_at_the_disk()
         self._tell_stages()
         if self._why == "interrupted":
             return self._outcome("interrupted", 128 + self._interruptions.number, ended)

@@ -8,12 +8,14 @@ import http.server
 import os
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.dsa_doctor.launch.runs import Run, wait_until
 
@@ -217,6 +219,21 @@ def _(make: Make) -> Run:
     one = make("good")
     one.log = Path("/dev/full")
     return one.start()
+
+
+@fault("the disk of the log is full", LOADING, 28, "is full: what the server writes now is lost")
+def _(make: Make) -> Run:
+    one = make("fills its disk")
+    disk = one.folder / "disk"
+    disk.mkdir()
+    small = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=64k none "$0" && exec "$@"', os.fspath(disk)]
+    if subprocess.run([*small, "true"], capture_output=True).returncode != 0:
+        pytest.skip("no small file system can be mounted here")
+    one.within, one.log = small, disk / "server.log"
+    one.start()
+    one.wait_for("load the weights")
+    (one.pids_folder / "go").touch()
+    return one
 
 
 @fault("it hangs", LOADING, 124, "not ready within 3 s (--timeout); last stage: load")

@@ -58,6 +58,7 @@ class Run:
     out: int | None = None
     err: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    within: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.pids_folder = self.folder / "pids"
@@ -76,7 +77,7 @@ class Run:
             "extra": extra,
             "options": {"stop_timeout": 3.0, "smoke_timeout": 60.0, **self.options},
         }
-        return self._start([sys.executable, "-m", DRIVER, json.dumps(asked)], before)
+        return self._start([*self.within, sys.executable, "-m", DRIVER, json.dumps(asked)], before)
 
     def start_whole(self, model: str | None = None, extra: tuple[str, ...] = (), force: bool = True) -> "Run":
         """Start the command itself: `--force`, because the stand-in's model is no DSA model."""
