@@ -63,6 +63,7 @@ KNOWN_FINDINGS: tuple[KnownFinding, ...] = (
     KnownFinding("DSA915", "runtime", "The GPUs could not be read"),
     KnownFinding("DSA916", "runtime", "Settings of the environment that serves"),
     KnownFinding("DSA917", "runtime", "Quantised weights that this vLLM cannot load"),
+    KnownFinding("DSA918", "runtime", "The manifest pins another vLLM than the one judged"),
     KnownFinding("DSA920", "runtime", "A kernel was compiled or loaded during CUDA graph capture"),
     KnownFinding("DSA921", "runtime", "A kernel read or wrote outside its memory"),
     KnownFinding("DSA922", "runtime", "A kernel's tile needs more shared memory than the GPU has"),

@@ -1,9 +1,12 @@
 """Applies a policy to verdicts: what each check counts for, the exit code, and what would downgrade a failure. Pure."""
 
+import difflib
 from collections.abc import Sequence
 from datetime import date
 
 from dsa_doctor import __version__
+from dsa_doctor.catalog.models import KNOWN_MODELS, find_model
+from dsa_doctor.policy.agreement import with_agreement
 from dsa_doctor.policy.downgrade import downgrade_lines, downgrade_place
 from dsa_doctor.policy.report import Gate, GatedVerdict, ManifestPin, Outcome, PolicyReport, Report, SuppressionState
 from dsa_doctor.policy.schema import Policy, Suppression
@@ -28,13 +31,13 @@ def apply_policy(
         judged: what was judged (None is the running environment) and its verdict; at least one.
         policy: what to hold them to.
         today: the day on which suppressions are looked at.
-        manifest: the line that pins vLLM, for the formats that point at one.
+        manifest: the line that pins vLLM: formats point at it, and a verdict on another version fails by DSA918.
     """
     if not judged:
         raise ValueError("a report needs at least one verdict")
-    cases = [_Case(verdict, environment, policy, today) for environment, verdict in judged]
+    cases = [_Case(with_agreement(verdict, manifest), environment, policy, today) for environment, verdict in judged]
     states = tuple(_state_of(one, cases, today) for one in policy.suppressions)
-    warnings = tuple(text for one in states if (text := _warning(one, policy)) is not None)
+    warnings = tuple(text for one in states for text in _warnings(one, policy, [verdict for _, verdict in judged]))
     exit_code = EXIT_UNDETERMINED if policy.strict and warnings else 0
     for case in cases:
         exit_code |= case.exit_code()
@@ -209,10 +212,24 @@ def _state_of(suppression: Suppression, cases: list[_Case], today: date) -> Supp
     return SuppressionState.model_validate({**suppression.model_dump(), "state": state})
 
 
-def _warning(one: SuppressionState, policy: Policy) -> str | None:
+def _warnings(one: SuppressionState, policy: Policy, verdicts: Sequence[Verdict]) -> list[str]:
     where = f"{policy.source or 'policy'}: the suppression of {one.id}"
     if one.state == "expired":
-        return f"{where} expired on {one.expires.isoformat()} and does not apply. Renew its date, or remove it."
+        return [f"{where} expired on {one.expires.isoformat()} and does not apply. Renew its date, or remove it."]
     if one.state == "stale":
-        return f"{where} matched nothing. Remove it."
-    return None
+        return [f"{where} matched nothing. Remove it."]
+    return [f"{where} {_nobody(model)}" for model in one.models if _is_nobody(model, verdicts)]
+
+
+def _is_nobody(model: str, verdicts: Sequence[Verdict]) -> bool:
+    """Whether a name is neither in the catalog nor that of a model of this run: as a typo, it never applies."""
+    judged = {name.casefold() for one in verdicts if one.model for name in (one.model.name, one.model.hub_id or "")}
+    return find_model(model) is None and model.casefold() not in judged
+
+
+def _nobody(model: str) -> str:
+    names = {one.name.casefold(): one.name for one in KNOWN_MODELS}
+    near = difflib.get_close_matches(model.casefold(), names, n=1, cutoff=0.6)
+    hint = f" Did you mean {names[near[0]]}?" if near else ""
+    pattern = " Patterns are not understood: name each model." if set(model) & set("*?[") else ""
+    return f"names the model {model!r}, which is not known and was not judged, so it never applies.{hint}{pattern}"

@@ -263,3 +263,29 @@ def test_required_layers_in_every_combination_only_ever_remove_bits():
             for required in combinations(GATED_LAYERS, size):
                 code = report(found, policy=Policy(required_layers=required)).exit_code
                 assert code & ~(found.exit_code | 32) == 0
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        (("GLM-5-FP8",), None),
+        (("zai-org/glm-5.2-fp8",), None),  # known, and no part of this run
+        (("GLM-5-FP9",), "Did you mean GLM-5-FP8?"),
+        (("GLM-5-FP8", "GLM-5*"), "Patterns are not understood"),
+        (("my-org/my-model",), "never applies"),
+    ],
+)
+def test_a_model_that_is_nobody_s_warns(models, said):
+    judged = report(verdict(), policy=Policy(source="p.toml", suppressions=(suppress("DSA201", models=models),)))
+    assert len(judged.policy.warnings) == (said is not None)
+    if said is not None:
+        assert said in judged.policy.warnings[0]
+        strict = Policy(source="p.toml", strict=True, suppressions=(suppress("DSA201", models=models),))
+        assert report(verdict(target="h100"), policy=strict).exit_code & 32
+
+
+def test_a_model_of_this_run_is_somebody_though_the_catalog_lacks_it():
+    found = verdict()
+    own = found.model_copy(update={"model": found.model.model_copy(update={"name": "my-model", "hub_id": None})})
+    policy = Policy(source="p.toml", suppressions=(suppress("DSA201", models=("My-Model",)),))
+    assert report(own, policy=policy).policy.warnings == ()
