@@ -24,7 +24,8 @@ _NESTED_REPEAT = re.compile(r"\([^()]*[*+}][^()]*\)[*+{]")
 
 _LAYER_NUMBER = re.compile(r"layers\\?\.[\d\[\]()|?:\\d+*{},-]*")
 
-_WRAPPERS = ("model.", "model.language_model.", "language_model.model.", "language_model.", "")
+_EXPERT_NUMBER = re.compile(r"experts\\?\.(?:\\d[+*]|\[0-9\][+*]|\(\\d\+\)|\[\^\\?\.\][+*]|\*)")
+_WRAPPERS = ("model.", "model.language_model.", "language_model.model.", "language_model.")
 """What may stand before `layers.N` in a checkpoint's own names: multimodal wrappers put the text model inside."""
 
 
@@ -66,6 +67,10 @@ class Quantization(Fact):
         return tuple(_Matcher(rule) for rule in self.rules)
 
     @cached_property
+    def _is_wrapped(self) -> bool:
+        return any("language" in one for rule in self.rules for one in rule.patterns)
+
+    @cached_property
     def _found(self) -> dict[tuple[str, ModuleClass], WeightFormat | None]:
         return {}
 
@@ -78,7 +83,7 @@ class Quantization(Fact):
         """
         key = (module, module_class)
         if key not in self._found:
-            names = _spellings(module)
+            names = _spellings(module) if self._is_wrapped else (module,)
             matching = (one for one in self.matchers if one.matches(names, module_class))
             first = next(matching, None)
             self._found[key] = first.format if first is not None else None
@@ -126,7 +131,9 @@ class _Matcher:
         self.format = rule.format
         self._how = rule.how
         self._patterns = rule.patterns
-        self._set = frozenset(rule.patterns)
+        # Checkpoints that keep the text model outside `model` name their layers without it.
+        bare = (f"model.{one}" for one in rule.patterns if rule.how == "exact" and one.startswith("layers."))
+        self._set = frozenset((*rule.patterns, *bare))
         texts = tuple(translate(one) for one in rule.patterns) if rule.how == "glob" else rule.patterns
         self._compiled = tuple(re.compile(one) for one in texts) if rule.how in ("regex", "search", "glob") else ()
         self.reads_expert_numbers = any(_reads_expert_numbers(one, rule.how) for one in rule.patterns)
@@ -152,7 +159,7 @@ def _reads_expert_numbers(pattern: str, how: Match) -> bool:
     """Whether a pattern can tell two experts of a layer apart: it holds a number beside the layer's."""
     if how == "class":
         return False
-    rest = _LAYER_NUMBER.sub("", pattern)
+    rest = _EXPERT_NUMBER.sub("", _LAYER_NUMBER.sub("", pattern))
     return re.search(r"\d|\\d|\[" if how in ("regex", "search", "glob") else r"\d", rest) is not None
 
 

@@ -123,7 +123,7 @@ SECTIONS = {
         INT4, ignore=("lm_head", r"re:.*indexer\.", "model.layers.1.mlp.experts.1.down_proj"), form="pack-quantized"
     ),
     "an expression is matched from the start": _section(
-        INT4, ignore=("re:mlp", "re:model.layers.1"), form="pack-quantized"
+        INT4, ignore=("re:mlp", r"re:layers\.0", "re:model.layers.1"), form="pack-quantized"
     ),
     "a part of a name is no match": _section(INT4, ignore=("down_proj", "model.layers.1"), form="pack-quantized"),
 }  # fmt: skip

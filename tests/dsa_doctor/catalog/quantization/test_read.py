@@ -192,3 +192,24 @@ def test_any_section_is_read_and_counted_in_bounded_time(method, section, model_
                 size = form.size(SHAPE)
                 assert 0 <= size.low <= size.high
     assert time.monotonic() - start < 5
+
+
+_EXPERT_PATTERNS = st.sampled_from(
+    [
+        r"re:.*mlp\.experts\.\d+\.(gate|up)_proj$", r"re:.*experts\.\d\.", r"re:.*experts\.[0-7]\..*",
+        r"re:.*\.1[0-9]\.",
+        r"re:.*layers\.(3|4|1\d)\.mlp\.experts\.\d+\..*", r"re:.*layers\.4\..*", r"re:.*experts\.\d{2}\..*",
+        r"re:.*experts\.(\d+)\.up_proj", r"re:.*experts\.[^.]+\.down_proj", "model.layers.4.mlp.experts.9.up_proj",
+        r"re:.*experts\..*", r"re:model\.layers\.4\.mlp\.experts\.1\d\.up_proj", r"re:.*4.*",
+    ]
+)  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(ignore=st.sets(_EXPERT_PATTERNS, max_size=4), layer=st.sampled_from([3, 4, 14]))
+def test_experts_are_alike_where_no_pattern_tells_them_apart(ignore, layer):
+    group = {"targets": ["Linear"], "weights": {"num_bits": 4, "strategy": "channel"}, "format": "pack-quantized"}
+    section = {"quant_method": "compressed-tensors", "config_groups": {"a": group}, "ignore": sorted(ignore)}
+    found = _read(section)
+    formats = {found.format_of(f"model.layers.{layer}.mlp.experts.{number}.up_proj") for number in range(32)}
+    assert len(formats) == 1 or found.names_expert_numbers()
