@@ -27,8 +27,8 @@ def verify(
         list[str] | None,
         typer.Option(
             "--op",
-            help="Test this op alone (repeatable): sparse_mla, indexer_logits, topk, indexer_topk, fp8, kpool or "
-            "wheel_topk.",
+            help="Test this op alone (repeatable): sparse_mla, indexer_logits, topk, indexer_topk, fp8, kpool, "
+            "compressor or wheel_topk.",
             show_default=False,
         ),
     ] = None,

@@ -27,6 +27,7 @@ OPS = (
     TestedOp("indexer_topk", "logits and selection in chunks", "DSA309"),
     TestedOp("fp8", "fp8 conversion, the indexer's q and its cache write", "DSA309"),
     TestedOp("kpool", "pooled index keys: rotation, pools of prefill and of decode", "DSA309"),
+    TestedOp("compressor", "DeepSeek-V4's compressor, and the rope of its output", "DSA214"),
     TestedOp("wheel_topk", "the top-k ops of the installed vLLM", "DSA902"),
 )
 
@@ -45,6 +46,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "wheel": ("wheel_topk",),
     "fp8": ("fp8",),
     "kpool": ("kpool",),
+    "compressor": ("compressor",),
 }
 
 

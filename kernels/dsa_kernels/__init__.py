@@ -7,6 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dsa_kernels.compressor import (
+        compress_to_index_keys,
+        compress_to_rows,
+        inverse_rope_grouped,
+        naive_compress_to_index_keys,
+        naive_compress_to_rows,
+        naive_inverse_rope,
+        warmup_compressor,
+    )
     from dsa_kernels.errors import ArgumentError
     from dsa_kernels.fp8 import (
         decode_e4m3_tensor,
@@ -51,6 +60,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArgumentError",
+    "compress_to_index_keys",
+    "compress_to_rows",
     "decode_e4m3_tensor",
     "dequantize_fp8_ds_mla",
     "encode_e4m3_tensor",
@@ -60,14 +71,18 @@ __all__ = [
     "hadamard_quantize_fp8",
     "indexer_k_quant_and_cache",
     "indexer_topk",
+    "inverse_rope_grouped",
     "kpool_compress_and_cache",
     "kpool_decode_update",
+    "naive_compress_to_index_keys",
+    "naive_compress_to_rows",
     "naive_encode_e4m3",
     "naive_fp8_mqa_logits",
     "naive_fp8_paged_mqa_logits",
     "naive_fused_indexer_q",
     "naive_hadamard_quantize_fp8",
     "naive_indexer_k_quant_and_cache",
+    "naive_inverse_rope",
     "naive_kpool_compress_and_cache",
     "naive_kpool_decode_update",
     "naive_quantize_fp8",
@@ -80,6 +95,7 @@ __all__ = [
     "sparse_mla_fwd",
     "sparse_mla_with_kvcache",
     "topk_indices",
+    "warmup_compressor",
     "warmup_indexer",
     "warmup_kpool",
     "warmup_sparse_mla",
@@ -89,7 +105,7 @@ if os.environ.get("DSA_KERNELS_EMULATE"):
     # Before any kernel is compiled, in whatever process of a server or a test run that is.
     import_module(f"{__name__}.emulation").emulate(os.environ["DSA_KERNELS_EMULATE"])
 
-_HOMES = ("errors", "fp8", "indexer", "kpool", "sparse_mla")
+_HOMES = ("compressor", "errors", "fp8", "indexer", "kpool", "sparse_mla")
 """Modules that hold the public names."""
 
 

@@ -116,6 +116,7 @@ def fused_indexer_q_rope_quant(
     softmax_scale: float,
     head_scale: float,
     is_neox: bool,
+    rope_last: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The indexer's q path in one kernel: rope, e4m3 with a ue8m0 scale, the scale folded into the weights.
 
@@ -127,6 +128,7 @@ def fused_indexer_q_rope_quant(
         softmax_scale: folded into the weights (head_dim^-0.5 in the models).
         head_scale: folded into the weights (H^-0.5 in the models).
         is_neox: whether element i rotates with i + R / 2 (DeepSeek-V3.2) instead of i + 1 (GLM-5).
+        rope_last: whether the last R elements rotate (DeepSeek-V4) instead of the first R.
 
     Returns:
         codes: [T, H, 128] torch.float8_e4m3fn; the rope part is rounded to bf16 before it is quantised.
@@ -172,6 +174,7 @@ def fused_indexer_q_rope_quant(
             HEAD_DIM=HEAD_DIM,
             BLOCK_H=GROUP_BLOCK,
             NEOX=is_neox,
+            ROPE_FIRST=HEAD_DIM - rope if rope_last else 0,
             num_warps=GROUP_WARPS,
         )
     return codes.view(torch.float8_e4m3fn), weights_out

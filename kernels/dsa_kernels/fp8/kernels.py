@@ -90,23 +90,25 @@ def indexer_q_kernel(
     HEAD_DIM: tl.constexpr,
     BLOCK_H: tl.constexpr,
     NEOX: tl.constexpr,
+    ROPE_FIRST: tl.constexpr,
 ):
-    """Rotate, quantise and fold the scales of BLOCK_H heads of one token."""
+    """Rotate, quantise and fold the scales of BLOCK_H heads of one token; ROPE_FIRST is the first rotated element."""
     token = tl.program_id(0).to(tl.int64)
     heads = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
     inside = heads < num_heads
     dims = tl.arange(0, HEAD_DIM)
     # Beside each rotated element lies its partner, and the sign that the partner's sine takes.
-    rotated = dims < ROPE
+    place = dims - ROPE_FIRST
+    rotated = (place >= 0) & (place < ROPE)
     HALF: tl.constexpr = ROPE // 2
     if NEOX:
-        angle = dims % HALF
-        partner = tl.where(rotated, dims ^ HALF, dims)
-        sign = tl.where(dims < HALF, -1.0, 1.0)
+        angle = place % HALF
+        partner = tl.where(rotated, (place ^ HALF) + ROPE_FIRST, dims)
+        sign = tl.where(place < HALF, -1.0, 1.0)
     else:
-        angle = dims // 2
-        partner = tl.where(rotated, dims ^ 1, dims)
-        sign = tl.where(dims % 2 == 0, -1.0, 1.0)
+        angle = place // 2
+        partner = tl.where(rotated, (place ^ 1) + ROPE_FIRST, dims)
+        sign = tl.where(place % 2 == 0, -1.0, 1.0)
     position = tl.load(positions_ptr + token).to(tl.int64)
     angles = cos_sin_ptr + position * cache_stride + angle
     cos = tl.load(angles, mask=rotated, other=1.0).to(tl.float32)  # [HEAD_DIM]

@@ -69,12 +69,14 @@ def naive_fused_indexer_q(
     softmax_scale: float,
     head_scale: float,
     is_neox: bool,
+    rope_last: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The reference of `fused_indexer_q_rope_quant`; arguments and results as there."""
-    rope_dim = cos_sin_cache.shape[-1]
+    first = q.shape[-1] - cos_sin_cache.shape[-1] if rope_last else 0
+    last = first + cos_sin_cache.shape[-1]
     cos, sin = cos_sin_cache[positions].float().unsqueeze(1).chunk(2, -1)  # [T, 1, rope_dim / 2]
-    rotated = naive_rope(q[..., :rope_dim], cos, sin, is_neox).to(torch.bfloat16).float()
-    whole = torch.cat((rotated, q[..., rope_dim:].float()), -1)  # [T, H, 128]
+    rotated = naive_rope(q[..., first:last], cos, sin, is_neox).to(torch.bfloat16).float()
+    whole = torch.cat((q[..., :first].float(), rotated, q[..., last:].float()), -1)  # [T, H, 128]
     codes, scale = naive_quantize_fp8(whole, whole.shape[-1], floor=1e-10)
     return codes, weights.float() * scale.squeeze(-1) * softmax_scale * head_scale
 

@@ -67,11 +67,12 @@ def variants(capability: int) -> list[KernelVariant]:
             GROUP_WARPS,
         ),
     ]
-    for neox in (False, True):
+    # GLM-5, DeepSeek-V3.2, DeepSeek-V4.
+    for neox, first, place in ((False, 0, ""), (True, 0, ""), (False, 64, ", last")):
         found.append(
             make_variant(
                 "fused_indexer_q_rope_quant",
-                f"bf16, rope 64, {'halves' if neox else 'neighbours'}",
+                f"bf16, rope 64, {'halves' if neox else 'neighbours'}{place}",
                 indexer_q_kernel,
                 {
                     "positions_ptr": "*i64",
@@ -83,7 +84,7 @@ def variants(capability: int) -> list[KernelVariant]:
                     "softmax_scale": "fp32",
                     "head_scale": "fp32",
                 },
-                {"ROPE": 64, "HEAD_DIM": HEAD_DIM, "BLOCK_H": GROUP_BLOCK, "NEOX": neox},
+                {"ROPE": 64, "HEAD_DIM": HEAD_DIM, "BLOCK_H": GROUP_BLOCK, "NEOX": neox, "ROPE_FIRST": first},
                 GROUP_WARPS,
             )
         )

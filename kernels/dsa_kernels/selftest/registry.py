@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsa_kernels.selftest import (
+    compressor_cases,
     fp8_cases,
     kpool_cases,
     logits_cases,
@@ -24,6 +25,7 @@ OPS = {
     "indexer_topk": "logits and selection in chunks",
     "fp8": "fp8 conversion, the indexer's q and its cache write",
     "kpool": "pooled index keys: rotation, pools of prefill and of decode",
+    "compressor": "DeepSeek-V4's compressor, and the rope of its output",
     "wheel_topk": "the top-k ops of the installed vLLM",
 }
 
@@ -69,4 +71,5 @@ GROUPS = (
     Group("wheel", wheel_cases.CASES, gated=True),
     Group("fp8", fp8_cases.CASES),
     Group("kpool", kpool_cases.CASES),
+    Group("compressor", compressor_cases.CASES),
 )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dsa_kernels import fp8, indexer, kpool, sparse_mla
+from dsa_kernels import compressor, fp8, indexer, kpool, sparse_mla
 from dsa_kernels.selftest import GROUPS, Place, run_case
 
 
@@ -61,6 +61,12 @@ def references(install):
         quantize_fp8_ue8m0=fp8.naive_quantize_fp8,
         fused_indexer_q_rope_quant=fp8.naive_fused_indexer_q,
         indexer_k_quant_and_cache=write,
+    )
+    install(
+        compressor,
+        compress_to_rows=compressor.naive_compress_to_rows,
+        compress_to_index_keys=compressor.naive_compress_to_index_keys,
+        inverse_rope_grouped=compressor.naive_inverse_rope,
     )
     install(
         kpool,
