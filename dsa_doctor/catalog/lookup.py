@@ -6,7 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from dsa_doctor.catalog.geometry import QUANTIZATION_FILE, ConfigError, ModelGeometry, geometry_from_file
+from dsa_doctor.catalog.bounds import ConfigError
+from dsa_doctor.catalog.geometry import QUANTIZATION_FILE, ModelGeometry, geometry_from_file
 from dsa_doctor.catalog.hub import SECONDS, HubError, fetch, fetch_beside, published_bytes
 from dsa_doctor.catalog.models import KNOWN_MODELS, find_model
 from dsa_doctor.processes.child import scratch_folder

@@ -83,7 +83,7 @@ def _uses_fp4_indexer_cache(attention: Any) -> bool:
 
 def _model_refusal(vllm_config: Any) -> str | None:
     """Ask the resolver's gate about the model; the environment's part was decided when the plugin was installed."""
-    from dsa_doctor.catalog.geometry import ConfigError
+    from dsa_doctor.catalog.bounds import ConfigError
     from dsa_doctor.resolver.plugin_gate import GateDecision, model_gate
 
     try:

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from dsa_doctor.catalog.geometry import ConfigError, geometry_from_config, geometry_from_file
+from dsa_doctor.catalog.bounds import ConfigError
+from dsa_doctor.catalog.geometry import geometry_from_config, geometry_from_file
 from dsa_doctor.catalog.models import KNOWN_MODELS, find_model
 
 MINIMAL = {

@@ -1,0 +1,155 @@
+"""Asks the installed vLLM for the KV cache of a model, with a capability in force and without a GPU.
+
+As a script it is the child of `kv_cache_of`: request on standard input, one JSON line on standard output. vLLM's real
+configuration, model construction and KV cache planning run; parameters are on the meta device, nothing is computed.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+MARK = "kv cache: "
+
+
+def kv_cache_of(
+    folder: Path,
+    config: dict[str, Any],
+    capability: str,
+    *,
+    memory_gib: int = 40,
+    timeout: float = 420.0,
+    **options: Any,
+) -> dict[str, Any]:
+    """Return what a release of vLLM would allocate for a config.json on one rank; `folder` as of `tests.releases`.
+
+    Returns:
+        "layers": name to {"kind", "block", "page", "most"} (tokens of a block, bytes of its page, most bytes that one
+        request may hold); "blocks" and "concurrency": of a pool of `memory_gib`, at --max-model-len.
+    """
+    from dsa_doctor.compat import emulation
+
+    request = {
+        "emulation": emulation.__file__, "folder": str(folder), "capability": capability, "config": config, "options": options,
+        "memory": memory_gib * 2**30,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
+        variables = {
+            **dict.fromkeys(("XDG_CACHE_HOME", "VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "TMPDIR"), scratch),
+            "VLLM_PLUGINS": "",
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+        }
+        done = subprocess.run(
+            [sys.executable, __file__],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **variables},
+            check=False,
+        )
+    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    assert lines, done.stdout[-3000:] + done.stderr[-4000:]
+    return dict(json.loads(lines[-1].removeprefix(MARK)))
+
+
+def _main() -> None:
+    request = json.load(sys.stdin)
+    sys.path[0] = request["folder"]
+    spec = importlib.util.spec_from_file_location("dsa_doctor_emulation", request["emulation"])
+    assert spec is not None
+    assert spec.loader is not None
+    emulation = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = emulation
+    spec.loader.exec_module(emulation)
+    emulated = emulation.install(request["capability"], unloadable="any")
+    emulated.platform()
+    emulated.inspect_models_here()
+    emulated.assume_deep_gemm()
+    answer = _answer(request, emulated)
+    sys.stdout.write(f"\n{MARK}{json.dumps(answer)}\n")
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _answer(request: dict[str, Any], emulated: Any) -> dict[str, Any]:
+    import torch
+    from vllm.engine.arg_utils import EngineArgs
+
+    with tempfile.TemporaryDirectory() as folder, emulated.tensors_on("cpu"):
+        Path(folder, "config.json").write_text(json.dumps(request["config"]), encoding="utf-8")
+        config = EngineArgs(
+            model=folder, load_format="dummy", skip_tokenizer_init=True, **request["options"]
+        ).create_engine_config()
+        from vllm.config import set_current_vllm_config
+        from vllm.distributed.parallel_state import init_distributed_environment, initialize_model_parallel
+        from vllm.model_executor.model_loader.utils import initialize_model
+
+        with set_current_vllm_config(config):
+            init_distributed_environment(1, 0, f"file://{folder}/rendezvous", 0, "gloo")
+            initialize_model_parallel(1, 1)
+        torch.set_default_dtype(torch.bfloat16)
+        with set_current_vllm_config(config), torch.device("meta"):
+            model = initialize_model(vllm_config=config)
+        torch.set_default_dtype(torch.float32)
+        from vllm.platforms import current_platform
+
+        with set_current_vllm_config(config):
+            current_platform.update_block_size_for_backend(config)
+            specs = _specs(config)
+            pool = _pool(config, specs, request["memory"])
+    del model
+    layers = {
+        name: {
+            "kind": type(one).__name__,
+            "block": one.block_size,
+            "page": one.page_size_bytes,
+            "most": one.max_memory_usage_bytes(config),
+        }
+        for name, one in specs.items()
+    }
+    return {"layers": layers, "block": config.cache_config.block_size, **pool}
+
+
+def _specs(config: Any) -> dict[str, Any]:
+    """As vllm.v1.worker.gpu.attn_utils.get_kv_cache_spec, whose module imports kernels that need a GPU."""
+    from vllm.v1.kv_cache_interface import AttentionSpec
+
+    specs = {}
+    for name, layer in config.compilation_config.static_forward_context.items():
+        spec = layer.get_kv_cache_spec(config) if hasattr(layer, "get_kv_cache_spec") else None
+        if isinstance(spec, AttentionSpec):
+            spec = layer.get_attn_backend().customize_spec(spec)
+        if spec:
+            specs[name] = spec
+    return specs
+
+
+def _pool(config: Any, specs: dict[str, Any], memory: int) -> dict[str, Any]:
+    from vllm.v1.attention.backends.utils import get_supported_kv_cache_layouts, resolve_kv_cache_layout
+    from vllm.v1.core import kv_cache_planning, kv_cache_utils
+
+    layers = config.compilation_config.static_forward_context.values()
+    backends = dict.fromkeys(one.get_attn_backend() for one in layers if hasattr(one, "get_attn_backend"))
+    names = [one.name for one in get_supported_kv_cache_layouts(backends)]
+    resolve_kv_cache_layout(config, [names], specs.values())
+    made = kv_cache_planning.get_kv_cache_configs(
+        config, [specs], [memory], kv_cache_planning.get_global_kv_cache_groups(config, [specs])
+    )[0]
+    concurrency = kv_cache_utils.get_max_concurrency_for_kv_cache_config(config, made)
+    groups = [[len(one.layer_names), one.kv_cache_spec.page_size_bytes] for one in made.kv_cache_groups]
+    return {
+        "blocks": made.num_blocks,
+        "concurrency": concurrency,
+        "groups": groups,
+        "in_flight": config.max_in_flight_tokens,
+    }
+
+
+if __name__ == "__main__":
+    _main()
