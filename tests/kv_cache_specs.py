@@ -34,8 +34,8 @@ def kv_cache_of(
     from dsa_doctor.compat import emulation
 
     request = {
-        "emulation": emulation.__file__, "folder": str(folder), "capability": capability, "config": config, "options": options,
-        "memory": memory_gib * 2**30,
+        "emulation": emulation.__file__, "folder": str(folder), "capability": capability, "config": config,
+        "options": options, "memory": memory_gib * 2**30,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         variables = {
@@ -117,17 +117,15 @@ def _answer(request: dict[str, Any], emulated: Any) -> dict[str, Any]:
 
 
 def _specs(config: Any) -> dict[str, Any]:
-    """As vllm.v1.worker.gpu.attn_utils.get_kv_cache_spec, whose module imports kernels that need a GPU."""
-    from vllm.v1.kv_cache_interface import AttentionSpec
+    """Ask vLLM's own function; the module that it lies in imports kernels of Mamba, which need a GPU to be defined."""
+    import types
 
-    specs = {}
-    for name, layer in config.compilation_config.static_forward_context.items():
-        spec = layer.get_kv_cache_spec(config) if hasattr(layer, "get_kv_cache_spec") else None
-        if isinstance(spec, AttentionSpec):
-            spec = layer.get_attn_backend().customize_spec(spec)
-        if spec:
-            specs[name] = spec
-    return specs
+    kernels = types.ModuleType("vllm.model_executor.layers.mamba.mamba_mixer2")
+    kernels.__getattr__ = lambda _: None  # type: ignore[method-assign]
+    sys.modules[kernels.__name__] = kernels
+    from vllm.v1.worker.gpu.attn_utils import get_kv_cache_spec
+
+    return dict(get_kv_cache_spec(config))
 
 
 def _pool(config: Any, specs: dict[str, Any], memory: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dsa_doctor.catalog.geometry import ModelGeometry
-from dsa_doctor.planner.cache import kv_layout
+from dsa_doctor.planner.rows import kv_layout
 from dsa_doctor.resolver.plugin_gate import PLUGIN_KV_CACHE_DTYPES
 from dsa_doctor.resolver.request import TRITON_BACKEND
 

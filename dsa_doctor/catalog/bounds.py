@@ -8,7 +8,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-MOST_LAYERS = 4096
+MOST_LAYERS = 1024
+MOST_EXPERTS = 1 << 17
+"""Routed experts of all layers together; the largest models have about 23,000."""
 _SHOWN = 60
 
 

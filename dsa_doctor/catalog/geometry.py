@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from dsa_doctor.catalog.bounds import MOST_LAYERS, ConfigError, Keys
+from dsa_doctor.catalog.bounds import MOST_EXPERTS, MOST_LAYERS, ConfigError, Keys
 from dsa_doctor.catalog.hybrid import (
     Compression,
     DSpark,
@@ -171,7 +171,9 @@ def geometry_from_config(config: dict[str, Any], *, name: str, source: str, hub_
         v_head_dim=keys.whole("v_head_dim", 0, _HEAD, 0),
         q_lora_rank=keys.whole("q_lora_rank", 0, _WIDTH, 0),
         index_topk=index_topk,
-        index_n_heads=keys.whole("index_n_heads", 1 if index_topk else 0, MOST_LAYERS, _INDEX_HEADS.get(model_type, 32)),
+        index_n_heads=keys.whole(
+            "index_n_heads", 1 if index_topk else 0, MOST_LAYERS, _INDEX_HEADS.get(model_type, 32)
+        ),
         index_head_dim=keys.whole("index_head_dim", 32 if index_topk else 0, _HEAD, 128),
         shared_indexer_layers=len(shared),
         shared_indexer_layer_ids=shared,
@@ -269,6 +271,11 @@ def _check_relations(model: ModelGeometry, keys: Keys) -> None:
     elif not model.kv_lora_rank and model.num_attention_heads % model.num_key_value_heads:
         accepted = f"a divisor of num_attention_heads ({model.num_attention_heads}) is needed"
         raise keys.error("num_key_value_heads", model.num_key_value_heads, accepted)
+    if model.num_hidden_layers * model.n_routed_experts > MOST_EXPERTS:
+        accepted = (
+            f"at most {MOST_EXPERTS // model.num_hidden_layers:,} in {model.num_hidden_layers:,} layers is accepted"
+        )
+        raise keys.error("n_routed_experts", model.n_routed_experts, accepted)
     has_dense = bool(model.dense_layer_ids) or not model.n_routed_experts
     if model.uses_dsa and model.compression is None and has_dense and "intermediate_size" in keys.values:
         keys.whole("intermediate_size", 1, _WIDTH)

@@ -115,7 +115,7 @@ def read_v4_compression(keys: Keys, layers: int, assumed: list[str]) -> Compress
         ratios = _layer_ratios(keys, layers, most=_WIDTH)
     if ratios is None:
         assumed.append("compress_ratios")
-        ratios = tuple(128 if layer < 2 or layer % 2 else 4 for layer in range(layers))
+        ratios = tuple(4 if layer > 2 and layer % 2 else 128 for layer in range(layers))
     for ratio in ratios:
         if ratio not in (0, 1, 4, 128):
             raise keys.error("compress_ratios", ratio, "0, 4 or 128 is needed: vLLM's compressor has no other")

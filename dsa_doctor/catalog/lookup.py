@@ -1,6 +1,5 @@
 """From what the user typed to a model's geometry: catalog name, local folder or file, or Hub id."""
 
-import difflib
 import importlib.util
 import os
 import re
@@ -9,7 +8,7 @@ from pathlib import Path
 from dsa_doctor.catalog.bounds import ConfigError
 from dsa_doctor.catalog.geometry import QUANTIZATION_FILE, ModelGeometry, geometry_from_file
 from dsa_doctor.catalog.hub import SECONDS, HubError, fetch, fetch_beside, published_bytes
-from dsa_doctor.catalog.models import KNOWN_MODELS, find_model
+from dsa_doctor.catalog.models import KNOWN_MODELS, find_model, similar_names
 from dsa_doctor.processes.child import scratch_folder
 from dsa_doctor.reading import ReadingError, check_name
 
@@ -84,18 +83,11 @@ def _check_text(text: str) -> None:
 
 
 def _accepted(text: str) -> str:
-    near = _near(text)
+    near = similar_names(text)
     if near:
         return f"Did you mean {' or '.join(near)}? `dsa-doctor models` lists the names."
     names = ", ".join(model.name for model in KNOWN_MODELS)
     return f"Accepted: {names}, a folder with a config.json, a config.json, or a Hub id (org/name)."
-
-
-def _near(text: str) -> list[str]:
-    """Return the catalog names that a text may have been meant as, the nearest first."""
-    spellings = {one.lower(): model.name for model in KNOWN_MODELS for one in (model.name, model.hub_id)}
-    found = difflib.get_close_matches(text.lower(), spellings, n=3, cutoff=0.6)
-    return list(dict.fromkeys(spellings[one] for one in found))[:2]
 
 
 def _is_hub_id(text: str) -> bool:
@@ -123,7 +115,7 @@ def _from_hub(hub_id: str) -> ModelGeometry:
     except ConfigError as error:
         raise UnknownModelError(f"MODEL {hub_id!r}: {error}") from error
     except (HubError, OSError, ValueError) as error:  # ValueError: a name that the Hub client refuses
-        near = _near(hub_id)
+        near = similar_names(hub_id)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise UnknownModelError(
             f"MODEL {hub_id!r} could not be read from the Hub: {error} (one attempt, {SECONDS} s).{hint} "

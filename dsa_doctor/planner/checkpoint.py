@@ -72,7 +72,7 @@ class Checkpoint:
                 on_stage, part = last and mtp, "MTP"
             else:
                 on_stage = group.layer in layers
-            if on_stage:
+            if on_stage and group.sharding != "host":
                 parts[part] = parts.get(part, 0) + -(-size // _ranks(group, parallel))
         return parts
 

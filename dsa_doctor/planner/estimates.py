@@ -25,6 +25,8 @@ _INDEXER_LOGITS = 512 * 2**20
 _GATHER_TOKENS = 40
 """Indexer rows that vLLM's prefill workspace holds per token of --max-model-len."""
 _MLA_CHUNK_TOKENS = 64 * 1024
+_V4_PREFILL_REQUESTS = 4
+"""Requests whose compressed rows DeepSeek-V4's FlashMLA prefill gathers at once (PREFILL_CHUNK_SIZE)."""
 _DEFAULT_EXPERTS_PER_TOKEN = 8
 
 
@@ -61,7 +63,21 @@ def activation_bytes(
         indexer = (
             _INDEXER_LOGITS
             + batched_tokens * (model.index_topk * 4 + model.index_n_heads * model.index_head_dim)
-            + _GATHER_TOKENS * max_model_len * (model.index_head_dim + 4)
+            + _GATHER_TOKENS * (max_model_len // _tokens_per_key(model)) * (model.index_head_dim + 4)
         )
+    compression = model.compression
+    if compression is not None and compression.kv_sources is None:
+        gathered = max_model_len // _tokens_per_key(model) + compression.window + batched_tokens
+        attention += _V4_PREFILL_REQUESTS * gathered * model.head_dim * 2
     logits = _LOGITS_COPIES * sequences * model.vocab_size * 4
     return max(hidden + experts + attention + indexer, hidden + logits)
+
+
+def _tokens_per_key(model: ModelGeometry) -> int:
+    """Return the fewest tokens that one index key of the model stands for."""
+    compression = model.compression
+    if compression is None:
+        return model.index_kpool
+    sources = compression.index_sources
+    ratios = [ratio for layer, ratio in enumerate(compression.ratios) if sources is None or layer in sources]
+    return min((ratio for ratio in ratios if ratio > 0), default=1)

@@ -8,8 +8,28 @@ from pydantic import Field
 
 from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.facts.observation import Fact
+from dsa_doctor.planner.families import family_of
+from dsa_doctor.planner.families.base import pipeline_layers
 from dsa_doctor.planner.storage import resident_bytes
-from dsa_doctor.planner.weights import Part, Weight, embedding_weight, head_weights, layer_weights, mtp_weights
+from dsa_doctor.planner.weights import (
+    Part,
+    Weight,
+    embedding_weight,
+    head_weights,
+    layer_weights,
+    mtp_weights,
+    tower_weights,
+)
+
+__all__ = [
+    "Parallel",
+    "host_bytes",
+    "part_bytes",
+    "pipeline_layers",
+    "problems_of",
+    "rank_bytes",
+    "stage_weights",
+]
 
 _VOCABULARY_PADDING = 64
 """vLLM pads the vocabulary to a multiple of this before it splits it."""
@@ -40,29 +60,17 @@ class Parallel(Fact):
         return self.expert and self.tensor > 1 and self.data > 1
 
 
-def pipeline_layers(layers: int, stages: int) -> list[range]:
-    """Return the layers of each pipeline stage, as vLLM's get_pp_indices: the rest goes to the last but one and before.
-
-    Raises:
-        ValueError: fewer layers than stages.
-    """
-    if layers < stages:
-        raise ValueError(f"{layers} layers cannot be spread over {stages} pipeline stages; accepted: 1 to {layers}.")
-    sizes = [layers // stages] * stages
-    for extra in range(2, layers % stages + 2):
-        sizes[-extra] += 1
-    starts = [sum(sizes[:stage]) for stage in range(stages)]
-    return [range(start, start + size) for start, size in zip(starts, sizes, strict=True)]
-
-
 def stage_weights(
     model: ModelGeometry, parallel: Parallel, stage: int, *, mtp: bool
 ) -> Iterator[tuple[int | None, Weight]]:
     """Yield (layer, weight) for each weight of a pipeline stage; layer is None outside the decoder layers."""
     first, last = stage == 0, stage == parallel.pipeline - 1
-    mtp_layers = model.num_nextn_predict_layers if mtp and last else 0
+    mtp_layers = model.draft_layers if mtp and last else 0
     if first or (last and (model.tie_word_embeddings or mtp_layers)):
         yield None, embedding_weight(model)
+    if first:
+        for weight in tower_weights(model):
+            yield None, weight
     for layer in pipeline_layers(model.num_hidden_layers, parallel.pipeline)[stage]:
         for weight in layer_weights(model, layer):
             yield layer, weight
@@ -70,13 +78,15 @@ def stage_weights(
         for weight in head_weights(model):
             yield None, weight
     for layer in range(model.num_hidden_layers, model.num_hidden_layers + mtp_layers):
-        for weight in (*layer_weights(model, layer), *mtp_weights(model)):
+        for weight in (*layer_weights(model, layer), *mtp_weights(model, layer)):
             yield layer, weight
 
 
 def rank_bytes(weight: Weight, model: ModelGeometry, parallel: Parallel, *, layer: int | None = None) -> int:
     """Return the bytes of a weight on the fullest GPU of its stage."""
     copies, shape = weight.copies, weight.shape
+    if weight.sharding == "host":
+        return 0
     if weight.sharding == "vocabulary":
         padded = -(-shape[0] // _VOCABULARY_PADDING) * _VOCABULARY_PADDING
         shape = (-(-padded // parallel.tensor), *shape[1:])
@@ -94,11 +104,27 @@ def rank_bytes(weight: Weight, model: ModelGeometry, parallel: Parallel, *, laye
     return copies * resident_bytes(weight, shape, model, layer=layer)
 
 
+def host_bytes(model: ModelGeometry, parallel: Parallel, stage: int) -> int:
+    """Return the pinned host memory that one rank of a stage needs for tables which vLLM keeps there.
+
+    The tables are spread over the tensor-parallel ranks by whole columns, and shared by the data-parallel copies of a
+    node.
+    """
+    size = 0
+    for layer, weight in stage_weights(model, parallel, stage, mtp=False):
+        if weight.sharding == "host" and model.engram is not None:
+            whole = resident_bytes(weight, weight.shape, model, layer=layer)
+            size += whole * -(-model.engram.columns // parallel.tensor) // model.engram.columns
+    return size
+
+
 @lru_cache(maxsize=256)
 def part_bytes(model: ModelGeometry, parallel: Parallel, stage: int, *, mtp: bool) -> Mapping[Part, int]:
     """Return the bytes of each part of the weights on the fullest GPU of a stage; MTP layers count as one part."""
     parts: dict[Part, int] = {}
     for layer, weight in stage_weights(model, parallel, stage, mtp=mtp):
+        if weight.sharding == "host":
+            continue
         part: Part = "MTP" if layer is not None and layer >= model.num_hidden_layers else weight.part
         parts[part] = parts.get(part, 0) + rank_bytes(weight, model, parallel, layer=layer)
     return MappingProxyType(parts)
@@ -112,19 +138,34 @@ def problems_of(model: ModelGeometry, parallel: Parallel) -> tuple[str, ...]:
     if model.num_hidden_layers < parallel.pipeline:
         problems.append(f"--pipeline-parallel-size {parallel.pipeline} exceeds {model.num_hidden_layers} layers")
     slices = 1 if parallel.expert else parallel.expert_ranks
-    for what, width, ranks in (
-        ("moe_intermediate_size", model.moe_intermediate_size if model.n_routed_experts else 0, slices),
-        ("intermediate_size", model.intermediate_size, parallel.tensor),
+    block = model.weight_block_size[0] if model.weight_block_size and model.quantization == "fp8" else 1
+    dense = model.intermediate_size if model.dense_layer_ids or not model.n_routed_experts else 0
+    for what, width, ranks, unit in (
+        (
+            "moe_intermediate_size",
+            model.moe_intermediate_size if model.n_routed_experts else 0,
+            slices,
+            _unit(model, block),
+        ),
+        ("intermediate_size", 0 if model.compression is not None else dense, parallel.tensor, block),
     ):
-        block = model.weight_block_size[0] if model.weight_block_size and model.quantization == "fp8" else 1
-        if width % (ranks * block):
-            problems.append(f"{what} {width} over {ranks} ranks is not a multiple of {block} (one FP8 scale block)")
+        if width % (ranks * unit):
+            problems.append(f"{what} {width} over {ranks} ranks is not a multiple of {unit} (one block of scales)")
+    problems += family_of(model).problems(model, parallel.tensor, parallel.pipeline)
     return tuple(problems)
 
 
+def _unit(model: ModelGeometry, block: int) -> int:
+    """Return the columns of an expert that share a scale: those of FP4 experts where a DeepSeek-V4 model has them."""
+    if model.compression is None or model.stored is None:
+        return block
+    form = model.stored.format_of("model.layers.0.ffn.experts.0.w1")
+    return form.group_size if form is not None and form.group_size else block
+
+
 def _split(weight: Weight, ranks: int) -> tuple[int, ...]:
-    """Return the shape of one slice: output rows are split, input columns of down and output projections."""
+    """Return the shape of one slice."""
+    if len(weight.shape) == 1:
+        return (-(-weight.shape[0] // ranks),)
     rows, columns = weight.shape
-    if weight.name.endswith(("down_proj.weight", "o_proj.weight")):
-        return rows, -(-columns // ranks)
-    return -(-rows // ranks), columns
+    return (rows, -(-columns // ranks)) if weight.split == "columns" else (-(-rows // ranks), columns)

@@ -12,10 +12,11 @@ from pydantic import Field
 
 from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.facts.observation import Fact
-from dsa_doctor.planner.cache import token_bytes
+from dsa_doctor.planner.cache import Pool, pool_of, stage_caches, token_bytes
 from dsa_doctor.planner.checkpoint import Checkpoint, configured_size
 from dsa_doctor.planner.estimates import GIB, activation_bytes, fixed_bytes, graph_bytes, usable_bytes
-from dsa_doctor.planner.parallel import Parallel, part_bytes, problems_of, rank_bytes, stage_weights
+from dsa_doctor.planner.families.base import CacheOptions
+from dsa_doctor.planner.parallel import Parallel, host_bytes, part_bytes, problems_of, rank_bytes, stage_weights
 from dsa_doctor.planner.storage import Label, lowest, storage_of, stored_bytes
 from dsa_doctor.planner.weights import Part
 
@@ -86,10 +87,17 @@ class Plan(Fact):
     kv_cache_bytes: int | None
     """What is left for the KV cache; negative where even the weights do not fit."""
     kv_token_bytes: int
+    """Bytes of one more token of context, on one GPU."""
     indexer_token_bytes: int
     """Part of kv_token_bytes."""
+    kv_request_bytes: int = 0
+    """Most bytes that one request of max_model_len holds: its tokens, and in hybrid models windows and states."""
+    kv_label: Label = "exact"
+    """Whether the sizes of the cache follow from the configuration."""
+    assumed: tuple[str, ...] = ()
+    """Keys that the configuration lacks and whose default was taken."""
     kv_tokens: int | None
-    """Tokens that the KV cache holds."""
+    """Tokens that the KV cache holds, in requests of max_model_len."""
     max_model_len: int | None
     """Context to launch with: what was asked for, else the largest that fits."""
     native_context: int
@@ -114,7 +122,9 @@ class Plan(Fact):
     mtp_parameters: int
     """Parameters of the MTP layers, counted separately: on disk always, on the GPUs only with speculative decoding."""
     host_bytes: int
-    """Pinned host memory per node that CPU offload takes."""
+    """Pinned host memory per node: what CPU offload takes, and tables that vLLM keeps there."""
+    host_lines: tuple[Line, ...] = ()
+    """Tables that vLLM keeps in pinned host memory, per node; not part of the GPU's budget."""
     problems: tuple[str, ...] = ()
     """Why vLLM would refuse these sizes whatever the memory."""
 
@@ -182,7 +192,11 @@ def _plan_with(
     checkpoint: Checkpoint | None,
     batch: tuple[int, int],
 ) -> Plan:
-    problems = (*problems_of(model, options.parallel), *_memory_problems(hardware, options))
+    problems = (
+        *problems_of(model, options.parallel),
+        *_memory_problems(hardware, options),
+        *_host_problems(model, hardware, options.parallel),
+    )
     stages = range(options.parallel.pipeline if options.parallel.pipeline <= model.num_hidden_layers else 1)
     parallel = options.parallel if len(stages) > 1 else options.parallel.model_copy(update={"pipeline": 1})
     spread = options.model_copy(update={"parallel": parallel})
@@ -202,6 +216,14 @@ def _stage_plan(
     batch: tuple[int, int],
 ) -> Plan:
     parallel = options.parallel
+    caching = CacheOptions(
+        tensor=parallel.tensor,
+        dtype=options.kv_cache_dtype,
+        backend=options.attention_backend,
+        block=options.block_size,
+        drafts=1 if options.mtp else 0,
+    )
+    pool = pool_of(stage_caches(model, parallel, stage, caching, mtp=options.mtp))
     rows, indexer = token_bytes(
         model,
         parallel,
@@ -209,8 +231,12 @@ def _stage_plan(
         kv_cache_dtype=options.kv_cache_dtype,
         backend=options.attention_backend,
         mtp=options.mtp,
+        block=options.block_size,
     )
-    static = _static_lines(model, options, checkpoint, stage)
+    # Every batch that is scheduled but not settled keeps its blocks of a sliding window: one per stage, and one more.
+    in_flight = (parallel.pipeline + 1) * batch[0]
+    tables = host_bytes(model, parallel, stage)
+    static = _static_lines(model, hardware, options, checkpoint, stage)
     budget = _budget(hardware, options)
     native = _native_context(model)
 
@@ -221,14 +247,15 @@ def _stage_plan(
 
     def spare(context: int) -> int:
         """Return what is left after one sequence of `context` tokens; negative where it does not fit."""
-        return (budget or 0) - taken - activations(context) - _blocks(context, options) * (rows + indexer)
+        return (budget or 0) - taken - activations(context) - pool.request_bytes(context, in_flight)
 
-    largest = _largest(native, options, spare) if budget is not None else None
+    largest = _largest(native, pool, spare) if budget is not None else None
     context = options.max_model_len or largest or min(MINIMUM_CONTEXT, native)
     static.append(Line(name="activations", bytes=activations(context), label="estimated", note="vLLM's profile run"))
     shortfall = max(0, -spare(context)) if budget is not None else 0
     left = budget - taken - activations(context) if budget is not None else None
-    tokens = max(0, left) // (rows + indexer) // options.block_size * options.block_size if left is not None else None
+    tokens = pool.token_capacity(max(0, left), context, in_flight) if left is not None else None
+    host = _host_lines(hardware, parallel, tables)
     on_disk = _disk(model)
     return Plan(
         model=model.name,
@@ -241,11 +268,14 @@ def _stage_plan(
         kv_cache_bytes=left,
         kv_token_bytes=rows + indexer,
         indexer_token_bytes=indexer,
+        kv_request_bytes=pool.request_bytes(context, in_flight),
+        kv_label="estimated" if model.assumed else "exact",
+        assumed=model.assumed,
         kv_tokens=tokens,
         max_model_len=context,
         native_context=native,
         largest_context=largest,
-        largest_batch=tokens // _blocks(context, options) if tokens is not None else None,
+        largest_batch=max(0, left) // pool.request_bytes(context, in_flight) if left is not None else None,
         batched_tokens=batch[0],
         sequences=batch[1],
         fits=None if budget is None else shortfall == 0,
@@ -253,16 +283,34 @@ def _stage_plan(
         disk_bytes=checkpoint.disk_bytes if checkpoint is not None else on_disk[0],
         parameters=on_disk[1],
         mtp_parameters=on_disk[2],
-        host_bytes=-min(0, *(line.bytes for line in static)) * hardware.gpus_per_node,
+        host_bytes=-min(0, *(line.bytes for line in static)) * hardware.gpus_per_node + sum(one.bytes for one in host),
+        host_lines=host,
     )
 
 
-def _static_lines(model: ModelGeometry, options: PlanOptions, checkpoint: Checkpoint | None, stage: int) -> list[Line]:
+def _host_lines(hardware: Hardware, parallel: Parallel, per_rank: int) -> tuple[Line, ...]:
+    """Return the tables that vLLM keeps in pinned host memory, per node; none where the GPU shares that memory."""
+    if not per_rank or hardware.free_bytes is not None:
+        return ()
+    ranks = min(hardware.gpus_per_node, parallel.tensor)
+    note = "vLLM keeps n-gram tables in pinned host memory (EngramConfig.cpu_offload)"
+    return (Line(name="engram tables", bytes=per_rank * ranks, label="exact", note=note),)
+
+
+def _static_lines(
+    model: ModelGeometry, hardware: Hardware, options: PlanOptions, checkpoint: Checkpoint | None, stage: int
+) -> list[Line]:
     parallel = options.parallel
     label: Label = checkpoint.label if checkpoint is not None else storage_of(model).label
+    if checkpoint is None and model.assumed:
+        label = "estimated"
     count = part_bytes if checkpoint is None else checkpoint.part_bytes
     parts = count(model, parallel, stage, mtp=options.mtp)
     lines = [Line(name=f"weights: {part}", bytes=parts[part], label=label) for part in get_args(Part) if part in parts]
+    tables = host_bytes(model, parallel, stage)
+    if tables and hardware.free_bytes is not None:
+        note = "in the host's memory, which this GPU shares"
+        lines.append(Line(name="engram tables", bytes=tables, label="exact", note=note))
     absorbed = _absorbed_bytes(model, options, stage)
     if absorbed:
         note = "bf16 copies of kv_b_proj that vLLM makes for decode"
@@ -325,30 +373,40 @@ def _memory_problems(hardware: Hardware, options: PlanOptions) -> tuple[str, ...
     )
 
 
+def _host_problems(model: ModelGeometry, hardware: Hardware, parallel: Parallel) -> tuple[str, ...]:
+    if hardware.host_memory_bytes is None or parallel.pipeline > model.num_hidden_layers:
+        return ()
+    needed = max(
+        sum(line.bytes for line in _host_lines(hardware, parallel, host_bytes(model, parallel, stage)))
+        for stage in range(parallel.pipeline)
+    )
+    if needed <= hardware.host_memory_bytes:
+        return ()
+    return (
+        f"{needed / GIB:.0f} GiB of pinned host memory per node are needed for the n-gram tables; a node has "
+        f"{hardware.host_memory_bytes / GIB:.0f} GiB",
+    )
+
+
 def _budget(hardware: Hardware, options: PlanOptions) -> int | None:
     if hardware.memory_bytes is None:
         return None
     return int(usable_bytes(hardware.memory_bytes) * _utilization(hardware, options))
 
 
-def _largest(native: int, options: PlanOptions, spare: Callable[[int], int]) -> int:
+def _largest(native: int, pool: Pool, spare: Callable[[int], int]) -> int:
     """Return the longest context that fits: a whole number of blocks, or the native one; 0 where none does."""
     if spare(native) >= 0:
         return native
-    low, high = 0, native // options.block_size
+    low, high = 0, native // pool.block
     while low < high:
         middle = (low + high + 1) // 2
-        if spare(middle * options.block_size) >= 0:
+        if spare(middle * pool.block) >= 0:
             low = middle
         else:
             high = middle - 1
-    context = low * options.block_size
+    context = low * pool.block
     return context if context >= min(MINIMUM_CONTEXT, native) else 0
-
-
-def _blocks(context: int, options: PlanOptions) -> int:
-    """Return `context` rounded up to whole KV blocks."""
-    return -(-context // options.block_size) * options.block_size
 
 
 def _native_context(model: ModelGeometry) -> int:

@@ -5,10 +5,10 @@ from math import ceil
 from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.catalog.models import KNOWN_MODELS
 from dsa_doctor.facts.observation import Fact
-from dsa_doctor.planner.cache import kv_layout
 from dsa_doctor.planner.checkpoint import Checkpoint
 from dsa_doctor.planner.estimates import GIB
 from dsa_doctor.planner.plan import Hardware, Plan, PlanOptions, plan
+from dsa_doctor.planner.rows import kv_layout
 from dsa_doctor.planner.storage import storage_of
 
 _MOST_NODES = 16

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from math import prod
 from typing import Literal
@@ -14,7 +15,8 @@ from dsa_doctor.planner.weights import Weight, layer_weights
 Label = Literal["exact", "estimated"]
 
 _BFLOAT16 = 2
-_FLOAT32 = 4
+_BYTES: dict[str, Fraction | int] = {"float32": 4, "int64": 8, "table": Fraction(33, 32)}
+"""Bytes of one value where they are not those of bfloat16; a table has an e8m0 scale per 32 e4m3 values."""
 _PLAIN_LINEAR = ("weights_proj.weight", "lm_head.weight", "eh_proj.weight")
 """Linear modules of transformers' models that a native FP8 checkpoint leaves in bfloat16, and other methods may not."""
 _EXPERTS = "experts."
@@ -133,5 +135,5 @@ def _module(weight: Weight, layer: int | None) -> str:
 def _one_copy(weight: Weight, shape: tuple[int, ...], form: WeightFormat | None) -> Size:
     if form is not None:
         return form.size(shape)
-    count = prod(shape) * (_FLOAT32 if weight.kind == "float32" else _BFLOAT16)
-    return Size(count, count)
+    size = int(prod(shape) * _BYTES.get(weight.kind, _BFLOAT16))
+    return Size(size, size)

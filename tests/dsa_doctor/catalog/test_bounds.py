@@ -89,6 +89,17 @@ def test_relations_of_hybrid_models_are_checked(model, changes, key):
         geometry({**{name: value for name, value in inner.items() if name != "text_config"}, **changes})
 
 
+def read(config):
+    """Return the geometry, or None where it is refused by a short sentence that names the key."""
+    try:
+        return geometry(config)
+    except ConfigError as error:
+        message = str(error)
+    assert "key '" in message
+    assert len(message) < 600
+    return None
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(ODD),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -98,28 +109,22 @@ CONFIGS = [known.config for known in KNOWN_MODELS]
 KEYS = sorted({key for config in CONFIGS for key in (*config, *config.get("text_config", {}))} | {"vision_config"})
 
 
-@settings(max_examples=300, deadline=2000)
+@settings(max_examples=200, deadline=None)
 @given(st.sampled_from(CONFIGS), st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4), st.booleans())
 def test_any_configuration_gives_a_geometry_and_a_plan_or_an_error_that_names_a_key(config, changes, nested):
     changed = {**config, **changes}
     if nested and isinstance(config.get("text_config"), dict):
         changed = {**config, "text_config": {**config["text_config"], **changes}}
-    try:
-        model = geometry(changed)
-    except ConfigError as error:
-        assert "key '" in str(error)
-        assert len(str(error)) < 600
+    model = read(changed)
+    if model is None:
         return
-    assert model.num_hidden_layers <= 4096
+    assert model.num_hidden_layers <= 1024
     hardware = Hardware(name="NVIDIA A100 80GB", gpus_per_node=8, memory_bytes=80 << 30)
     found = plan(model, hardware, PlanOptions(parallel=Parallel(tensor=8)))
     assert sum(line.bytes for line in found.lines) + found.kv_cache_bytes == found.budget_bytes
 
 
-@settings(max_examples=150, deadline=2000)
+@settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=6), VALUES, max_size=12))
 def test_any_object_is_read_or_refused(config):
-    try:
-        geometry(json.loads(json.dumps(config)))
-    except ConfigError as error:
-        assert "key '" in str(error)
+    read(json.loads(json.dumps(config)))

@@ -13,7 +13,7 @@ def test_an_alias_comes_from_the_catalog():
 
 
 def test_a_typo_is_answered_with_the_near_names():
-    with pytest.raises(UnknownModelError, match="Did you mean GLM-5-FP8"):
+    with pytest.raises(UnknownModelError, match="Did you mean GLM-5-FP8 or"):
         find_geometry("GLM-5-PF8")
 
 
@@ -141,3 +141,17 @@ def test_a_quantisation_that_lies_in_a_file_of_its_own_on_the_hub_is_read(monkey
     files = {"config.json": find_model("GLM-5").config, "hf_quant_config.json": settings}
     _Hub(monkeypatch, files, None)
     assert find_geometry("somebody/some-model").stored.method == "modelopt"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("DeepSeek-V4-Flsh", "DeepSeek-V4-Flash"),
+        ("deepseek_v4.1", "DeepSeek-V4.1-Flash"),
+        ("glm-5.3-flsh", "GLM-5.3-Flash"),
+        ("GLM 5.2 AWQ", "GLM-5.2-AWQ-INT4"),
+    ],
+)
+def test_what_was_meant_is_said_first(typed, meant):
+    with pytest.raises(UnknownModelError, match=rf"Did you mean [^?]*{meant}"):
+        find_geometry(typed)

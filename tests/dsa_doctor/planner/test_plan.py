@@ -63,10 +63,11 @@ def test_bytes_add_up(launch):
     found = plan(model, hardware, options)
     spent = sum(line.bytes for line in found.lines)
     assert spent + found.kv_cache_bytes == found.budget_bytes
-    assert found.host_bytes == -sum(min(0, line.bytes) for line in found.lines) * hardware.gpus_per_node
+    offloaded = -sum(min(0, line.bytes) for line in found.lines) * hardware.gpus_per_node
+    assert found.host_bytes == offloaded + sum(line.bytes for line in found.host_lines)
     assert found.indexer_token_bytes <= found.kv_token_bytes
-    blocks = -(-found.max_model_len // options.block_size) if found.max_model_len else 0
-    needed = blocks * options.block_size * found.kv_token_bytes
+    needed = found.kv_request_bytes
+    assert needed >= found.max_model_len * (found.kv_token_bytes - 2)
     if found.fits:
         assert found.shortfall_bytes == 0
         assert found.kv_cache_bytes >= needed
@@ -89,6 +90,96 @@ def test_offload_and_fp8_never_make_it_worse(launch):
         plan(model, hardware, fp8).kv_token_bytes
         <= plan(model, hardware, options.model_copy(update={"kv_cache_dtype": "bfloat16"})).kv_token_bytes
     )
+
+
+@settings(max_examples=60, deadline=None)
+@given(launches(), st.integers(1, 1_100_000))
+def test_what_fits_fits_at_every_shorter_context(launch, shorter):
+    model, hardware, options = launch
+    long = plan(model, hardware, options)
+    if not long.fits:
+        return
+    asked = options.model_copy(update={"max_model_len": min(shorter, long.max_model_len)})
+    found = plan(model, hardware, asked)
+    assert found.fits
+    assert found.largest_context >= long.largest_context
+
+
+@settings(max_examples=60, deadline=None)
+@given(launches(), st.integers(1, 64))
+def test_fewer_sequences_and_smaller_batches_never_make_it_worse(launch, fewer):
+    model, hardware, options = launch
+    batch = {"max_num_seqs": options.max_num_seqs or 256, "max_num_batched_tokens": 4096}
+    before = plan(model, hardware, options.model_copy(update=batch))
+    for less in (
+        {**batch, "max_num_seqs": max(1, batch["max_num_seqs"] - fewer)},
+        {**batch, "max_num_batched_tokens": 2048},
+    ):
+        after = plan(model, hardware, options.model_copy(update=less))
+        assert after.largest_context >= before.largest_context
+        assert not before.fits or after.fits
+
+
+@settings(max_examples=40, deadline=None)
+@given(launches(), st.integers(24, 300))
+def test_more_gpus_never_make_it_worse(launch, gib):
+    model, hardware, options = launch
+    few = options.model_copy(update={"parallel": Parallel(tensor=4)})
+    many = options.model_copy(update={"parallel": Parallel(tensor=8)})
+    card = hardware.model_copy(update={"memory_bytes": gib * GIB, "nodes": 1})
+    before = plan(model, card.model_copy(update={"gpus_per_node": 4}), few)
+    after = plan(model, card.model_copy(update={"gpus_per_node": 8}), many)
+    assert not after.problems
+    assert after.largest_context >= before.largest_context
+    assert not before.fits or after.fits
+
+
+@settings(max_examples=40, deadline=None)
+@given(launches())
+def test_narrower_rows_never_make_it_worse(launch):
+    model, hardware, options = launch
+    wide = plan(model, hardware, options.model_copy(update={"kv_cache_dtype": "bfloat16"}))
+    narrow = plan(model, hardware, options.model_copy(update={"kv_cache_dtype": "fp8_ds_mla"}))
+    assert narrow.kv_token_bytes <= wide.kv_token_bytes
+    assert narrow.largest_context >= wide.largest_context
+
+
+def test_pipeline_parallelism_is_not_offered_where_vllm_has_none():
+    """glm5_next hands no hyper-connections from rank to rank; its models have no make_empty_intermediate_tensors."""
+    model = find_model("GLM-5.3-Flash-BF16").geometry()
+    hardware = Hardware(name="NVIDIA A100 80GB", gpus_per_node=8, memory_bytes=80 * GIB)
+    options = PlanOptions(parallel=Parallel(tensor=8))
+    assert plan(model, hardware, options).fits is False
+    assert not any("pipeline parallel" in shape.what for shape in nearest_shapes(model, hardware, options))
+    two = plan(model, hardware.model_copy(update={"nodes": 2}), PlanOptions(parallel=Parallel(tensor=8, pipeline=2)))
+    assert two.fits is False
+    assert any("--pipeline-parallel-size 2" in one for one in two.problems)
+
+
+def test_engram_tables_lie_in_host_memory_once():
+    model = find_model("DeepSeek-V4.1-Flash").geometry()
+    hardware = Hardware(name="NVIDIA A100 80GB", gpus_per_node=8, memory_bytes=80 * GIB)
+    found = plan(model, hardware, PlanOptions(parallel=Parallel(tensor=8)))
+    assert found.fits
+    assert found.host_bytes == 202_758_032_400
+    assert sum(line.bytes for line in found.lines if line.name.startswith("weights")) < 42 * GIB
+    offload = plan(model, hardware, PlanOptions(parallel=Parallel(tensor=8), cpu_offload_gib=4))
+    assert offload.host_bytes == 202_758_032_400 + 8 * 4 * GIB
+    small = plan(
+        model, hardware.model_copy(update={"host_memory_bytes": 128 * GIB}), PlanOptions(parallel=Parallel(tensor=8))
+    )
+    assert small.fits is False
+    assert "189 GiB of pinned host memory" in small.problems[0]
+
+
+def test_engram_tables_count_on_the_gpu_that_shares_the_hosts_memory():
+    gb10 = find_gpu("gb10")
+    hardware = Hardware(
+        name=gb10.name, gpus_per_node=1, nodes=8, memory_bytes=gb10.memory_bytes, free_bytes=gb10.free_mib * 2**20
+    )
+    found = plan(find_model("DeepSeek-V4.1-Flash").geometry(), hardware, PlanOptions(parallel=Parallel(tensor=8)))
+    assert found.host_bytes == 0
+    assert next(line.bytes for line in found.lines if line.name == "engram tables") == 202_758_032_400 // 8
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Runs that other people published: the planner must agree with what fitted and what did not."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
@@ -9,7 +10,7 @@ from dsa_doctor.catalog.models import find_model
 from dsa_doctor.planner import Hardware, Parallel, PlanOptions, plan
 from dsa_doctor.planner.cache import token_bytes
 from dsa_doctor.planner.parallel import part_bytes, stage_weights
-from dsa_doctor.planner.storage import storage_of, stored_size
+from dsa_doctor.planner.storage import storage_of, stored_bytes, stored_size
 from tests.dsa_doctor.planner.quantised import (
     GLM51_NVFP4_MTP,
     GLM52_AWQ_INT4,
@@ -110,6 +111,47 @@ def test_the_checkpoint_has_its_published_size(model, gigabytes, source):
     hardware = Hardware(name="NVIDIA H200", gpus_per_node=8, memory_bytes=141 * GIB)
     found = plan(find_model(model).geometry(), hardware, PlanOptions(parallel=TP8))
     assert found.disk_bytes / 1e9 == pytest.approx(gigabytes, rel=0.005), source
+
+
+@pytest.mark.parametrize(
+    ("model", "payload"),
+    [
+        ("DeepSeek-V4-Flash-0731", 166_878_536_440),
+        ("DeepSeek-V4-Pro-0813", 892_727_580_904),
+        ("DeepSeek-V4.1-Flash", 510_286_023_000),
+    ],
+)
+def test_the_checkpoint_has_the_payload_of_its_index_to_the_byte(model, payload):
+    """metadata.total_size of each model.safetensors.index.json on the Hub."""
+    hardware = Hardware(name="NVIDIA H200", gpus_per_node=8, memory_bytes=141 * GIB)
+    assert plan(find_model(model).geometry(), hardware, PlanOptions(parallel=TP8)).disk_bytes == payload
+
+
+def test_glm_5_3_flash_has_its_published_size():
+    """306 GiB in 62 files, which users write as 306 GB (vllm-project/vllm#53963); 321 B parameters."""
+    model = find_model("GLM-5.3-Flash").geometry()
+    hardware = Hardware(name="NVIDIA H200", gpus_per_node=8, memory_bytes=141 * GIB)
+    found = plan(model, hardware, PlanOptions(parallel=TP8))
+    assert found.disk_bytes / GIB == pytest.approx(306, rel=0.005)
+    assert (found.parameters + found.mtp_parameters) / 1e9 == pytest.approx(321, rel=0.005)
+
+
+def test_parts_of_deepseek_v41_are_those_of_the_published_checkpoint():
+    """Bytes by subsystem that a public inventory of the checkpoint's 96,085 headers lists."""
+    model = find_model("DeepSeek-V4.1-Flash").geometry()
+    parts = Counter()
+    for layer, weight in stage_weights(model, Parallel(), 0, mtp=True):
+        draft = layer is not None and layer >= 40
+        part = "norms" if weight.name == "attn.attn_sink" or ".q_norm" in weight.name else weight.part
+        parts["MTP" if draft else part] += stored_bytes(weight, model, layer=layer)
+    assert parts["routed experts"] == 288_777_830_400
+    assert parts["shared experts"] == 1_416_960_000
+    assert parts["router"] == 157_409_280
+    assert parts["engram"] == 203_073_076_240
+    assert parts["indexer"] + parts["compressor"] == 81_835_008 - 4 * 512 * 2 - 4 * 128 * 2
+    assert parts["output head"] == 1_323_827_200
+    assert parts["vision tower"] + parts["embedding"] == 970_506_240 + 1_323_857_920
+    assert parts["MTP"] == 591_424_512 + 7_219_445_760 + 3_935_232 + 106_272_000 + 3 * 3_932_376
 
 
 def _stored(model):
