@@ -142,6 +142,7 @@ def query_matrix() -> tuple[SelectorQuery, ...]:
         for capability in sorted(SHARED_MEMORY_PER_BLOCK)
         if capability >= vllm_minimum()
         for known in KNOWN_MODELS
+        if known.geometry().compression is None  # those pick their attention class themselves
         for dtype in _MATRIX_KV_CACHE_DTYPES
         for ranks in _MATRIX_RANKS
     ]

@@ -12,6 +12,7 @@ from dsa_doctor.catalog.capability import (
 from dsa_doctor.catalog.findings import KNOWN_FINDINGS
 from dsa_doctor.catalog.models import KNOWN_MODELS
 from dsa_doctor.catalog.targets import KNOWN_GPUS
+from dsa_doctor.planner.storage import storage_of
 from generator.tables import code, page, table
 
 _PLUGIN = {"default": "yes", "on request": "`DSA_DOCTOR_PLUGIN=force` only", "no": "no"}
@@ -84,11 +85,11 @@ def models_page() -> str:
                 code(known.hub_id),
                 str(one.num_hidden_layers),
                 str(one.num_attention_heads),
-                f"{one.kv_lora_rank} + {one.qk_rope_head_dim}",
+                f"{one.head_size - one.qk_rope_head_dim} + {one.qk_rope_head_dim}",
                 f"{one.index_n_heads} × {one.index_head_dim}",
                 f"{one.index_topk:,}",
                 f"{one.max_position_embeddings:,}",
-                one.quantization_algorithm or one.quantization or "bf16",
+                storage_of(one).name,
                 f"{one.kv_cache_quantization} forced" if one.kv_cache_quantization else "free",
             )
             for known, one in geometries
