@@ -96,7 +96,7 @@ def _read_container(data: Buffer, position: int, end: int, images: list[GpuImage
     while entry + _ENTRY.size <= container_end:
         fields = _ENTRY.unpack_from(data, entry)
         kind, _, entry_header, stored, compressed, _, _, _, architecture, _, _, flags, _, decompressed = fields
-        if entry_header < _ENTRY.size or not 0 < architecture < 1000:
+        if entry_header < _ENTRY.size or not 10 <= architecture < 1000:
             complain(f"no entry at offset {entry}")
             return entry
         payload = entry + entry_header

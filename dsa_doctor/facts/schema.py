@@ -5,7 +5,7 @@ in CUDA's documentation ("8.0"), GPU architectures as nvcc writes them ("sm_80",
 site-packages folder, so that no user or host name is carried.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -13,14 +13,19 @@ from dsa_doctor.facts.observation import Fact, Observation
 
 FACTS_SCHEMA_VERSION = "1.0"
 
+ComputeCapability = Annotated[str, Field(pattern=r"^[0-9]{1,2}\.[0-9]$")]
+"""As in CUDA's documentation: "8.0"."""
+Architecture = Annotated[str, Field(pattern=r"^sm_[0-9]{2,3}[af]?$")]
+"""As nvcc writes it: "sm_80", "sm_90a"."""
+
 
 class Gpu(Fact):
     """One GPU as the driver reports it."""
 
     index: int
     name: str
-    capability: str
-    memory_bytes: int | None = None
+    capability: ComputeCapability
+    memory_bytes: int | None = Field(default=None, ge=0)
     mig_enabled: bool | None = None
     visible: bool = True
     """False where CUDA_VISIBLE_DEVICES hides it."""
@@ -99,7 +104,7 @@ class DeepGemm(Fact):
 class CodeImages(Fact):
     """Code for one architecture in a file's fat binaries."""
 
-    architecture: str
+    architecture: Architecture
     kind: Literal["machine_code", "ptx"]
     count: int
 
@@ -135,8 +140,8 @@ class OpCode(Fact):
     implemented: bool | None = None
     """Whether the file also registers an implementation, told from the op's bare name being a string of its own; None
     where there is no file."""
-    machine_code: tuple[str, ...]
-    ptx: tuple[str, ...]
+    machine_code: tuple[Architecture, ...]
+    ptx: tuple[Architecture, ...]
     granularity: Literal["kernel", "extension"]
     """kernel: read from the kernel names of each image (no code at all where nothing is implemented); extension: the
     op's kernels were not recognised, so only the whole file's architectures are known."""
@@ -156,7 +161,7 @@ class Csrc(Fact):
 class SelectorQuery(Fact):
     """One question to vLLM's attention backend selector."""
 
-    capability: str
+    capability: ComputeCapability
     head_size: int
     num_heads: int
     """Query heads per rank."""
@@ -283,7 +288,7 @@ class AttentionCandidate(Fact):
 class AttentionPick(Fact):
     """What a family picks on one compute capability."""
 
-    capability: str
+    capability: ComputeCapability
     asked: str | None
     """Backend asked for by name; None where none is."""
     candidates: tuple[AttentionCandidate, ...]
