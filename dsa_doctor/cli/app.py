@@ -1,21 +1,35 @@
 """The Typer application and its commands."""
 
+import re
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from dsa_doctor import __version__
 from dsa_doctor.cli.bench import bench
 from dsa_doctor.cli.cache import cache
 from dsa_doctor.cli.catalog import models, targets
 from dsa_doctor.cli.check import check
+from dsa_doctor.cli.errors import run
 from dsa_doctor.cli.explain import explain
 from dsa_doctor.cli.facts import facts
 from dsa_doctor.cli.output import EXIT_OUTPUT
 from dsa_doctor.cli.run_model import run_model
 from dsa_doctor.cli.streams import OutputLostError, abandon_output, guard_streams
 from dsa_doctor.cli.verify import verify
+
+_TYPE = re.compile(r" <(?:str|list\[str\])>")
+
+
+class Command(TyperCommand):
+    """A command whose help shows no Python type behind an argument's name."""
+
+    def get_help(self, ctx: Any) -> str:
+        """Return the help; what is taken out leaves blanks, so that columns stay."""
+        return _TYPE.sub(lambda match: " " * len(match[0]), super().get_help(ctx))
+
 
 app = typer.Typer(
     name="dsa-doctor",
@@ -25,15 +39,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Says why DeepSeek Sparse Attention models do not run under vLLM on this GPU, and what makes them run.",
 )
-app.command()(check)
-app.command()(explain)
-app.command()(facts)
-app.command()(models)
-app.command()(targets)
-app.command()(verify)
-app.command()(bench)
-app.command("run-model")(run_model)
-app.add_typer(cache, name="cache")
+# Summaries that are whole in the list of commands: Click cuts what it takes from a docstring.
+app.command(cls=Command, short_help="Say whether DSA models run on GPUs, layer by layer.")(check)
+app.command(cls=Command, short_help="Say what failed in a log; print a finding's page.")(explain)
+app.command(cls=Command, short_help="Print what was gathered on this machine.")(facts)
+app.command(cls=Command, short_help="List the DSA models known by name.")(models)
+app.command(cls=Command, short_help="List the GPUs that --target knows.")(targets)
+app.command(cls=Command, short_help="Self-test the ops on this GPU, or compile them.")(verify)
+app.command(cls=Command, short_help="Measure every op at a model's shapes.")(bench)
+app.command("run-model", cls=Command, short_help="Plan, serve and watch a DSA model.")(run_model)
+app.add_typer(cache, name="cache", short_help="Show or clear what is kept between runs.")
 
 
 def _print_version(wanted: bool) -> None:
@@ -56,9 +71,10 @@ def main() -> None:
     guard_streams()
     try:
         try:
-            app()
+            code = run(app)
         finally:
             sys.stdout.flush()
+        sys.exit(code)
     except OutputLostError as error:
         sys.stderr.write(f"dsa-doctor: {error}.\n")
         abandon_output()

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from dsa_doctor.cli.check import Format
+from dsa_doctor.cli.completion import complete_dtype, complete_model
 from dsa_doctor.cli.output import fail_usage, print_data
 from dsa_doctor.cli.verify import emulate_or_fail
 
@@ -14,24 +15,44 @@ def bench(
     model: Annotated[
         str,
         typer.Argument(
+            metavar="MODEL",
+            autocompletion=complete_model,
             help="As for `check`: a known model, a folder, a config.json or a Hub id. [default: GLM-5-FP8]",
             show_default=False,
         ),
     ] = "GLM-5-FP8",
     tensor_parallel_size: Annotated[
-        int, typer.Option("--tensor-parallel-size", "-tp", min=1, help="Ranks that share the heads.")
+        int, typer.Option("--tensor-parallel-size", "-tp", metavar="N", min=1, help="Ranks that share the heads.")
     ] = 8,
-    kv_cache_dtype: Annotated[str, typer.Option("--kv-cache-dtype", help="auto, bfloat16 or fp8_ds_mla.")] = "auto",
+    kv_cache_dtype: Annotated[
+        str,
+        typer.Option(
+            "--kv-cache-dtype", metavar="DTYPE", autocompletion=complete_dtype, help="auto, bfloat16 or fp8_ds_mla."
+        ),
+    ] = "auto",
     speculative_tokens: Annotated[
-        int, typer.Option("--speculative-tokens", min=0, max=7, help="Draft tokens of a decode step: next_n less one.")
+        int,
+        typer.Option(
+            "--speculative-tokens", metavar="N", min=0, max=7, help="Draft tokens of a decode step: next_n less one."
+        ),
     ] = 0,
-    context: Annotated[int, typer.Option("--context", min=1, help="Tokens of each request in the cache.")] = 32768,
+    context: Annotated[
+        int, typer.Option("--context", metavar="TOKENS", min=1, help="Tokens of each request in the cache.")
+    ] = 32768,
     batch_size: Annotated[
         list[int] | None,
-        typer.Option("--batch-size", "-b", min=1, help="Requests of a decode step; repeatable. [default: 1, 16, 64]"),
+        typer.Option(
+            "--batch-size", "-b", metavar="N", min=1, help="Requests of a decode step; repeatable. [default: 1, 16, 64]"
+        ),
     ] = None,
     prefill_tokens: Annotated[
-        int, typer.Option("--prefill-tokens", min=1, help="Query tokens of a prefill chunk, at the end of the context.")
+        int,
+        typer.Option(
+            "--prefill-tokens",
+            metavar="TOKENS",
+            min=1,
+            help="Query tokens of a prefill chunk, at the end of the context.",
+        ),
     ] = 4096,
     quick: Annotated[
         bool, typer.Option("--quick", help="Batches 1 and 64 unless named, and a quarter of the samples.")

@@ -27,7 +27,7 @@ def keeper_for(*, no_cache: bool) -> "Keeper | None":
         fail_usage(str(error))
 
 
-@cache.command()
+@cache.command(short_help="Say where kept answers are, how many and how large.")
 def info() -> None:
     """Say where kept answers are, how many, how large, how old, and whether they are in use."""
     from dsa_doctor.cache.store import LARGEST_TOTAL_BYTES, Store
@@ -50,7 +50,7 @@ def info() -> None:
     )
 
 
-@cache.command()
+@cache.command(short_help="Remove every kept answer.")
 def clear() -> None:
     """Remove every kept answer; the next run asks everything anew."""
     from dsa_doctor.cache.store import Store

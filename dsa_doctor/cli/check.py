@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dsa_doctor.cli.cache import NoCache, keeper_for
+from dsa_doctor.cli.completion import complete_backend, complete_dtype, complete_model, complete_target
 from dsa_doctor.cli.output import fail_usage
 from dsa_doctor.cli.sinks import append_step_summary, parse_sinks, write_sinks, write_stdout
 from dsa_doctor.cli.typed import check_choices, check_models
@@ -33,6 +34,7 @@ def check(
         list[str] | None,
         typer.Argument(
             metavar="MODEL",
+            autocompletion=complete_model,
             help="Known models (see `dsa-doctor models`), folders, config.json files, or Hub ids. [default: the "
             "policy's, or GLM-5-FP8]",
             show_default=False,
@@ -43,6 +45,8 @@ def check(
         typer.Option(
             "--target",
             "-t",
+            metavar="GPU",
+            autocompletion=complete_target,
             help="A GPU (a100, 4090, ...), sm80 or 8.0; repeatable. [default: the policy's, or this machine's GPUs]",
         ),
     ] = None,
@@ -59,14 +63,30 @@ def check(
     tensor_parallel_size: Annotated[
         int | None,
         typer.Option(
-            "--tensor-parallel-size", "-tp", min=1, help="Ranks that share the heads. [default: visible GPUs, or 8]"
+            "--tensor-parallel-size",
+            "-tp",
+            metavar="N",
+            min=1,
+            help="Ranks that share the heads. [default: visible GPUs, or 8]",
         ),
     ] = None,
     kv_cache_dtype: Annotated[
-        str, typer.Option("--kv-cache-dtype", help="As for vLLM: auto, bfloat16, fp8, fp8_ds_mla, ...")
+        str,
+        typer.Option(
+            "--kv-cache-dtype",
+            metavar="DTYPE",
+            autocompletion=complete_dtype,
+            help="As for vLLM: auto, bfloat16, fp8, fp8_ds_mla, ...",
+        ),
     ] = "auto",
     attention_backend: Annotated[
-        str | None, typer.Option("--attention-backend", help="A backend by name: it works, or the layer is unresolved.")
+        str | None,
+        typer.Option(
+            "--attention-backend",
+            metavar="NAME",
+            autocompletion=complete_backend,
+            help="A backend by name: it works, or the layer is unresolved.",
+        ),
     ] = None,
     plugin: Annotated[
         str | None,
@@ -79,16 +99,21 @@ def check(
     facts: Annotated[
         list[Path] | None,
         typer.Option(
-            "--facts", help="Judge a file made by `dsa-doctor facts`, not this machine; - reads the input; repeatable."
+            "--facts",
+            metavar="FILE",
+            help="Judge a file made by `dsa-doctor facts`, not this machine; - reads the input; repeatable.",
         ),
     ] = None,
     wheel: Annotated[
-        list[Path] | None, typer.Option("--wheel", help="Judge a wheel of vLLM that is not installed; repeatable.")
+        list[Path] | None,
+        typer.Option("--wheel", metavar="FILE", help="Judge a wheel of vLLM that is not installed; repeatable."),
     ] = None,
     python: Annotated[
         list[Path] | None,
         typer.Option(
-            "--python", help="Judge another interpreter's environment, or a site-packages folder; repeatable."
+            "--python",
+            metavar="PATH",
+            help="Judge another interpreter's environment, or a site-packages folder; repeatable.",
         ),
     ] = None,
     no_execute: Annotated[
@@ -103,13 +128,16 @@ def check(
         typer.Option(
             "--policy",
             "--config",
+            metavar="FILE",
             help="TOML file with the policy. [default: dsa-doctor.toml or pyproject.toml of this folder]",
         ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail the run.")] = False,
     manifest: Annotated[
         Path | None,
-        typer.Option("--manifest", help="File that pins vLLM: requirements.txt, pyproject.toml or a Dockerfile."),
+        typer.Option(
+            "--manifest", metavar="FILE", help="File that pins vLLM: requirements.txt, pyproject.toml or a Dockerfile."
+        ),
     ] = None,
     output_format: Annotated[
         ReportFormat, typer.Option("--format", "-f", help="What to print on standard output.")

@@ -10,6 +10,7 @@ from typing import Annotated, BinaryIO
 import typer
 
 from dsa_doctor.cli.check import Format
+from dsa_doctor.cli.completion import complete_finding, complete_target
 from dsa_doctor.cli.output import console, fail_usage, print_data
 
 
@@ -18,17 +19,28 @@ def explain(
         str,
         typer.Argument(
             metavar="LOG|FINDING",
+            autocompletion=complete_finding,
             help="A vLLM or sglang log, a traceback or a pasted issue, also gz, bz2, xz or zst; - reads the input. Or "
             "a finding such as DSA301: its page.",
         ),
     ] = "-",
     target: Annotated[
         str | None,
-        typer.Option("--target", "-t", help="The GPU that the log is from (a100, sm80, 8.0). [default: what it says]"),
+        typer.Option(
+            "--target",
+            "-t",
+            metavar="GPU",
+            autocompletion=complete_target,
+            help="The GPU that the log is from (a100, sm80, 8.0). [default: what it says]",
+        ),
     ] = None,
     facts: Annotated[
         Path | None,
-        typer.Option("--facts", help="Facts of the environment that the log is from: would the plugin resolve it?"),
+        typer.Option(
+            "--facts",
+            metavar="FILE",
+            help="Facts of the environment that the log is from: would the plugin resolve it?",
+        ),
     ] = None,
     output_format: Annotated[
         Format, typer.Option("--format", "-f", help="How to print the explanation.")

@@ -10,6 +10,7 @@ import typer
 
 from dsa_doctor.cli.cache import NoCache, keeper_for
 from dsa_doctor.cli.check import Format
+from dsa_doctor.cli.completion import complete_backend, complete_dtype, complete_model, complete_target
 from dsa_doctor.cli.output import console, fail_usage, print_data
 from dsa_doctor.cli.typed import check_choices, check_models
 
@@ -31,12 +32,26 @@ class Form(str, Enum):
 
 
 def run_model(
-    model: Annotated[str, typer.Argument(help="As for `check`: a known model, a folder, a config.json or a Hub id.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            autocompletion=complete_model,
+            help="As for `check`: a known model, a folder, a config.json or a Hub id.",
+        ),
+    ],
     extra: Annotated[
         list[str] | None, typer.Argument(metavar="[-- VLLM OPTIONS]", help="Passed to vLLM untouched, last: they win.")
     ] = None,
     target: Annotated[
-        str | None, typer.Option("--target", "-t", help="A GPU to plan for, as for `check`. [default: this machine's]")
+        str | None,
+        typer.Option(
+            "--target",
+            "-t",
+            metavar="GPU",
+            autocompletion=complete_target,
+            help="A GPU to plan for, as for `check`. [default: this machine's]",
+        ),
     ] = None,
     gpu_memory: Annotated[
         float | None,
@@ -49,57 +64,108 @@ def run_model(
         ),
     ] = None,
     gpus: Annotated[
-        int | None, typer.Option("--gpus", min=1, help="GPUs per node. [default: this machine's, or 8]")
+        int | None, typer.Option("--gpus", metavar="N", min=1, help="GPUs per node. [default: this machine's, or 8]")
     ] = None,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Nodes; more than one needs --emit.")] = 1,
+    nodes: Annotated[int, typer.Option("--nodes", metavar="N", min=1, help="Nodes; more than one needs --emit.")] = 1,
     tensor_parallel_size: Annotated[
-        int | None, typer.Option("--tensor-parallel-size", "-tp", min=1, help="[default: the GPUs of a node]")
+        int | None,
+        typer.Option(
+            "--tensor-parallel-size",
+            "-tp",
+            metavar="N",
+            min=1,
+            help="GPUs that share the heads. [default: those of a node]",
+        ),
     ] = None,
     pipeline_parallel_size: Annotated[
-        int | None, typer.Option("--pipeline-parallel-size", "-pp", min=1, help="[default: the nodes]")
+        int | None,
+        typer.Option(
+            "--pipeline-parallel-size", "-pp", metavar="N", min=1, help="Nodes that share the layers. [default: all]"
+        ),
     ] = None,
     data_parallel_size: Annotated[
-        int | None, typer.Option("--data-parallel-size", "-dp", min=1, help="Copies of the attention. [default: 1]")
+        int | None,
+        typer.Option("--data-parallel-size", "-dp", metavar="N", min=1, help="Copies of the attention. [default: 1]"),
     ] = None,
-    enable_expert_parallel: Annotated[bool, typer.Option("--enable-expert-parallel", "-ep")] = False,
+    enable_expert_parallel: Annotated[
+        bool, typer.Option("--enable-expert-parallel", "-ep", help="Whole experts on each GPU.")
+    ] = False,
     kv_cache_dtype: Annotated[
-        str | None, typer.Option("--kv-cache-dtype", help="As for `check`. [default: auto]")
+        str | None,
+        typer.Option(
+            "--kv-cache-dtype", metavar="DTYPE", autocompletion=complete_dtype, help="As for `check`. [default: auto]"
+        ),
     ] = None,
-    attention_backend: Annotated[str | None, typer.Option("--attention-backend", help="As for `check`.")] = None,
+    attention_backend: Annotated[
+        str | None,
+        typer.Option("--attention-backend", metavar="NAME", autocompletion=complete_backend, help="As for `check`."),
+    ] = None,
     max_model_len: Annotated[
-        int | None, typer.Option("--max-model-len", min=1, help="[default: the largest that fits]")
+        int | None,
+        typer.Option(
+            "--max-model-len", metavar="TOKENS", min=1, help="Tokens of context. [default: the largest that fits]"
+        ),
     ] = None,
-    max_num_seqs: Annotated[int | None, typer.Option("--max-num-seqs", min=1)] = None,
-    gpu_memory_utilization: Annotated[float | None, typer.Option("--gpu-memory-utilization", min=0.01, max=1.0)] = None,
+    max_num_seqs: Annotated[
+        int | None, typer.Option("--max-num-seqs", metavar="N", min=1, help="Requests at once. [default: vLLM's]")
+    ] = None,
+    gpu_memory_utilization: Annotated[
+        float | None,
+        typer.Option(
+            "--gpu-memory-utilization",
+            metavar="SHARE",
+            min=0.01,
+            max=1.0,
+            help="Share of the GPU for vLLM. [default: 0.92]",
+        ),
+    ] = None,
     cpu_offload_gb: Annotated[
-        float | None, typer.Option("--cpu-offload-gb", min=0.0, help="GiB of weights per GPU. [default: 0]")
+        float | None,
+        typer.Option("--cpu-offload-gb", metavar="GIB", min=0.0, help="GiB of weights per GPU. [default: 0]"),
     ] = None,
     enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="No CUDA graphs.")] = False,
-    host: Annotated[str | None, typer.Option("--host")] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="ADDRESS", help="Address to serve on. [default: all]")
+    ] = None,
     port: Annotated[
-        int | None, typer.Option("--port", min=1, max=65535, help="Port to serve on. [default: 8000]")
+        int | None, typer.Option("--port", metavar="PORT", min=1, max=65535, help="Port to serve on. [default: 8000]")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would run, and why each flag.")] = False,
     emit: Annotated[Form | None, typer.Option("--emit", help="Write the launch for something else to run.")] = None,
-    image: Annotated[str | None, typer.Option("--image", help="Container image for --emit docker and lws.")] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", metavar="IMAGE", help="Container image for --emit docker and lws.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Go on although something says that it cannot work.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Leave the server running once it is ready.")] = False,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", min=1.0, help="Seconds until it must be ready. [default: no limit]")
+        float | None,
+        typer.Option(
+            "--timeout", metavar="SECONDS", min=1.0, help="Seconds until it must be ready. [default: no limit]"
+        ),
     ] = None,
     no_smoke: Annotated[bool, typer.Option("--no-smoke", help="Do not ask the smoke prompt.")] = False,
     stop_timeout: Annotated[
-        float, typer.Option("--stop-timeout", min=0.1, help="Seconds that each stage of the stop waits.")
+        float,
+        typer.Option("--stop-timeout", metavar="SECONDS", min=0.1, help="Seconds that each stage of the stop waits."),
     ] = 30.0,
     log_file: Annotated[
-        Path | None, typer.Option("--log-file", help="[default: a new file in the state folder]")
+        Path | None,
+        typer.Option(
+            "--log-file", metavar="FILE", help="Where vLLM's log goes. [default: a new file in the state folder]"
+        ),
     ] = None,
     vllm_executable: Annotated[
-        str | None, typer.Option("--vllm-executable", help="The vllm command. [default: this environment's]")
+        str | None,
+        typer.Option("--vllm-executable", metavar="PATH", help="The vllm command. [default: this environment's]"),
     ] = None,
     output_format: Annotated[Format, typer.Option("--format", "-f", help="For --dry-run.")] = Format.HUMAN,
     no_cache: NoCache = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Also the whole check, every line of the plan, and why each flag is there."
+        ),
+    ] = False,
 ) -> None:
     """Serve a DSA model: check, plan the memory, choose the flags, start vLLM, verify it, stop it cleanly.
 

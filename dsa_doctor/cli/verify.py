@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from dsa_doctor.cli.check import Format
+from dsa_doctor.cli.completion import complete_target
 from dsa_doctor.cli.output import console, fail_usage, print_data
 
 EXIT_NOT_VERIFIED = 3
@@ -19,6 +20,8 @@ def verify(
         typer.Option(
             "--target",
             "-t",
+            metavar="GPU",
+            autocompletion=complete_target,
             help="Compile for this GPU instead, without one: a100, 4090, sm80, 8.0, ...",
             show_default=False,
         ),
@@ -27,12 +30,13 @@ def verify(
         list[str] | None,
         typer.Option(
             "--op",
+            metavar="OP",
             help="Test this op alone (repeatable): sparse_mla, indexer_logits, topk, indexer_topk, fp8, kpool, "
             "compressor or wheel_topk.",
             show_default=False,
         ),
     ] = None,
-    device: Annotated[int, typer.Option("--device", min=0, help="Which GPU, as torch counts them.")] = 0,
+    device: Annotated[int, typer.Option("--device", metavar="N", min=0, help="Which GPU, as torch counts them.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Small shapes: quicker, and shows less.")] = False,
     emulate: Annotated[
         str | None,
