@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -227,3 +229,25 @@ def test_help_stays_light():
 
 def test_the_example_policy_of_the_documentation_is_read():
     assert load_policy(Path(__file__).parents[3] / "examples" / "dsa-doctor.toml").suppressions
+
+
+def test_a_wheels_code_runs_only_where_it_is_said_and_never_with_no_execute(folder):
+    """The package leaves a trace with what it sees when it is imported."""
+    trace = folder / "trace"
+    name = "vllm-9.8.7-cp38-abi3-manylinux_2_28_x86_64.whl"
+    with zipfile.ZipFile(folder / name, "w") as archive:
+        source = f"import os\nopen({str(trace)!r}, 'w').write('\\n'.join(os.environ))\n"
+        archive.writestr("vllm/__init__.py", source)
+        archive.writestr("vllm-9.8.7.dist-info/METADATA", "Metadata-Version: 2.1\nName: vllm\nVersion: 9.8.7\n")
+    arguments = ("--wheel", name, "--target", "a100", "-f", "json")
+    files_alone = run(*arguments, "--no-execute", cwd=folder, env={"HF_TOKEN": "secret"})
+    assert not trace.exists()
+    assert "runs its code" not in files_alone.stderr
+    states = {one["layer"]: one["state"] for one in json.loads(files_alone.stdout)["layers"]}
+    assert states["attention"] == "unknown"
+    assert "(--no-execute)" in files_alone.stdout
+    executed = run(*arguments, cwd=folder, env={"HF_TOKEN": "secret"})
+    assert re.search(r"--wheel \S+: its vLLM is imported, which runs its code .*, with(out)? network", executed.stderr)
+    seen = trace.read_text().split("\n")
+    assert "PATH" in seen
+    assert "HF_TOKEN" not in seen
