@@ -19,7 +19,7 @@ from dsa_doctor.catalog.hybrid import (
     read_v4_vision,
     read_v41_compression,
 )
-from dsa_doctor.catalog.quantization import Quantization, read_quantization
+from dsa_doctor.catalog.quantization import Quantization, kv_cache_quantization, method_name, read_quantization
 from dsa_doctor.facts.observation import Fact
 from dsa_doctor.reading import ReadingError, parse_json, read_file
 
@@ -68,12 +68,6 @@ class ModelGeometry(Fact):
     """quant_method of the checkpoint, e.g. "fp8"; None for bf16 weights."""
     kv_cache_quantization: str | None = None
     """KV cache dtype that the checkpoint's metadata forces, e.g. "fp8"."""
-    quantization_algorithm: str | None = None
-    """quant_algo where the method alone does not say it, e.g. "nvfp4" under "modelopt"."""
-    weight_block_size: tuple[int, int] | None = None
-    """Rows and columns that share one scale in an FP8 checkpoint; None for one scale per tensor."""
-    unquantized_modules: tuple[str, ...] = ()
-    """Modules that the checkpoint says are left unquantised."""
     stored: Quantization | None = None
     """How the checkpoint stores its weights, module by module; None where it is not quantised."""
     published_bytes: int | None = None
@@ -106,6 +100,11 @@ class ModelGeometry(Fact):
     def head_size(self) -> int:
         """Return the width of one KV row: latent plus rope; compressed rows hold both in head_dim."""
         return self.head_dim if self.compression is not None else self.kv_lora_rank + self.qk_rope_head_dim
+
+    @property
+    def weight_block_size(self) -> tuple[int, int] | None:
+        """Return rows and columns that share one scale in most weights; None where scales are not spread in blocks."""
+        return self.stored.block if self.stored is not None else None
 
     @property
     def draft_layers(self) -> int:
@@ -184,11 +183,8 @@ def geometry_from_config(config: dict[str, Any], *, name: str, source: str, hub_
         first_k_dense_replace=first_dense,
         num_nextn_predict_layers=keys.whole("num_nextn_predict_layers", 0, 64, 0),
         max_position_embeddings=keys.whole("max_position_embeddings", 1, 1 << 40, 0),
-        quantization=_quantization(text),
-        kv_cache_quantization=_kv_cache_quantization(text),
-        quantization_algorithm=_quantization_algorithm(text),
-        weight_block_size=_weight_block_size(text),
-        unquantized_modules=_unquantized_modules(text),
+        quantization=method_name(text),
+        kv_cache_quantization=kv_cache_quantization(text),
         stored=read_quantization(text),
         num_key_value_heads=keys.whole("num_key_value_heads", 1, MOST_LAYERS, heads),
         head_dim=keys.whole("head_dim", 0, _WIDTH, 512 if is_v4 else 0),
@@ -323,63 +319,3 @@ def _shared_layers(keys: Keys, layers: int) -> tuple[int, ...]:
     frequency = max(1, keys.whole("index_topk_freq", 0, MOST_LAYERS, 1))
     offset = keys.whole("index_skip_topk_offset", 0, MOST_LAYERS, 2)
     return tuple(layer for layer in range(layers) if max(layer - offset + 1, 0) % frequency)
-
-
-def _quantization(text: dict[str, Any]) -> str | None:
-    settings = text.get("quantization_config")
-    if not isinstance(settings, dict):
-        return None
-    nested = settings.get("quantization")
-    inner = nested if isinstance(nested, dict) else settings
-    method = settings.get("quant_method") or inner.get("quant_algo")
-    return str(method).lower() if method else None
-
-
-def _quantization_sources(text: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the quantisation settings and, where ModelOpt nests them, the nested ones."""
-    settings = text.get("quantization_config")
-    if not isinstance(settings, dict):
-        return []
-    nested = settings.get("quantization")
-    return [settings, nested] if isinstance(nested, dict) else [settings]
-
-
-def _quantization_algorithm(text: dict[str, Any]) -> str | None:
-    found = [one["quant_algo"] for one in _quantization_sources(text) if isinstance(one.get("quant_algo"), str)]
-    return found[0].lower() if found else None
-
-
-def _weight_block_size(text: dict[str, Any]) -> tuple[int, int] | None:
-    for source in _quantization_sources(text):
-        block = source.get("weight_block_size")
-        if isinstance(block, list) and len(block) == 2 and all(isinstance(one, int) and one > 0 for one in block):
-            return block[0], block[1]
-    return None
-
-
-def _unquantized_modules(text: dict[str, Any]) -> tuple[str, ...]:
-    for source in _quantization_sources(text):
-        for key in ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules"):
-            modules = source.get(key)
-            if isinstance(modules, list):
-                return tuple(one for one in modules if isinstance(one, str))
-    return ()
-
-
-def _kv_cache_quantization(text: dict[str, Any]) -> str | None:
-    """Return the KV cache dtype that the checkpoint's quantisation metadata asks vLLM for, or None.
-
-    ModelOpt writes kv_cache_quant_algo (flat, or nested under "quantization"); compressed-tensors kv_cache_scheme.
-    """
-    settings = text.get("quantization_config")
-    if not isinstance(settings, dict):
-        return None
-    nested = settings.get("quantization")
-    for source in (settings, nested if isinstance(nested, dict) else {}):
-        algorithm = source.get("kv_cache_quant_algo")
-        if isinstance(algorithm, str) and algorithm:
-            return algorithm.lower()
-        scheme = source.get("kv_cache_scheme")
-        if isinstance(scheme, dict) and scheme.get("num_bits") == 8:
-            return "fp8" if scheme.get("type") == "float" else "int8"
-    return None

@@ -40,6 +40,28 @@ def method_of(settings: Mapping[str, Any]) -> str | None:
     return "modelopt" if text(inner, "quant_algo") else None
 
 
+def method_name(config: Mapping[str, Any]) -> str | None:
+    """Return the quant_method of a configuration as it is written there, or ModelOpt's algorithm where it has none."""
+    settings = settings_of(config)
+    return text(settings, "quant_method") or text(mapping(settings, "quantization") or settings, "quant_algo")
+
+
+def kv_cache_quantization(config: Mapping[str, Any]) -> str | None:
+    """Return the KV cache dtype that the checkpoint's quantisation metadata asks vLLM for, or None.
+
+    ModelOpt writes kv_cache_quant_algo (flat, or nested under "quantization"); compressed-tensors kv_cache_scheme.
+    """
+    settings = settings_of(config)
+    for source in (settings, mapping(settings, "quantization")):
+        algorithm = text(source, "kv_cache_quant_algo")
+        if algorithm is not None:
+            return algorithm
+        scheme = mapping(source, "kv_cache_scheme")
+        if scheme.get("num_bits") == 8:
+            return "fp8" if scheme.get("type") == "float" else "int8"
+    return None
+
+
 def read_quantization(config: Mapping[str, Any]) -> Quantization | None:
     """Return how a checkpoint stores its weights; None where it is not quantised. Never raises.
 

@@ -90,6 +90,12 @@ class Quantization(Fact):
         return self._found[key]
 
     @property
+    def block(self) -> tuple[int, int] | None:
+        """Return rows and columns that share one scale in the linear modules that no name singles out, if blocks do."""
+        forms = [rule.format for rule in self.rules if rule.how == "class" and rule.format is not None]
+        return forms[-1].block if forms and forms[-1].scales == "block" else None
+
+    @property
     def is_known(self) -> bool:
         """Whether every format that a rule gives is known."""
         return all(rule.format is None or rule.format.is_known for rule in self.rules)
