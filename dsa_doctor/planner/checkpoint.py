@@ -58,6 +58,11 @@ class Checkpoint:
     label: Label = "exact"
     notes: tuple[str, ...] = ()
 
+    def lacks_drafts(self, model: ModelGeometry) -> bool:
+        """Whether its tensors are known, and none is of a layer past the model's own."""
+        layers = [group.layer for group in self.bytes if group.layer is not None]
+        return bool(layers) and max(layers) < model.num_hidden_layers
+
     def part_bytes(self, model: ModelGeometry, parallel: Parallel, stage: int, *, mtp: bool) -> Mapping[Part, int]:
         """Return the bytes of each part on the fullest GPU of a stage, as `parallel.part_bytes` counts them."""
         layers = pipeline_layers(model.num_hidden_layers, parallel.pipeline)[stage]

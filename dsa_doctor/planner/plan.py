@@ -196,6 +196,7 @@ def _plan_with(
         *problems_of(model, options.parallel),
         *_memory_problems(hardware, options),
         *_host_problems(model, hardware, options.parallel),
+        *_draft_problems(model, options, checkpoint),
     )
     stages = range(options.parallel.pipeline if options.parallel.pipeline <= model.num_hidden_layers else 1)
     parallel = options.parallel if len(stages) > 1 else options.parallel.model_copy(update={"pipeline": 1})
@@ -385,6 +386,15 @@ def _host_problems(model: ModelGeometry, hardware: Hardware, parallel: Parallel)
     return (
         f"{needed / GIB:.0f} GiB of pinned host memory per node are needed for the n-gram tables; a node has "
         f"{hardware.host_memory_bytes / GIB:.0f} GiB",
+    )
+
+
+def _draft_problems(model: ModelGeometry, options: PlanOptions, checkpoint: Checkpoint | None) -> tuple[str, ...]:
+    if not options.mtp or checkpoint is None or not checkpoint.lacks_drafts(model):
+        return ()
+    return (
+        "--speculative-config asks for multi-token prediction, and the checkpoint has no layer "
+        f"{model.num_hidden_layers} to draft with; leave it out, or take a checkpoint that kept its MTP layer",
     )
 
 

@@ -74,7 +74,7 @@ def print_plan_answer(console: Console, prepared: Prepared, *, exit_code: int | 
 def plan_answer(plan: Plan) -> str:
     """Return whether a plan fits, in a sentence or two."""
     if plan.problems:
-        return f"vLLM refuses these sizes: {'; '.join(plan.problems)}."
+        return f"vLLM refuses this launch: {'; '.join(plan.problems)}."
     if plan.fits is None:
         if plan.budget_bytes is None:
             return "Whether it fits is not known: the GPU's memory is not. --gpu-memory GIB says it."

@@ -69,6 +69,19 @@ def test_a_plan_from_the_files_is_the_plan_from_the_configuration(tmp_path, conf
     assert plan(model, hardware, PlanOptions(parallel=Parallel()), checkpoint).disk_bytes == size
 
 
+def test_drafting_without_an_mtp_layer_is_refused(tmp_path):
+    _write_checkpoint(tmp_path, {**CONFIG, "num_nextn_predict_layers": 0})
+    model = _model(CONFIG)
+    checkpoint = checkpoint_of(stored_tensors(tmp_path), model)
+    hardware = Hardware(name="NVIDIA A100", gpus_per_node=1, memory_bytes=80 * GIB)
+    options = PlanOptions(parallel=Parallel(), mtp=True, max_num_seqs=4)
+    found = plan(model, hardware, options, checkpoint)
+    assert found.fits is False
+    assert "the checkpoint has no layer 5 to draft with" in found.problems[0]
+    assert plan(model, hardware, options.model_copy(update={"mtp": False}), checkpoint).fits is True
+    assert plan(model, hardware, options).fits is True, "the configuration alone does not tell"
+
+
 def test_unknown_tensors_are_named_and_counted_as_replicated(tmp_path):
     torch = pytest.importorskip("torch")
     safetensors = pytest.importorskip("safetensors.torch")
