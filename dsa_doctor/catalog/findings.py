@@ -23,6 +23,7 @@ KNOWN_FINDINGS: tuple[KnownFinding, ...] = (
     KnownFinding("DSA106", "csrc", "Ops that torch has really registered for CUDA"),
     KnownFinding("DSA107", "csrc", "A compiled extension does not match the installed torch"),
     KnownFinding("DSA108", "csrc", "A compiled extension finds no matching CUDA library"),
+    KnownFinding("DSA109", "csrc", "A compiled op fails with an error of its own"),
     KnownFinding("DSA201", "attention", "No sparse-MLA backend for this GPU"),
     KnownFinding("DSA202", "attention", "A native sparse-MLA backend serves this GPU"),
     KnownFinding("DSA203", "attention", "TRITON_MLA_SPARSE of dsa-doctor's plugin serves this GPU"),
@@ -75,6 +76,20 @@ KNOWN_FINDINGS: tuple[KnownFinding, ...] = (
     KnownFinding("DSA928", "runtime", "An attention backend fails for a model without sparse attention"),
     KnownFinding("DSA929", "runtime", "Another package's extension cannot be loaded"),
     KnownFinding("DSA930", "runtime", "The NVIDIA driver is missing or too old"),
+    KnownFinding("DSA931", "runtime", "Stopped by something that is not known here"),
+    KnownFinding("DSA932", "runtime", "The process was ended from outside"),
+    KnownFinding("DSA933", "runtime", "No progress: a hang, a loop or a time limit"),
+    KnownFinding("DSA934", "runtime", "The log is cut off: it does not hold the cause"),
+    KnownFinding("DSA935", "runtime", "Disk, port, permissions or limits of the machine"),
+    KnownFinding("DSA936", "runtime", "The model's files, the Hub, the tokenizer or the chat template"),
+    KnownFinding("DSA937", "runtime", "An option or a combination of settings is refused"),
+    KnownFinding("DSA938", "runtime", "Processes or nodes lost or never found each other"),
+    KnownFinding("DSA939", "runtime", "A kernel could not be compiled at run time"),
+    KnownFinding("DSA940", "runtime", "The checkpoint and the model's code do not match"),
+    KnownFinding("DSA941", "runtime", "The GPU, its link or its driver failed"),
+    KnownFinding("DSA942", "runtime", "The container does not start"),
+    KnownFinding("DSA943", "runtime", "The target and the log's GPU contradict each other"),
+    KnownFinding("DSA944", "runtime", "Compiled code crashed the process"),
 )
 
 FINDINGS_BY_ID: dict[str, KnownFinding] = {known.id: known for known in KNOWN_FINDINGS}

@@ -32,6 +32,13 @@ def no_backend(passage: Passage) -> list[Sighting]:
     if not error.use_sparse:
         return [Sighting("DSA928", [line], {"what": f"the selector found none for {details['what']}"})]
     found = [Sighting("DSA201", [line], details, backends=error.backends)]
+    if (nearest := error.nearest) is not None:
+        reasons = "; ".join(nearest.reasons)
+        details["nearest"] = f" The nearest, {nearest.name}, was rejected because: {reasons}."
+        if "flashinfer" in reasons.lower():
+            found[0].remedy = ("pip install -U flashinfer-python   # or another release: the backend asks for its API",)
+        elif "not available" in reasons or "not compiled" in reasons:
+            found[0].remedy = (f"install what {nearest.name} lacks: a build of vLLM that has it",)
     cache_dtype = error.settings.get("kv_cache_dtype", "auto")
     if error.only_cache_dtype:
         names = ", ".join(error.only_cache_dtype)
@@ -40,7 +47,8 @@ def no_backend(passage: Passage) -> list[Sighting]:
         found[0].details["hint"] = (
             f" The KV cache was asked for as {cache_dtype}; if nobody did, the checkpoint's metadata forces it."
         )
-        found[0].remedy = ("--kv-cache-dtype bfloat16   # if the checkpoint's metadata and not you asked for fp8",)
+        if not found[0].remedy:
+            found[0].remedy = ("--kv-cache-dtype bfloat16   # if the checkpoint's metadata and not you asked for fp8",)
     return found
 
 

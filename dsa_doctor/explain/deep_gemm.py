@@ -3,6 +3,7 @@
 import re
 from pathlib import PurePosixPath
 
+from dsa_doctor.explain.kind_remedies import HELP
 from dsa_doctor.explain.reader import Passage
 from dsa_doctor.explain.sighting import Frame, Sighting, mentions, traceback_of
 from dsa_doctor.explain.text import Line, joined
@@ -11,6 +12,7 @@ _ASSERTION = re.compile(
     r"ssertion error:?\s{0,2}\(?(?P<file>[^\s():']{1,380}\.(?:hpp|cuh|cu|cpp|h)):(?P<line>\d{1,6})\)?"
     r"[:\s]{0,3}(?P<what>.{0,300})"
 )
+_COMPILER_FILE = re.compile(r"jit/(?:compiler|cache)\.(?:hpp|cuh)")
 _INDEXER_FILE = re.compile(r"^attention$|mqa_logits|indexer")
 _PRODUCT_FILE = re.compile(r"gemm|layout|einsum|hyperconnection|hc_|bmm|transform|moe|mega")
 INDEXER_CODE = re.compile(
@@ -88,6 +90,13 @@ def assertion(passage: Passage) -> list[Sighting]:
     frames = traceback_of(passage)
     file = match.group("file")
     name, what = PurePosixPath(file).stem.lower(), match.group("what").strip().strip("'\"")
+    if _COMPILER_FILE.search(file):
+        text = joined(passage.after(2))
+        old = "the CUDA toolkit's nvcc is older than the kernel needs"
+        kind = old if "NVCC" in text else "the build of a kernel at run time failed"
+        found = Sighting("DSA939", [line], {"what": f"{kind} ({text[-200:].strip()})"})
+        found.remedy = HELP[kind]
+        return [found]
     api, called_by_indexer = _api(frames)
     known = "gemm" in file.lower() or bool(mentions(frames, _DEEP_GEMM_PATH)) or name.startswith(("sm", "runtime"))
     if not known and not _INDEXER_FILE.search(name) and not _PRODUCT_FILE.search(name):

@@ -7,20 +7,30 @@ from typing import BinaryIO
 from dsa_doctor import __version__
 from dsa_doctor.catalog.capability import Capability
 from dsa_doctor.catalog.findings import FINDINGS_BY_ID
+from dsa_doctor.catalog.targets import find_gpu
 from dsa_doctor.explain.background import NEEDLES, Background
 from dsa_doctor.explain.causes import CAUSES
+from dsa_doctor.explain.ending import Ending, judge
+from dsa_doctor.explain.excerpt import Excerpt
+from dsa_doctor.explain.marks import MARKS, SERVED, TROUBLE
 from dsa_doctor.explain.outlook import next_failures, plugin_gate, plugin_outlook
-from dsa_doctor.explain.reader import LogReader, Repeats
-from dsa_doctor.explain.schema import EvidenceLine, Explanation, LogContext, LogFinding, exit_code_of
+from dsa_doctor.explain.reader import REQUESTS, LogReader, Repeats
+from dsa_doctor.explain.remedies import Setting, fitting
+from dsa_doctor.explain.schema import EvidenceLine, Explanation, LogContext, LogFinding, PossibleCause, exit_code_of
 from dsa_doctor.explain.sighting import Sighting
 from dsa_doctor.explain.signs import SIGNS
+from dsa_doctor.explain.stop import stopped_by
 from dsa_doctor.explain.text import Line
+from dsa_doctor.explain.wording import message_of, summary_of
 from dsa_doctor.facts.schema import Facts
 from dsa_doctor.redaction import redact
 from dsa_doctor.resolver.request import PluginMode, Target
 
 _MAX_EVIDENCE = 4
 _MAX_TEXT = 400
+_MAX_NUMBERS = 4096
+_POOR_ACCEPTANCE = 10.0
+"""Percent of drafted tokens below which drafting is of no use, whatever the model."""
 
 
 @dataclass
@@ -33,6 +43,7 @@ class _Collected:
     last_line: int = 0
     lines: dict[str, Line] = field(default_factory=dict)
     details: dict[str, list[str]] = field(default_factory=dict)
+    numbers: set[int] = field(default_factory=set)
 
     @property
     def number(self) -> int:
@@ -43,19 +54,28 @@ class _Collected:
 def explain(
     stream: BinaryIO, *, target: Target | None = None, facts: Facts | None = None, plugin_mode: PluginMode | None = None
 ) -> Explanation:
-    """Explain a log; any bytes are accepted, and memory does not grow with them.
+    """Explain a log; memory does not grow with it.
 
     Args:
-        stream: the log, a traceback or a pasted issue.
+        stream: the log, a traceback or a pasted issue; packed or not, in any encoding.
         target: the GPU that the log is from, where the user names it.
         facts: of the environment that the log is from.
         plugin_mode: as DSA_DOCTOR_PLUGIN; None leaves it to the facts.
+
+    Raises:
+        NotALogError: the input is no text.
     """
-    reader, background, collected = _read(stream)
-    kept = _keep(collected, background)
+    reader, background, collected, excerpt = _read(stream)
+    lines = excerpt.lines()
+    ending = judge(lines)
+    notes = _notes(ending, background, reader.remark)
+    kept = _keep(collected, background, ending, lines, notes)
     layers = {str(FINDINGS_BY_ID[one.first.id].layer) for one in kept}
     capability, gpu, source = _gpu(background, target, facts)
+    if (contradiction := _contradiction(background, target)) is not None:
+        kept.append(contradiction)
     model = background.models[0] if background.models else None
+    setting = _setting(background, capability, gpu, facts)
     gate = None
     if (target is not None or facts is not None) and capability is not None:
         gate = plugin_gate(capability, facts=facts, mode=plugin_mode, model=model)
@@ -63,18 +83,26 @@ def explain(
     for one in kept:
         details = {name: ", ".join(values[:4]) for name, values in one.details.items()}
         cause = CAUSES[one.first.id]
+        shown_next = background.uses_dsa is not False and setting.platform in {None, "cuda"}
         findings.append(
             LogFinding(
                 id=one.first.id,
                 layer=FINDINGS_BY_ID[one.first.id].layer,
                 line=one.number,
                 count=max(one.count, 1),
-                summary=redact(_summary(one.first.id, details, background)),
+                summary=redact(summary_of(one.first.id, details, background)),
                 evidence=_evidence(one),
-                remedy=(*one.first.remedy, *(text for text in cause.remedy if text not in one.first.remedy)),
+                remedy=tuple(redact(text) for text in fitting((*one.first.remedy, *cause.remedy), setting)),
                 backends=one.first.backends,
-                next=next_failures(one.first.id, capability, layers) if background.uses_dsa is not False else (),
+                next=next_failures(one.first.id, capability, layers) if shown_next else (),
                 plugin=plugin_outlook(one.first.id, details, gate[0], judged=gate[1]) if gate is not None else None,
+                dsa=False if background.uses_dsa is False else cause.dsa,
+                possible=tuple(
+                    PossibleCause(cause=other.cause, told_by=other.told_by)
+                    for other in cause.possible
+                    if not one.first.decided
+                ),
+                collect=tuple(one for one in cause.collect),
             )
         )
     found = tuple(findings)
@@ -90,19 +118,33 @@ def explain(
         capability=str(capability) if capability is not None else None,
         capability_source=source,
         attention_backend=background.chosen_backend,
+        platform=background.platform,
+        arguments=_arguments(background),
+        starts=ending.starts,
+        ready_line=ending.ready or None,
+        end=ending.state,
+        stage=ending.stage or None,
+        cut_off=bool(ending.cut) or ending.state == "unfinished" or bool(reader.remark),
     )
+    told = {one.dsa for one in found if one.id != "DSA943"}
     return Explanation(
         dsa_doctor_version=__version__,
         findings=found,
         context=context,
-        message=_message(found, context),
+        message=message_of(found, context),
         exit_code=exit_code_of(found),
+        dsa_problem=True if True in told else None if None in told or not told else False,
+        notes=tuple(redact(note) for note in notes),
     )
 
 
-def _read(stream: BinaryIO) -> tuple[LogReader, Background, dict[str, _Collected]]:
-    reader = LogReader([needle.encode() for needle in (*(sign for sign, _ in SIGNS), *NEEDLES)])
-    background, collected = Background(), dict[str, _Collected]()
+def _read(stream: BinaryIO) -> tuple[LogReader, Background, dict[str, _Collected], Excerpt]:
+    marks = tuple(dict.fromkeys(mark.needle for mark in MARKS if mark.name != SERVED))
+    needles = (*REQUESTS, *(needle.encode() for needle in (*(sign for sign, _ in SIGNS), *NEEDLES, *marks, *TROUBLE)))
+    first_sign = len(REQUESTS)
+    first_mark = first_sign + len(SIGNS) + len(NEEDLES)
+    reader = LogReader(needles, quotes=first_sign)
+    background, collected, excerpt = Background(), dict[str, _Collected](), Excerpt()
     ids_of_key: dict[bytes, list[str]] = {}
     ids_of_needle: dict[int, list[str]] = {}
     for hit in reader.scan(stream):
@@ -111,16 +153,21 @@ def _read(stream: BinaryIO) -> tuple[LogReader, Background, dict[str, _Collected
             for finding_id in ids:
                 collected[finding_id].count += hit.count
             continue
-        background.note(hit)
-        if hit.needle >= len(SIGNS):
+        if hit.needle >= first_mark:
+            excerpt.keep(hit, telling=hit.needle < first_mark + len(marks))
             continue
-        sightings = SIGNS[hit.needle][1](hit)
+        background.note(hit)
+        if hit.needle >= first_sign + len(SIGNS):
+            continue
+        sightings = SIGNS[hit.needle - first_sign][1](hit)
         for sighting in sightings:
             _collect(collected, sighting, hit.line.number)
+            excerpt.keep(hit, telling=True)
         ids_of_key[hit.key] = [sighting.id for sighting in sightings]
         if sightings:
             ids_of_needle[hit.needle] = ids_of_key[hit.key]
-    return reader, background, collected
+    excerpt.end(*reader.tail)
+    return reader, background, collected, excerpt
 
 
 def _collect(collected: dict[str, _Collected], sighting: Sighting, line: int) -> None:
@@ -132,6 +179,8 @@ def _collect(collected: dict[str, _Collected], sighting: Sighting, line: int) ->
     if line != one.last_line:
         one.count += 1
         one.last_line = line
+    if len(one.numbers) < _MAX_NUMBERS:
+        one.numbers |= {line, *(evidence.number for evidence in sighting.lines)}
     for evidence in sighting.lines:
         shown = re.sub(r"0x[0-9a-f]+|\d+", "0", evidence.text.strip())
         if shown and len(one.lines) < _MAX_EVIDENCE:
@@ -142,7 +191,9 @@ def _collect(collected: dict[str, _Collected], sighting: Sighting, line: int) ->
             values.append(value)
 
 
-def _keep(collected: dict[str, _Collected], background: Background) -> list[_Collected]:
+def _keep(
+    collected: dict[str, _Collected], background: Background, ending: Ending, lines: list[Line], notes: list[str]
+) -> list[_Collected]:
     """Return what the log proves, in the order of its lines."""
     for one in list(collected.values()):
         replaced = one.first.without_dsa
@@ -155,17 +206,125 @@ def _keep(collected: dict[str, _Collected], background: Background) -> list[_Col
     if guard is not None and imported is not None:  # the guard says that, the import says why
         imported.weak = imported.weak and guard.weak
         imported.lines.update(list(guard.lines.items())[:1])
+        imported.numbers |= guard.numbers
         del collected["DSA302"]
     elif imported is not None and imported.weak:
         del collected["DSA303"]
-    if any(not one.first.generic for one in collected.values()):
-        for one in [one for one in collected.values() if one.first.generic]:
-            del collected[one.first.id]
+    for one in [one for one in collected.values() if not one.weak and _survived(one, ending)]:
+        del collected[one.first.id]
+        notes.append(
+            f"Line {one.number} shows {one.first.id} ({FINDINGS_BY_ID[one.first.id].title}), and the server came up or "
+            f"went on afterwards (line {max(ending.ready, ending.came_back)})."
+        )
     strong = [one for one in collected.values() if not one.weak]
-    failed = bool(strong) or (background.failed and background.came_up is None)
+    failed = bool(strong) or ending.state in {"failed", "stuck"} or (background.failed and not ending.ready)
     kept = [one for one in collected.values() if not one.weak or failed]
+    for sighting in stopped_by(ending, lines, background):
+        if not _explained(sighting, ending, kept):
+            same = next((one for one in kept if one.first.id == sighting.id), None)
+            if same is None:
+                kept.append(_of_stop(sighting))
     kept.sort(key=lambda one: one.number)
     return [one for position, one in enumerate(kept) if not (one.first.unless_earlier and position > 0)]
+
+
+def _survived(one: _Collected, ending: Ending) -> bool:
+    """Whether the server came up after all that a finding rests on, and nothing died in between."""
+    came_up = ending.ready
+    if not came_up or came_up < max(one.numbers) or ending.root is not None:
+        return False
+    return ending.died is None or not min(one.numbers) - 5 <= ending.died.number <= came_up
+
+
+def _explained(sighting: Sighting, ending: Ending, kept: list[_Collected]) -> bool:
+    """Whether what is known already says what stopped the log."""
+    strong = [one for one in kept if not one.weak]
+    if ending.root is None:
+        return bool(kept)
+    spans = [(part.starts - 3, part.line.number + part.message.count("\n") + 1) for part in ending.root.chain()]
+    for one in kept:
+        if one.first.unless_earlier:
+            continue
+        if any(low <= number <= high for number in one.numbers for low, high in spans):
+            return True
+        if any(_same(ending.root.text, line.text) for line in one.lines.values()):
+            return True
+    if sighting.id == "DSA933" and strong:
+        return True
+    return any(one.number < ending.root.starts for one in strong if not one.first.unless_earlier)
+
+
+def _same(left: str, right: str) -> bool:
+    first, second = (" ".join(re.sub(r"0x[0-9a-f]+|\d+", "0", text).split()) for text in (left, right))
+    return bool(first) and first[:160] in second
+
+
+def _of_stop(sighting: Sighting) -> _Collected:
+    one = _Collected(sighting, weak=False, count=1, last_line=sighting.lines[0].number)
+    for line in sighting.lines[:_MAX_EVIDENCE]:
+        one.lines.setdefault(str(line.number), line)
+        one.numbers.add(line.number)
+    one.details = {name: [value] for name, value in sighting.details.items() if value}
+    return one
+
+
+def _contradiction(background: Background, target: Target | None) -> _Collected | None:
+    """Return the finding that --target and the log's GPU are not the same, where they are not."""
+    if target is None or background.gpu is None or background.gpu[0] == target.parsed:
+        return None
+    capability, name, number = background.gpu
+    line = Line(number, background.gpu_lines.get(number, ""), "", "")
+    seen = f"{name} ({capability})" if name else f"compute capability {capability}"
+    details = {"given": f"{target.name} ({target.capability})", "seen": seen}
+    return _of_stop(Sighting("DSA943", [line], details))
+
+
+def _setting(background: Background, capability: Capability | None, gpu: str | None, facts: Facts | None) -> Setting:
+    """Return what decides which remedies fit."""
+    known = find_gpu(gpu) if gpu else None
+    target = known.alias if known is not None else capability.sm if capability is not None else None
+    software = facts.software.value if facts is not None else None
+    installed = software is not None and any(one.value.startswith("dsa_doctor.") for one in software.vllm_plugins)
+    platform = background.platform or ("cuda" if capability is not None else None)
+    return Setting(
+        engine=background.engine,
+        platform=platform,
+        capability=capability,
+        model=redact(background.models[0]) if background.models else None,
+        target=target,
+        plugin_loaded=background.plugin_loaded or installed,
+    )
+
+
+def _arguments(background: Background) -> dict[str, str]:
+    shown = {}
+    for name, value in background.arguments.items():
+        text = redact(f"--{name.replace('_', '-')}={value}").split("=", 1)
+        shown[name] = text[1][:120] if len(text) > 1 else ""
+    return shown
+
+
+def _notes(ending: Ending, background: Background, remark: str) -> list[str]:
+    """Return what is worth knowing and no failure."""
+    notes = [remark] if remark else []
+    if ending.starts > 1:
+        notes.append(f"The log holds {ending.starts} starts of the server.")
+    if ending.came_back:
+        notes.append(f"After that failure the server runs again from line {ending.came_back} on.")
+    if ending.survived and ending.state in {"healthy", "stopped"}:
+        first = ending.survived[0]
+        notes.append(
+            f"{len(ending.survived)} errors that the server survived, the first on line {first.line.number}: "
+            f"{first.text[:160]}"
+        )
+    if background.acceptance is not None and background.acceptance[0] < _POOR_ACCEPTANCE:
+        rate, number = background.acceptance
+        notes.append(
+            f"The target accepts {rate:g} % of the drafted tokens (line {number}): drafting costs time here. That is "
+            "no failure; the usual causes are draft layers (MTP) that were quantised or loaded wrongly, or a draft of "
+            "another model. Serve without --speculative-config to compare."
+        )
+    return notes
 
 
 def _gpu(
@@ -185,38 +344,6 @@ def _gpu(
     return None, None, None
 
 
-def _summary(finding_id: str, details: dict[str, str], background: Background) -> str:
-    """Fill the cause's sentence; what was not seen leaves no trace in it."""
-    values = {**details, "via_api": details.get("api", "").split(", ")[0]}
-    for name, template in (
-        ("via", " through {via_api}"),
-        ("kernel_text", " in the kernel {kernel}"),
-        ("where_text", " ({where})"),
-        ("limit_text", " and the limit is {limit}"),
-        ("size_text", " while {size} were asked for"),
-    ):
-        source = template[template.index("{") + 1 : template.index("}")]
-        values[name] = template.replace(f"{{{source}}}", values[source]) if values.get(source) else ""
-    hung = background.chosen_backend
-    values["backend_text"] = f"; {hung} is known to hang" if hung == "FLASHINFER_MLA_SPARSE_SM120" else ""
-    text = re.sub(r"\{(\w+)\}", lambda match: values.get(match.group(1), ""), CAUSES[finding_id].summary)
-    text = re.sub(r"\s{2,}", " ", text).replace(" :", ":").replace("()", "").replace(" .", ".").strip()
-    return text if text.startswith(("vLLM", "torch")) else text[0].upper() + text[1:]
-
-
 def _evidence(one: _Collected) -> tuple[EvidenceLine, ...]:
     lines = sorted(one.lines.values(), key=lambda line: (line.number != one.number, line.number))
     return tuple(EvidenceLine(line=line.number, text=redact(line.text.strip())[:_MAX_TEXT]) for line in lines)
-
-
-def _message(findings: tuple[LogFinding, ...], context: LogContext) -> str:
-    size = f"{context.lines} lines"
-    layers = [layer for layer in ("csrc", "attention", "indexer") if any(one.layer == layer for one in findings)]
-    others = [one.id for one in findings if one.layer == "runtime"]
-    if not context.bytes:
-        return "The log is empty: there is nothing to explain."
-    if layers:
-        message = f"{size}; failing: {', '.join(layers)}."
-        return f"{message} Also found: {', '.join(others)}." if others else message
-    message = f"{size}; no sign of a failure of csrc, attention or the indexer."
-    return f"{message} What the log does show: {', '.join(others)}." if others else message

@@ -21,6 +21,11 @@ MAX_BEFORE = 1 << 10
 MAX_AFTER = 6 << 10
 """Bytes of one line that are ever decoded, before and after the hit: the longest message is the selector's."""
 
+REQUESTS = (b"Received request", b"Receive: obj=", b"Finish: obj=", b"Generated response", b"Adding request")
+"""What begins the record of a request; the prompt in it may quote any error."""
+REQUEST_ENDS = (b"SamplingParams(", b"PoolingParams(", b"sampling_params", b", params:")
+MAX_REQUEST = 64 << 10
+
 # Bounds on the work, per needle wherever that matters, so that one that is everywhere hides no other: hits of a block
 # that are compared with earlier ones; passages that are always looked at in full, and those while the total allows it;
 # then passages per block.
@@ -73,6 +78,16 @@ class Passage:
                 if yielded == count:
                     return
 
+    def surroundings(self, before: int, after: int) -> tuple[int, list[bytes]]:
+        """Return the whole lines within so many bytes before and after the hit, with the number of the first."""
+        low = max(0, self._start - before)
+        if low:
+            low = self._buffer.find(b"\n", low, self._start) + 1 or self._start
+        high = min(len(self._buffer), self._end + after)
+        if high < len(self._buffer):
+            high = max(self._buffer.rfind(b"\n", self._end, high), self._end)
+        return self.line.number - self._buffer.count(b"\n", low, self._start), self._buffer[low:high].split(b"\n")
+
     def before(self, count: int) -> list[Line]:
         """Return up to `count` lines before the hit that the same process wrote, oldest first."""
         return list(self.backwards(count))[::-1]
@@ -104,9 +119,16 @@ class LogReader:
 
     Args:
         needles: byte strings without newlines.
+        quotes: how many of the first needles begin a request that is logged: what stands in it is nobody's error.
+
+    Attributes:
+        lines: of the whole stream.
+        bytes: of the whole stream, as UTF-8.
+        tail: the last lines, and the number of the first of them.
+        remark: what was wrong with the stream.
     """
 
-    def __init__(self, needles: Sequence[bytes]) -> None:
+    def __init__(self, needles: Sequence[bytes], *, quotes: int = 0) -> None:
         self._automaton = BytesAhoCorasick(needles, implementation=Implementation.DFA)
         self._seen: dict[bytes, int] = {}
         self._full = Counter[int]()
@@ -114,6 +136,10 @@ class LogReader:
         self.lines = 0
         self.bytes = 0
         self.remark = ""
+        self.tail: tuple[int, list[bytes]] = (1, [])
+        self._quotes = quotes
+        self._quoted_until = 0
+        self._base = 0
 
     def scan(self, stream: BinaryIO) -> Iterator[Passage | Repeats]:
         """Yield every hit in order; `lines` and `bytes` hold the log's size when it is exhausted."""
@@ -132,8 +158,11 @@ class LogReader:
             cut = max(0, limit - LOOK_BEHIND)
             if cut > LOOK_BEHIND or ended:
                 buffer, limit = buffer[cut:], limit - cut
+                self._base += cut
             fresh = limit
         self.remark = source.remark
+        start = buffer.find(b"\n") + 1 if self._base else 0
+        self.tail = (number - buffer.count(b"\n", start), buffer[start:].split(b"\n") if buffer else [])
         self.lines = number - 1 + (0 if buffer.endswith(b"\n") or not self.bytes else 1)
 
     def _search(self, buffer: bytes, low: int, high: int, number: int) -> Iterator[Passage | Repeats]:
@@ -148,12 +177,19 @@ class LogReader:
         rest = matches[_VISITED_FIRST:]
         if rest:  # hits are everywhere: of needles that were seen often enough, the rest is only counted
             often = Counter(map(itemgetter(0), matches[:_VISITED_FIRST]))
-            saturated = {needle for needle, count in often.items() if count >= _VISITED_PER_BLOCK}
+            saturated = {
+                needle for needle, count in often.items() if count >= _VISITED_PER_BLOCK and needle >= self._quotes
+            }
             skipped = Counter(filter(saturated.__contains__, map(itemgetter(0), rest)))
             matches = matches[:_VISITED_FIRST] + [match for match in rest if match[0] not in saturated]
         for needle, offset, _ in matches:
             position = low + offset
             if position >= high:
+                continue
+            if self._base + position < self._quoted_until:
+                continue
+            if needle < self._quotes:
+                self._quoted_until = self._base + _end_of_request(buffer, position)
                 continue
             if visited[needle] >= _VISITED_PER_BLOCK:
                 skipped[needle] += 1
@@ -205,3 +241,14 @@ def _enough(blocks: Iterator[bytes]) -> bytes:
         pieces.append(block)
         size += len(block)
     return b"".join(pieces)
+
+
+def _end_of_request(buffer: bytes, position: int) -> int:
+    """Return where a logged request ends: with its line, or where its parameters follow a prompt of several lines."""
+    end = buffer.find(b"\n", position)
+    end = len(buffer) if end < 0 else end
+    line = buffer[position : min(end, position + LOOK_AHEAD)]
+    if b"prompt:" not in line or any(after in line for after in REQUEST_ENDS):
+        return end
+    found = [buffer.find(after, end, end + MAX_REQUEST) for after in REQUEST_ENDS]
+    return min((one for one in found if one >= 0), default=end)

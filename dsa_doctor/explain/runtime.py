@@ -2,7 +2,9 @@
 
 import re
 
+from dsa_doctor.explain.places import place_of
 from dsa_doctor.explain.reader import Passage
+from dsa_doctor.explain.remedies import Remedy
 from dsa_doctor.explain.sighting import Sighting, mentions, traceback_of
 
 _KERNEL = re.compile(r"\bdef (\w{2,120})\(")
@@ -19,6 +21,14 @@ _DSA_ARCHITECTURE = re.compile(
     r"glm_moe_dsa|glm5_next|deepseek_v32|deepseek_v4|GlmMoeDsa\w*|Glm5Next\w*|DeepseekV32\w*|DeepseekV4\w*"
 )
 _ATTENTION_FRAME = re.compile(r"mqa_logits|indexer|mla|sparse|attention|topk|top_k", re.IGNORECASE)
+_FALLBACK = re.compile(r"has no vLLM implementation|falling back to Transformers")
+_CLASSES = (re.compile(r"\((\w{4,80})\) are:"), re.compile(r"in (Transformers\w{4,80})"))
+_SMALLER_STEPS = (
+    Remedy("lower --max-num-batched-tokens: it bounds the tokens of a step", engine="vllm"),
+    Remedy("lower --chunked-prefill-size: it bounds the tokens of a step", engine="sglang"),
+    Remedy("lower --gpu-memory-utilization: what it leaves is for such workspaces", engine="vllm"),
+    Remedy("lower --mem-fraction-static: what it leaves is for such workspaces", engine="sglang"),
+)
 _WEIGHT = re.compile(r"[\w.]{1,120}\.indexer\.[\w.]{1,80}")
 
 
@@ -84,7 +94,56 @@ def out_of_memory(passage: Passage) -> list[Sighting]:
     if line.is_source or line.is_remark or not _OUT_OF_MEMORY.search(line.text):
         return []
     size = _ALLOCATION.search(line.text)
-    return [Sighting("DSA923", [line], {"size": size.group(1)} if size else {})]
+    place, frame = place_of(traceback_of(passage))
+    sighting = Sighting("DSA923", [line], {"size": size.group(1)} if size else {})
+    if place is not None and frame is not None:
+        sighting.lines.append(frame.line)
+        sighting.details["where"] = f"in {place.name}"
+    if place is not None and place.layer == "indexer":
+        sighting.details["detail"] = (
+            " Its logits are one 32-bit number for each prompt token of a step and each token of context: more ranks "
+            "do not make them smaller, fewer prompt tokens in a step do."
+        )
+        sighting.remedy, sighting.decided = _SMALLER_STEPS, True
+    elif place is not None and place.layer == "attention":
+        sighting.details["detail"] = (
+            " The workspace of sparse attention grows with the tokens of a step, and is not part of the plan at start."
+        )
+        sighting.remedy, sighting.decided = _SMALLER_STEPS, True
+    return [sighting]
+
+
+def memory_in_use(passage: Passage) -> list[Sighting]:
+    """Another process holds the memory that vLLM was told to take."""
+    line = passage.line
+    if line.is_source or line.is_remark:
+        return []
+    sighting = Sighting(
+        "DSA923", [line], {"detail": " Another process holds memory of that GPU, or the share is too large."}
+    )
+    sighting.remedy = (
+        "nvidia-smi   # which processes hold memory: often workers of an earlier run",
+        Remedy("lower --gpu-memory-utilization", engine="vllm"),
+    )
+    sighting.decided = True
+    return [sighting]
+
+
+def fallback_class(passage: Passage) -> list[Sighting]:
+    """This vLLM has no class for the model, took the one of Transformers, and its weights do not fit there."""
+    line = passage.line
+    if line.is_source or line.is_remark:
+        return []
+    fell = next((one for one in passage.before(400)[::-1] if _FALLBACK.search(one.text)), None)
+    if fell is None and not re.search(r"in Transformers\w+For\w+", line.text):
+        return []
+    named = next((found for pattern in _CLASSES if (found := pattern.search(line.text))), None)
+    details = {
+        "who": "vLLM",
+        "architecture": named.group(1) if named else "this model",
+        "detail": " It has no class of its own for the model and fell back to the one of Transformers.",
+    }
+    return [Sighting("DSA904", [line, *([fell] if fell else [])], details)]
 
 
 def cache_memory(passage: Passage) -> list[Sighting]:

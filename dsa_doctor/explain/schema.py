@@ -1,5 +1,7 @@
 """What `explain` says of a log. Fields are only ever added; removing or renaming one raises the major version."""
 
+from pydantic import Field
+
 from dsa_doctor.facts.observation import Fact
 from dsa_doctor.verdict.schema import EXIT_BITS, EXIT_UNDETERMINED, Backend, FindingLayer
 
@@ -20,6 +22,14 @@ class NextFailure(Fact):
     id: str
     layer: FindingLayer
     summary: str
+
+
+class PossibleCause(Fact):
+    """One of several causes that look alike in a log."""
+
+    cause: str
+    told_by: str
+    """What tells it apart from the others."""
 
 
 class Outlook(Fact):
@@ -47,6 +57,12 @@ class LogFinding(Fact):
     """Empty where the GPU's capability is neither in the log nor given."""
     plugin: Outlook | None = None
     """Only with --target or --facts."""
+    dsa: bool | None = None
+    """Whether it is a problem of DeepSeek Sparse Attention; None where the log does not tell."""
+    possible: tuple[PossibleCause, ...] = ()
+    """Where a log alone cannot decide between causes: each of them."""
+    collect: tuple[str, ...] = ()
+    """What to gather next, where the cause is not known."""
 
 
 class LogContext(Fact):
@@ -65,6 +81,20 @@ class LogContext(Fact):
     """"line N" of the log, "--target" or "--facts"."""
     attention_backend: str | None = None
     """The backend that the log says was chosen."""
+    platform: str | None = None
+    """"cuda", "rocm", "cpu", "npu", "xpu", "tpu"."""
+    arguments: dict[str, str] = Field(default_factory=dict)
+    """Options of the server as the log records them, redacted."""
+    starts: int = 0
+    """How often the log shows the server's start."""
+    ready_line: int | None = None
+    """Where it said last that it was ready."""
+    end: str = "unclear"
+    """"healthy", "stopped" (in order), "failed", "stuck", "unfinished" (during the start) or "unclear"."""
+    stage: str | None = None
+    """What the server was at when it failed or the log ended, where that was before it was ready."""
+    cut_off: bool = False
+    """Whether something is missing from the log: what it refers to, or its end."""
 
 
 class Explanation(Fact):
@@ -77,6 +107,10 @@ class Explanation(Fact):
     context: LogContext
     message: str
     exit_code: int
+    dsa_problem: bool | None = None
+    """Whether what failed is a problem of DeepSeek Sparse Attention; None: nothing failed, or it cannot be told."""
+    notes: tuple[str, ...] = ()
+    """What is worth knowing and no failure: errors that the server survived, several starts, a draft that is no use."""
 
 
 def exit_code_of(findings: tuple[LogFinding, ...]) -> int:

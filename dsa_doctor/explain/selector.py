@@ -7,6 +7,9 @@ from dsa_doctor.verdict.schema import Backend
 
 _SETTING = re.compile(r"\b(head_size|dtype|kv_cache_dtype|block_size|use_mla|use_sparse)\s?[=:]\s?([\w.]{1,40})")
 _BACKEND = re.compile(r"['\"]?\b([A-Z][A-Z0-9_]{2,63})['\"]?\s?(?::|->)\s?\[([^\]\[]{0,2000})\]")
+_NEVER = re.compile(
+    r"sparse not supported|capability|head_size|MLA not supported|non-|not a sparse|kv_cache_dtype|block_size|dtype not"
+)
 _CLOSING = re.compile(r"\]\s?\}")
 
 
@@ -31,6 +34,14 @@ class SelectorError:
         if "sparse not supported" in reasons:
             return True
         return False if "non-sparse not supported" in reasons else None
+
+    @property
+    def nearest(self) -> Backend | None:
+        """The backend that can do sparse attention on this GPU and lacks only something that can be installed."""
+        near = [
+            one for one in self.backends if one.reasons and not any(_NEVER.search(reason) for reason in one.reasons)
+        ]
+        return min(near, key=lambda one: len(one.reasons), default=None)
 
     @property
     def only_cache_dtype(self) -> tuple[str, ...]:

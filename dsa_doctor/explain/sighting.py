@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dsa_doctor.explain.reader import Passage
+from dsa_doctor.explain.remedies import Remedy
 from dsa_doctor.explain.text import Line
 from dsa_doctor.verdict.schema import Backend
 
@@ -31,9 +32,9 @@ class Sighting:
         weak: dropped unless the log shows an error and no server that came up.
         without_dsa: the finding it is instead where the log's model has no sparse attention; "" for none at all.
         unless_earlier: dropped where another finding comes first, of which it is a usual consequence.
-        generic: dropped where anything more exact was found.
         backends: what the selector said of each backend.
-        remedy: replaces the usual remedy.
+        remedy: stands before the usual remedy.
+        decided: whether the passage itself tells which of the finding's possible causes it is.
     """
 
     id: str
@@ -42,9 +43,9 @@ class Sighting:
     weak: bool = False
     without_dsa: str | None = None
     unless_earlier: bool = False
-    generic: bool = False
     backends: tuple[Backend, ...] = ()
-    remedy: tuple[str, ...] = ()
+    remedy: tuple[Remedy | str, ...] = ()
+    decided: bool = False
 
 
 Classifier = Callable[[Passage], list[Sighting]]

@@ -1,6 +1,6 @@
 """What to look for in a log, and who judges it. Needles are short, so that wording around them may vary."""
 
-from dsa_doctor.explain import attention, csrc, deep_gemm, generic, runtime
+from dsa_doctor.explain import attention, csrc, deep_gemm, runtime
 from dsa_doctor.explain.sighting import Classifier
 
 SIGNS: tuple[tuple[str, Classifier], ...] = (
@@ -48,6 +48,7 @@ SIGNS: tuple[tuple[str, Classifier], ...] = (
     ("Requested dynamic shared", runtime.shared_memory),
     ("out of memory", runtime.out_of_memory),
     ("OutOfMemoryError", runtime.out_of_memory),
+    ("less than desired GPU memory", runtime.memory_in_use),
     ("for the cache blocks", runtime.cache_memory),
     ("available KV cache memory (", runtime.cache_memory),
     ("atchdog", runtime.watchdog),
@@ -55,13 +56,5 @@ SIGNS: tuple[tuple[str, Classifier], ...] = (
     ("does not recognize this architecture", runtime.unknown_architecture),
     ("are not supported for now", runtime.unknown_architecture),
     ("driver on your system is too old", runtime.driver),
-    ("attn_indexer.py", generic.own_error),
-    ("mqa_indexer.py", generic.own_error),
-    ("nsa_indexer", generic.own_error),
-    ("dsa_indexer", generic.own_error),
-    ("/indexer.py", generic.own_error),
-    ("sparse_indexer.py", generic.own_error),
-    ("sparse_mla_", generic.own_error),
-    ("mla_sparse.py", generic.own_error),
-    ("MLASparse", generic.own_error),
+    ("no module or parameter named", runtime.fallback_class),
 )

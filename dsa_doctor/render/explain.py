@@ -25,11 +25,14 @@ def print_explanation(console: Console, explanation: Explanation, *, verbose: bo
         console.print(renderable, width=width)
 
     layers_fail = any(one.layer != "runtime" for one in explanation.findings)
-    style = "bold red" if layers_fail else "bold yellow" if explanation.findings else "bold green"
+    sound = explanation.context.end in {"healthy", "stopped"}
+    style = "bold red" if layers_fail else "bold yellow" if explanation.findings or not sound else "bold green"
     show(Text(f"{explanation.message} Exit code {explanation.exit_code}.", style=style))
     context = describe_context(explanation.context)
     if context:
         show(Text(context, style="dim"))
+    for note in explanation.notes:
+        show(Text(f"note: {note}"))
     for finding in explanation.findings:
         show(Text())
         show(_heading(finding))
@@ -46,11 +49,15 @@ def describe_context(context: LogContext) -> str:
     parts = []
     if context.engine:
         parts.append(f"{context.engine} {context.engine_version or ''}".strip())
+    if context.platform not in {None, "cuda"}:
+        parts.append(f"platform {context.platform}")
     if context.model:
         parts.append(f"model {context.model}")
     if context.capability:
         name = f"{context.gpu}, " if context.gpu else ""
         parts.append(f"{name}compute capability {context.capability} ({context.capability_source})")
+    if context.stage:
+        parts.append(f"during {context.stage}")
     if context.attention_backend:
         parts.append(f"attention backend {context.attention_backend}")
     return "; ".join(parts)
@@ -71,11 +78,18 @@ def _body(finding: LogFinding, *, verbose: bool) -> Text:
         for backend in finding.backends:
             body.append(f"\nrejected {backend.name}: {'; '.join(backend.reasons)}", style="dim")
     elif finding.backends:
-        names = ", ".join(backend.name for backend in finding.backends)
-        body.append(f"\nrejected: {names} (reasons: --verbose)", style="dim")
+        rejected = "; ".join(f"{one.name} ({', '.join(one.reasons[:2])})" for one in finding.backends[:6])
+        more = f"; {len(finding.backends) - 6} more (--verbose)" if len(finding.backends) > 6 else ""
+        body.append(f"\nrejected: {rejected}{more}", style="dim")
+    for one in finding.possible:
+        body.append("\neither: ", style="bold")
+        body.append(f"{one.cause}; told by: {one.told_by}")
     for remedy in finding.remedy:
         body.append("\nhelps: ", style="bold")
         body.append(remedy)
+    for what in finding.collect:
+        body.append("\ncollect: ", style="bold")
+        body.append(what)
     if finding.plugin is not None:
         word = {True: "yes", False: "no", None: "unknown"}[finding.plugin.resolves]
         body.append("\nplugin: ", style="bold")

@@ -147,7 +147,7 @@ def test_the_traceback_decides_where_the_file_does_not(frame, expected):
         "WARNING 11-23 10:00:00 _custom_ops.py:18] Failed to import from vllm._C with ModuleNotFoundError("
         "\"No module named 'vllm._C'\")\nINFO:     Application startup complete.\n",
         "INFO If out of memory occurs during cudagraph capture, lower gpu_memory_utilization\n",
-        "ERROR the documents of the library have no module named index\n",
+        "ERROR the documents of the library have no module named index\nINFO serving goes on\n" + "INFO step\n" * 20,
     ],
 )
 def test_what_is_no_failure_gives_no_finding(text):
