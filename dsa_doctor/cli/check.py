@@ -14,6 +14,7 @@ from dsa_doctor.cli.cache import NoCache, keeper_for
 from dsa_doctor.cli.completion import complete_backend, complete_dtype, complete_model, complete_target
 from dsa_doctor.cli.output import fail_usage
 from dsa_doctor.cli.sinks import append_step_summary, parse_sinks, write_sinks, write_stdout
+from dsa_doctor.cli.status import status
 from dsa_doctor.cli.typed import check_choices, check_models
 from dsa_doctor.render.formats import ReportFormat
 
@@ -179,13 +180,16 @@ def check(
         dtype = kv_cache_dtype if kv_cache_dtype != "auto" else None
         foreign = bool(wheel or python)
         check_choices(kv_cache_dtype=dtype, attention_backend=attention_backend, foreign=foreign)
-        judged = [
-            (label, verdict)
-            for label, facts_file, environment in _environments(
-                facts or [], wheel or [], python or [], execute=not no_execute
-            )
-            for verdict in judge_fleet(*asked, options, facts_file=facts_file, environment=environment, keeper=keeper)
-        ]
+        with status(human=output_format is ReportFormat.HUMAN):
+            judged = [
+                (label, verdict)
+                for label, facts_file, environment in _environments(
+                    facts or [], wheel or [], python or [], execute=not no_execute
+                )
+                for verdict in judge_fleet(
+                    *asked, options, facts_file=facts_file, environment=environment, keeper=keeper
+                )
+            ]
     except (UsageError, PolicyError, ManifestError, UnusableEnvironmentError) as error:
         fail_usage(str(error))
     report = apply_policy(judged, rules, today=datetime.now(timezone.utc).date(), manifest=pin)

@@ -12,6 +12,7 @@ from dsa_doctor.cli.cache import NoCache, keeper_for
 from dsa_doctor.cli.check import Format
 from dsa_doctor.cli.completion import complete_backend, complete_dtype, complete_model, complete_target
 from dsa_doctor.cli.output import console, fail_usage, print_data
+from dsa_doctor.cli.status import status
 from dsa_doctor.cli.typed import check_choices, check_models
 
 if TYPE_CHECKING:
@@ -222,7 +223,8 @@ def run_model(
     out = console(stderr=emit is not None or as_data)
     narrator = LaunchNarrator(console(stderr=True), verbose=verbose)
     try:
-        verdict, planned_gpus, known = judge(asked, keeper_for(no_cache=no_cache))
+        with status(human=emit is None and not as_data):
+            verdict, planned_gpus, known = judge(asked, keeper_for(no_cache=no_cache))
         if verdict.exit_code != 0 or verbose:
             _show_verdict(out, verdict, insists=force and verdict.exit_code != 0, verbose=verbose)
         preparation = make_ready(asked, verdict, planned_gpus, known, force=force)

@@ -1,5 +1,6 @@
 """Runs every probe side by side and returns the facts of one environment."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,6 +12,7 @@ from dsa_doctor.facts.schema import Facts, Fingerprint, Selector
 from dsa_doctor.probes import cuda_toolkit, gpus, settings, software
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.kept import kept_csrc, kept_deep_gemm
+from dsa_doctor.probes.progress import doing
 from dsa_doctor.processes.child import ChildPool
 from dsa_doctor.redaction import redact
 
@@ -37,16 +39,16 @@ def gather(
         fingerprint: the probe that reads vLLM's sources; None leaves its fact unknown.
         keeper: gives and takes answers of the slow probes that run here; None asks each anew.
     """
-    with ChildPool(max_workers=7, thread_name_prefix="probe") as pool:
-        # The slowest start first. NVML is asked before any child can touch CUDA only in the sense that matters: no
-        # probe initialises CUDA in this process.
-        selected = pool.submit(_ask_selector, selector, environment)
-        compiled = pool.submit(_guarded, "csrc", lambda: kept_csrc(keeper, environment))
-        deep = pool.submit(_guarded, "DeepGEMM", lambda: kept_deep_gemm(keeper, environment))
+    with ChildPool(max_workers=1) as first, ChildPool(max_workers=_processors_left()) as pool:
+        # The selector takes longer than all others together, so it has a processor to itself. NVML is asked before any
+        # child can touch CUDA only in the sense that matters: no probe initialises CUDA in this process.
+        selected = first.submit(_ask_selector, selector, environment)
         gpu = pool.submit(_guarded, "GPU", gpus.probe)
         installed = pool.submit(_guarded, "software", lambda: software.probe(environment))
         chosen = pool.submit(_guarded, "settings", lambda: settings.probe(environment))
         toolkit = pool.submit(_guarded, "CUDA toolkit", lambda: cuda_toolkit.probe(environment))
+        compiled = pool.submit(_guarded, "csrc", lambda: kept_csrc(keeper, environment))
+        deep = pool.submit(_guarded, "DeepGEMM", lambda: kept_deep_gemm(keeper, environment))
         sources = pool.submit(_ask_fingerprint, fingerprint, environment)
         answers, vllm_import = selected.result()
         return Facts(
@@ -63,11 +65,17 @@ def gather(
         )
 
 
+def _processors_left() -> int:
+    """Return how many probes run beside the selector: as many as there are processors for them, and at least one."""
+    return min(7, max(1, len(os.sched_getaffinity(0)) - 1))
+
+
 def _guarded(name: str, probe: Callable[[], Observation[T]]) -> Observation[T]:
     """Run one probe; an exception it should have caught becomes an unknown that says so."""
     start = time.monotonic()
     try:
-        observation = probe()
+        with doing(f"reading {name}"):
+            observation = probe()
     except Exception as error:  # a bug in one probe must not cost the other facts
         return Observation[T].unknown(_broke(name, error), seconds=time.monotonic() - start)
     return observation.model_copy(update={"seconds": time.monotonic() - start})
@@ -81,7 +89,8 @@ def _ask_selector(
         return Observation[Selector].unknown(cause), Observation[str].unknown(cause)
     start = time.monotonic()
     try:
-        answers, vllm_import = probe(environment)
+        with doing("asking vLLM's selector"):
+            answers, vllm_import = probe(environment)
     except Exception as error:
         cause = _broke("selector", error)
         return Observation[Selector].unknown(cause), Observation[str].unknown(cause)

@@ -40,6 +40,7 @@ def main() -> None:
     gc.disable()  # tens of thousands of modules' objects are made here, and none of them is garbage
     loaded = importlib.import_module("loaded")
     loaded.watch()
+    importlib.import_module("shortcuts").install()
     sys.path.pop(0)  # this folder: its scripts bear the names of packages
     request = json.load(sys.stdin)
     # A hang shows where: the fault handler even where the interpreter is held, the timer with the place last.
