@@ -72,7 +72,7 @@ def deep_gemm_supports(capability: Capability) -> bool:
 
     Only used where the installed vLLM could not be asked (`is_deep_gemm_supported()`), which knows its own copy better.
     """
-    return capability.major in (9, 10)
+    return has_native_path(capability)
 
 
 def plugin_serves(capability: Capability) -> Literal["default", "on request", "no"]:
@@ -80,6 +80,16 @@ def plugin_serves(capability: Capability) -> Literal["default", "on request", "n
     if capability.major == 8:
         return "default"
     return "on request" if capability.major == 12 else "no"
+
+
+def is_consumer_blackwell(capability: Capability) -> bool:
+    """Whether it is 12.x, for which FlashInfer has sparse-MLA kernels of its own."""
+    return capability.major == 12
+
+
+def has_native_path(capability: Capability) -> bool:
+    """Whether FlashMLA and DeepGEMM are written for it: Hopper and datacentre Blackwell."""
+    return capability.major in (9, 10)
 
 
 def vllm_minimum() -> Capability:

@@ -38,6 +38,7 @@ KNOWN_FINDINGS: tuple[KnownFinding, ...] = (
     KnownFinding("DSA212", "attention", "The sparse-MLA kernel has no variant for this shape"),
     KnownFinding("DSA213", "attention", "The sparse-MLA backend fails with an error of its own"),
     KnownFinding("DSA214", "attention", "dsa-doctor's sparse-MLA op computes wrongly on this GPU"),
+    KnownFinding("DSA215", "attention", "FlashInfer's kernels for compute capability 12.x, and when they hang"),
     KnownFinding("DSA301", "indexer", "DeepGEMM does not support this GPU"),
     KnownFinding("DSA302", "indexer", "DeepGEMM is not installed"),
     KnownFinding("DSA303", "indexer", "DeepGEMM is installed and cannot be imported"),
@@ -110,6 +111,7 @@ _TROUBLES = {
     "DSA205": "the KV cache dtype rules the attention backend out",
     "DSA206": "vLLM has a TRITON_MLA_SPARSE of its own",
     "DSA207": "the attention backend asked for is not valid here",
+    "DSA215": "FlashInfer's kernels for this GPU can hang",
     "DSA214": "dsa-doctor's sparse-MLA op computes wrongly here",
     "DSA301": "the indexer calls DeepGEMM, which does not support this GPU",
     "DSA302": "the indexer needs DeepGEMM, which is not installed",
@@ -133,6 +135,8 @@ _TROUBLES = {
     "DSA913": "the warm-up compiles a kernel for an fp8 type that this GPU lacks",
     "DSA914": "dsa-doctor's plugin does not serve this model here",
     "DSA915": "the GPUs could not be read",
+    "DSA916": "a setting of the environment stands in the way",
+    "DSA918": "the manifest pins another vLLM",
 }
 """What is the matter where a finding does not pass, in a few words after a colon; else its title says it already."""
 

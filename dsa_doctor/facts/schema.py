@@ -74,6 +74,28 @@ class Settings(Fact):
     """Names among `variables` that select kernels elsewhere and that this vLLM does not read."""
 
 
+class Sm120Shapes(Fact):
+    """The shapes for which FlashInfer has a sparse-MLA decode kernel on 12.x: listed, or by bounds."""
+
+    pairs: tuple[tuple[int, int], ...] = ()
+    """(query heads per rank, top-k)."""
+    most_heads: int | None = None
+    least_topk: int | None = None
+
+
+class Sm120Kernels(Fact):
+    """FlashInfer's sparse-MLA kernels for compute capability 12.x, as its installed sources have them."""
+
+    barrier: Literal["alternates", "livelocks", "unrecognised"]
+    """Whether a thread that does not block alternates between two barriers, without which the kernel may livelock."""
+    swap_ab: Literal["absent", "retires", "hangs"]
+    """The prefill with swapped operands: not there, or whether it retires threads that no barrier counts."""
+    rope_free: bool
+    """Whether there is a kernel for rows without rope (GLM-5.3-Flash)."""
+    shapes: dict[str, Sm120Shapes]
+    """By FlashInfer's name of the kernel family, e.g. "DSV3_2"."""
+
+
 class CudaToolkit(Fact):
     """A CUDA toolkit that run-time compilation (DeepGEMM, FlashInfer) would find."""
 
@@ -379,6 +401,9 @@ class Facts(Fact):
     fingerprint: Observation[Fingerprint]
     vllm_import: Observation[str]
     """The version that vllm reports on import, or why it cannot be imported; unknown where it was not tried."""
+    flashinfer_sm120: Observation[Sm120Kernels] = Observation[Sm120Kernels].unknown(
+        "these facts were gathered by a dsa-doctor that did not read them"
+    )
     settings: Observation[Settings] = Observation[Settings].unknown(
         "these facts were gathered by a dsa-doctor that did not record them"
     )

@@ -9,7 +9,7 @@ from dsa_doctor import __version__
 from dsa_doctor.cache import Keeper
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Facts, Fingerprint, Selector
-from dsa_doctor.probes import cuda_toolkit, gpus, settings, software
+from dsa_doctor.probes import cuda_toolkit, flashinfer, gpus, settings, software
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.kept import kept_csrc, kept_deep_gemm
 from dsa_doctor.probes.progress import doing
@@ -45,6 +45,7 @@ def gather(
         selected = first.submit(_ask_selector, selector, environment)
         gpu = pool.submit(_guarded, "GPU", gpus.probe)
         installed = pool.submit(_guarded, "software", lambda: software.probe(environment))
+        sm120 = pool.submit(_guarded, "FlashInfer", lambda: flashinfer.probe(environment))
         chosen = pool.submit(_guarded, "settings", lambda: settings.probe(environment))
         toolkit = pool.submit(_guarded, "CUDA toolkit", lambda: cuda_toolkit.probe(environment))
         compiled = pool.submit(_guarded, "csrc", lambda: kept_csrc(keeper, environment))
@@ -61,6 +62,7 @@ def gather(
             selector=answers,
             fingerprint=sources.result(),
             vllm_import=vllm_import,
+            flashinfer_sm120=sm120.result(),
             settings=chosen.result(),
         )
 

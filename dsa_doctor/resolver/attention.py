@@ -6,6 +6,7 @@ from dsa_doctor.resolver.own_attention import judge_own_attention, own_backends
 from dsa_doctor.resolver.plugin_finding import plugin_finding
 from dsa_doctor.resolver.request import TRITON_BACKEND
 from dsa_doctor.resolver.settings import mla_is_off
+from dsa_doctor.resolver.sm120 import concerns, with_flashinfer
 from dsa_doctor.verdict.schema import Backend, Finding
 
 _INSTALL = "pip install dsa-doctor   # brings TRITON_MLA_SPARSE to a stock vLLM wheel"
@@ -66,7 +67,8 @@ def _chosen(case: Judgement, name: str) -> Judged:
         summary = f"This vLLM has a {TRITON_BACKEND} of its own, and its selector takes it on {case.gpu}."
         return judged("attention", "upstream", summary, (finding("DSA206", "pass", summary, evidence=evidence),))
     summary = f"vLLM's own {name} serves sparse MLA on {case.gpu}."
-    return judged("attention", "native", summary, (finding("DSA202", "pass", summary, evidence=evidence),))
+    native = judged("attention", "native", summary, (finding("DSA202", "pass", summary, evidence=evidence),))
+    return with_flashinfer(case, native) if concerns(case, name) else native
 
 
 def _by_plugin(case: Judgement) -> Judged:

@@ -7,6 +7,7 @@ from dsa_doctor.resolver.judgement import Judged, Judgement, finding, judged
 from dsa_doctor.resolver.picks import pick_of, picks_of, taken_of
 from dsa_doctor.resolver.plugin_finding import plugin_finding
 from dsa_doctor.resolver.request import TRITON_BACKEND
+from dsa_doctor.resolver.sm120 import concerns, with_flashinfer
 from dsa_doctor.verdict.schema import Backend
 
 
@@ -41,7 +42,8 @@ def judge_own_attention(case: Judgement, family: Family) -> Judged:
     if asked not in accepted and (asked != "auto" or not accepted):
         return _wrong_cache(case, _named(taken), asked, accepted)
     summary = f"vLLM's own {_named(taken)} serves {family.title}'s attention on {case.gpu}."
-    return judged("attention", "native", summary, (finding("DSA202", "pass", summary, evidence=evidence),))
+    native = judged("attention", "native", summary, (finding("DSA202", "pass", summary, evidence=evidence),))
+    return with_flashinfer(case, native) if concerns(case, own_choice(case)) else native
 
 
 def own_choice(case: Judgement) -> str | None:

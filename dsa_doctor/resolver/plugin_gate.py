@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from dsa_doctor.catalog.capability import Capability, plugin_serves, vllm_minimum
+from dsa_doctor.catalog.capability import Capability, has_native_path, plugin_serves, vllm_minimum
 from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.facts.observation import Fact, Observation
 from dsa_doctor.facts.schema import Fingerprint
@@ -67,6 +67,12 @@ def environment_gate(
         if plugin_serves(capability) == "on request":
             reason = f"on compute capability {capability} it acts only when asked"
             return GateDecision(outcome="stands_down", reason=reason, remedy=("export DSA_DOCTOR_PLUGIN=force",))
+        if not has_native_path(capability):
+            reason = f"its kernels were neither compiled nor checked for compute capability {capability}"
+            unverified = (
+                "export DSA_DOCTOR_PLUGIN=force   # at your own risk: `dsa-doctor verify` on that GPU comes first"
+            )
+            return GateDecision(outcome="stands_down", reason=reason, remedy=(unverified,))
         return GateDecision(outcome="stands_down", reason=f"native paths win on compute capability {capability}")
     if not registered:
         return GateDecision(

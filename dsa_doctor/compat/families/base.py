@@ -40,6 +40,7 @@ class Family:
         drafts: architectures of the models that draft for it (MTP, DSpark).
         model_types: of config.json, where the architecture does not say it.
         picker: "module:function" that picks its attention class; None where vLLM's selector is asked.
+        sm120_kernels: FlashInfer's name of its kernels for the family on 12.x; None where they are not judged.
         needs: steps that not every GPU can take, in the order in which a start meets them.
     """
 
@@ -49,4 +50,5 @@ class Family:
     drafts: tuple[str, ...] = ()
     model_types: tuple[str, ...] = ()
     picker: str | None = None
+    sm120_kernels: str | None = None
     needs: tuple[Need, ...] = ()

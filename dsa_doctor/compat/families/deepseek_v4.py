@@ -28,6 +28,7 @@ FAMILY = Family(
     architectures=("DeepseekV4ForCausalLM", "DeepseekV4ForConditionalGeneration"),
     drafts=("DeepSeekV4MTPModel", "DSparkDraftModel"),
     model_types=("deepseek_v4",),
+    sm120_kernels="DSV4",
     picker=_PICKER,
     needs=(
         Need(

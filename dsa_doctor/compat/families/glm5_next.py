@@ -8,6 +8,7 @@ FAMILY = Family(
     architectures=("Glm5NextForCausalLM", "Glm5NextForConditionalGeneration"),
     drafts=("Glm5NextMTPModel",),
     model_types=("glm5_next", "glm5_next_text"),
+    sm120_kernels="GLM53_NOPE",
     needs=(
         Need(
             "indexer",

@@ -8,4 +8,5 @@ FAMILY = Family(
     architectures=("DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM"),
     drafts=("DeepSeekMTPModel", "DeepseekV32MTPModel"),
     model_types=("deepseek_v32", "glm_moe_dsa"),
+    sm120_kernels="DSV3_2",
 )
