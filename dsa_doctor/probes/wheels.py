@@ -6,7 +6,6 @@ A wheel may come from anywhere. What the table says of sizes holds: unpacking st
 import shutil
 import struct
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -75,9 +74,9 @@ def unpack(path: Path, folder: Path) -> None:
             with ChildPool(max_workers=_UNPACKERS) as pool:
                 for _ in pool.map(lambda one: _write(archive, one, folder / one.filename), members):
                     pass
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
-        if isinstance(error, WheelError):
-            raise
+    except (WheelError, OSError):
+        raise
+    except Exception as error:  # zipfile lets many kinds of error out of a damaged archive
         raise WheelError(f"cannot be unpacked ({type(error).__name__}: {error})") from error
 
 
@@ -123,7 +122,7 @@ def _wanted(listed: Sequence[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
     """Return the members to unpack, the largest first; each can be written below a folder, and by one name."""
     if len(listed) > MAX_MEMBERS:
         raise WheelError(f"it holds {len(listed)} files; a wheel of vLLM has at most {MAX_MEMBERS}")
-    members = [one for one in listed if not one.is_dir() and _is_wanted(one.filename)]
+    members = [one for one in listed if not one.filename.endswith("/") and _is_wanted(one.filename)]
     seen: set[str] = set()
     for one in members:
         _check_member(one)

@@ -9,7 +9,6 @@ process needs more than 2 GiB. The input that did it is written to tests/data/fu
 """
 
 import argparse
-import os
 import re
 import subprocess
 import sys
@@ -30,11 +29,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=1_000_000, help="executions of each target")
     parser.add_argument("--seconds", type=int, default=0, help="stop each target after this time; 0 never")
     parser.add_argument("--corpus", type=Path, help="folder that keeps what reached new code, per target")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    arguments, rest = parser.parse_known_args()
-    if arguments.worker:
-        _work(arguments.worker, rest)
-        return 0
+    arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     from scripts.fuzz.targets import TARGETS
 
@@ -76,7 +71,8 @@ def _fuzz(name: str, arguments: argparse.Namespace) -> bool:
     verdict = "nothing found" if done.returncode == 0 else "FOUND SOMETHING"
     sys.stdout.write(
         f"{name:12} {executions:>9,} executions  {seconds:>6.0f} s  {executions / seconds:>7,.0f}/s  "
-        f"coverage {covered[-1] if covered else 0:>5}  {stats.get('peak_rss_mb', 0):>5} MiB  {verdict}\n"
+        f"coverage {covered[-1] if covered else 0:>5}  {stats.get('new_units_added', 0):>5} new inputs  "
+        f"{stats.get('peak_rss_mb', 0):>5} MiB  {verdict}\n"
     )
     sys.stdout.flush()
     if done.returncode != 0:
@@ -95,10 +91,12 @@ def _work(name: str, options: list[str]) -> None:
     with atheris.instrument_imports(include=["dsa_doctor", *_INSTRUMENTED.get(name, [])]):
         from scripts.fuzz.targets import TARGETS, execute
     target = TARGETS[name]
-    os.nice(5)
     atheris.Setup([sys.argv[0], *options], lambda data: execute(target, data) and None)
     atheris.Fuzz()
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    if sys.argv[1:2] == ["--worker"]:
+        _work(sys.argv[2], sys.argv[3:])
+    else:
+        raise SystemExit(main())
