@@ -7,6 +7,7 @@ import typer
 from dsa_doctor.cli.cache import NoCache, keeper_for
 from dsa_doctor.cli.check import Format
 from dsa_doctor.cli.output import console, print_data
+from dsa_doctor.cli.status import status
 
 
 def facts(
@@ -27,9 +28,9 @@ def facts(
     from dsa_doctor.render.facts import print_facts
     from dsa_doctor.render.json import render_json
 
-    gathered = gather_with(
-        Environment.current(), query_matrix() if selector else None, keeper=keeper_for(no_cache=no_cache)
-    )
+    keeper = keeper_for(no_cache=no_cache)
+    with status(human=output_format is Format.HUMAN):
+        gathered = gather_with(Environment.current(), query_matrix() if selector else None, keeper=keeper)
     if output_format is Format.JSON:
         print_data(render_json(gathered))
     else:
