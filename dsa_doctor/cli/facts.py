@@ -1,5 +1,6 @@
 """`dsa-doctor facts`."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -12,8 +13,14 @@ from dsa_doctor.cli.status import status
 
 def facts(
     output_format: Annotated[
-        Format, typer.Option("--format", "-f", help="json is what `check --facts` reads.")
-    ] = Format.JSON,
+        Format | None,
+        typer.Option(
+            "--format",
+            "-f",
+            help="human is a summary, json everything: what `check --facts` reads. [default: human on a terminal, json "
+            "in a file or pipe]",
+        ),
+    ] = None,
     selector: Annotated[
         bool, typer.Option("--selector/--no-selector", help="Import vLLM and ask its backend selector (the slow part).")
     ] = True,
@@ -28,6 +35,8 @@ def facts(
     from dsa_doctor.render.facts import print_facts
     from dsa_doctor.render.json import render_json
 
+    if output_format is None:
+        output_format = Format.HUMAN if sys.stdout.isatty() else Format.JSON
     keeper = keeper_for(no_cache=no_cache)
     with status(human=output_format is Format.HUMAN):
         gathered = gather_with(Environment.current(), query_matrix() if selector else None, keeper=keeper)

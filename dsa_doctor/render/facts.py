@@ -1,4 +1,4 @@
-"""The facts for people: one line per probe, then what it found."""
+"""A summary of the facts for people: one line per probe, then what it found."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,7 @@ from rich.text import Text
 
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Facts
-from dsa_doctor.render.human import MAX_WIDTH
+from dsa_doctor.render.human import show
 
 
 def print_facts(console: Console, facts: Facts) -> None:
@@ -18,15 +18,18 @@ def print_facts(console: Console, facts: Facts) -> None:
     grid.add_column(no_wrap=True)
     grid.add_column(no_wrap=True)
     grid.add_column(no_wrap=True, justify="right")
-    grid.add_column()
+    grid.add_column(overflow="fold")
     for name, observation, lines in _sections(facts):
         body = Text("\n".join(lines) if observation.value is not None else observation.cause or "")
         for line in observation.evidence if observation.value is None else ():
             body.append(f"\n- {line}", style="dim")
         took = f"{observation.seconds:.1f} s" if observation.kept_from is None else "kept"
         grid.add_row(Text(name, style="bold"), observation.status, took, body)
-    console.print(f"dsa-doctor {facts.dsa_doctor_version}, facts schema {facts.schema_version}", style="dim")
-    console.print(grid, width=min(console.width, MAX_WIDTH))
+    show(console, Text(f"dsa-doctor {facts.dsa_doctor_version}, facts schema {facts.schema_version}", style="dim"))
+    show(console, grid)
+    size = len(facts.model_dump_json()) / 2**20
+    note = f"\nA summary. Everything, {size:.1f} MiB of JSON, is for `check --facts`:\n  dsa-doctor facts > facts.json"
+    show(console, Text(note, style="dim"))
 
 
 def _sections(facts: Facts) -> Iterator[tuple[str, Observation[Any], list[str]]]:

@@ -12,7 +12,9 @@ Needs matplotlib: pip install 'dsa-doctor[plots]'.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +47,12 @@ PICTURES = (
     Picture("paged-logits", "Indexer logits, paged", _op("paged logits"), "next_n"),
     Picture("top-k", "Top-k", _op("top-k"), "rows"),
 )
+
+#: Characters of a line of the heading: they fit even where a browser takes a wider font than the one measured.
+_LINE = 80
+
+#: Columns of the legend that fit side by side.
+_COLUMNS = 4
 
 #: Distinguishable without red and green.
 COLOURS = ("#0072b2", "#e69f00", "#56b4e9", "#cc79a7", "#000000")
@@ -85,24 +93,22 @@ def draw(picture: Picture, found: list[tuple[Row, Row]], path: Path) -> None:
     machine = found[0][0]
     copy, product = machine["copy_bytes_per_s"], machine["bf16_flop_per_s"]
     counted = all(row["flop"] for _, row in found)
-    figure, axes = pyplot.subplots(figsize=(6.4, 4.2))
+    figure, axes = pyplot.subplots(figsize=(7.2, 5.0), layout="constrained")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.margins(y=0.12)
-    for axis in (axes.xaxis, axes.yaxis):
-        # Where an axis spans little more than a decade, matplotlib labels these too, one over the other.
-        axis.set_minor_formatter(pyplot.NullFormatter())
     abscissae = [row["flop"] / row["moved_bytes"] if counted else row["moved_bytes"] for _, row in found]
     left, right = min(abscissae) / 2, max(abscissae) * 2
     if counted:
         ridge = product / copy
-        left, right = min(left, ridge / 2), max(right, ridge * 2)
+        left, right = min(left, ridge / 3), max(right, ridge * 2)
         axes.plot(
             [left, ridge, right], [left * copy / 1e12, product / 1e12, product / 1e12], color="0.35", linewidth=1.5
         )
         axes.annotate(f"bf16 product {product / 1e12:.0f} TFLOP/s", (right, product / 1e12), ha="right", va="bottom")
         middle = (left * ridge) ** 0.5
-        axes.annotate(f"  copy {copy / 1e12:.2f} TB/s", (middle, middle * copy / 1e12), ha="left", va="top")
+        # Above the roof, where no point can be.
+        axes.annotate(f"copy {copy / 1e12:.2f} TB/s  ", (middle, middle * copy / 1e12), ha="right", va="bottom")
         axes.set_xlabel("FLOP per byte")
         axes.set_ylabel("TFLOP/s")
     else:
@@ -111,8 +117,9 @@ def draw(picture: Picture, found: list[tuple[Row, Row]], path: Path) -> None:
         axes.set_xlabel("bytes read and written")
         axes.set_ylabel("GB/s")
     keys = sorted({row["shape"][picture.coloured_by] for _, row in found})
-    for emulated in (False, True):
-        for index, key in enumerate(keys):
+    # Column by column, as the legend is filled.
+    for index, key in enumerate(keys):
+        for emulated in (False, True):
             points = [
                 (x, row["tflop_per_s"] if counted else row["gb_per_s"])
                 for x, (ran_on, row) in zip(abscissae, found, strict=True)
@@ -132,20 +139,32 @@ def draw(picture: Picture, found: list[tuple[Row, Row]], path: Path) -> None:
                     markerfacecolor="none" if emulated else colour,
                     label=f"{picture.coloured_by} {key}, {f'{pipeline} pipeline' if emulated else 'native'}",
                 )
-    axes.set_title(f"{picture.title}\n{subtitle(found)}", fontsize=9)
+    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        # A whole decade is labelled by its powers of ten; within less than one only 2, 3 and 5 have room.
+        powers = math.floor(math.log10(high)) - math.ceil(math.log10(low)) + 1
+        axis.set_minor_formatter(pyplot.NullFormatter() if powers > 1 else pyplot.FuncFormatter(_few))
+    # From the left edge of the picture and in lines of its width: what does not fit into a line is not cut.
+    heading = "\n".join(line for text in (picture.title, *subtitle(found)) for line in textwrap.wrap(text, _LINE))
+    figure.suptitle(heading, fontsize=9, x=0.02, ha="left")
     axes.grid(True, which="major", linewidth=0.4, alpha=0.5)
-    axes.legend(fontsize=7, loc="best")
-    figure.tight_layout()
+    # Below the axes: inside it would cover the roof or points.
+    columns = len(keys) if len(keys) <= _COLUMNS else 3
+    figure.legend(fontsize=7, loc="outside lower center", ncols=columns)
     figure.savefig(path, format="svg", metadata={"Date": None})
     pyplot.close(figure)
 
 
-def subtitle(found: list[tuple[Row, Row]]) -> str:
-    """GPU and software of the points; an emulated pipeline by its name."""
+def _few(value: float, _position: int) -> str:
+    """Label of a minor tick: 2, 3 and 5 of each decade alone."""
+    return f"{value:g}" if round(value / 10 ** math.floor(math.log10(value))) in {2, 3, 5} else ""
+
+
+def subtitle(found: list[tuple[Row, Row]]) -> list[str]:
+    """GPU and software of the points, and an emulated pipeline by its name: a line each."""
     machines = [machine for machine, _ in found]
     names = dict.fromkeys(f"{one['gpu']}, torch {one['torch']}, Triton {one['triton']}" for one in machines)
     emulated = dict.fromkeys(one["pipeline"] for one in machines if one["override_arch"])
-    return "\n".join([*names, *(f"hollow: {pipeline}" for pipeline in emulated)])
+    return [*names, *(f"hollow: {pipeline}" for pipeline in emulated)]
 
 
 def main() -> int:

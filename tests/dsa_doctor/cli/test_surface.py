@@ -1,5 +1,6 @@
 """Help, errors of usage and completion, as a person at a terminal meets them: the real command in a real process."""
 
+import json
 import os
 import re
 import subprocess
@@ -85,3 +86,27 @@ def test_a_shell_completes_what_is_known(words, expected):
         timeout=120,
     )
     assert expected in done.stdout.split(), done.stderr
+
+
+def test_facts_are_a_summary_on_a_terminal_and_whole_in_a_pipe(tmp_path):
+    """A pseudo-terminal, as `script` makes one; the selector is left out, so that vLLM is not imported."""
+    command = [sys.executable, "-m", "dsa_doctor", "facts", "--no-selector"]
+    parent, child = os.openpty()
+    process = subprocess.Popen(command, stdout=child, stderr=subprocess.PIPE, env={**os.environ, "TERM": "dumb"})
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(parent, 65536)
+        except OSError:  # the terminal is closed by its last writer
+            break
+        if not piece:
+            break
+        shown += piece
+    assert process.wait(timeout=120) == 0
+    text = shown.decode()
+    assert "dsa-doctor facts > facts.json" in text
+    assert len(text) < 20_000
+    assert "…" not in text
+    piped = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert json.loads(piped.stdout)["schema_version"]

@@ -251,6 +251,36 @@ def test_points_lie_where_the_figures_say(files, tmp_path, script, monkeypatch):
     assert (native[1]["color"], emulated[1]["markerfacecolor"]) == ("#0072b2", "none")
 
 
+@pytest.mark.parametrize("keys", [1, 5])
+def test_nothing_is_cut_and_the_legend_covers_nothing(files, tmp_path, script, monkeypatch, keys):
+    pytest.importorskip("matplotlib")
+    roofline = script("roofline")
+    drawn = []
+    pyplot = roofline.matplotlib_pyplot()
+    real = pyplot.subplots
+    monkeypatch.setattr(pyplot, "subplots", lambda **given: drawn.append(real(**given)) or drawn[-1])
+    records = [json.loads(path.read_text()) for path in files]
+    found = [
+        ({**machine, "pipeline": f"{machine['pipeline']} with 164 KiB of shared memory, not an A100, " * 2},
+         {**row, "shape": {**row["shape"], "heads": 8 << key}})
+        for machine, row in roofline.rows_of(roofline.PICTURES[0], records)
+        for key in range(keys)
+    ]  # fmt: skip
+    roofline.draw(roofline.PICTURES[0], found, tmp_path / "one.svg")
+    ((figure, axes),) = drawn
+    figure.draw_without_rendering()
+    inside = axes.get_window_extent()
+    page = figure.bbox
+    (legend,) = figure.legends
+    for part in (figure._suptitle, legend):
+        box = part.get_window_extent()
+        assert page.x0 <= box.x0, part
+        assert box.x1 <= page.x1, part
+        assert page.y0 <= box.y0, part
+        assert box.y1 <= page.y1, part
+        assert not box.overlaps(inside), part
+
+
 def test_without_matplotlib_the_extra_is_named(files, tmp_path):
     (tmp_path / "matplotlib.py").write_text("raise ImportError('no')\n")
     paths = [str(tmp_path), str(SCRIPTS)]
