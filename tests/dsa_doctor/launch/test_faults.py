@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ def test_a_fault_ends_as_the_table_says(run, fault):
     said = fault.said.replace("{port}", str(one.port))
     if fault.status is KEPT:
         one.wait_for(said)
+        time.sleep(1)  # nothing is to happen, and that has no event
         assert one.process.poll() is None
+        assert "stopping" not in one.said()
         one.signal(signal.SIGTERM)
         assert one.wait() == 143
     else:

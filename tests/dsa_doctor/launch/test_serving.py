@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.dsa_doctor.launch.faults import wait_until_nothing_is_left
@@ -174,7 +175,9 @@ def test_detached_it_stays_and_can_be_stopped(run):
     assert one.wait() == 0
     assert len(one.left()) == 1
     supervisor = int(one.said().split("to stop it: kill ")[1].split()[0])
+    time.sleep(1)
     assert is_alive(supervisor), "it outlives dsa-doctor"
+    assert sum(psutil.Process(supervisor).cpu_times()[:2]) < 0.5, "and waits without turning in circles"
     os.kill(supervisor, signal.SIGTERM)
     wait_until_nothing_is_left(one)
 

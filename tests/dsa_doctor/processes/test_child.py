@@ -83,8 +83,8 @@ def test_a_guard_that_is_killed_takes_the_child_with_it(tmp_path):
     wait_until(lambda: _children_of(child._guard.pid), "it runs")
     (pid,) = _children_of(child._guard.pid)
     child._guard.kill()
+    wait_until(lambda: not is_alive(pid), "the kernel ends the child")
     assert child.wait(30) == -signal.SIGKILL
-    wait_until(lambda: not is_alive(pid), "the child is gone")
 
 
 OWNER = """
