@@ -1,6 +1,7 @@
 """Layer 2: is there a sparse-MLA backend for this GPU, by vLLM's own word?"""
 
 from dsa_doctor import __version__
+from dsa_doctor.installation import this_installation
 from dsa_doctor.resolver.judgement import Judged, Judgement, finding, judged
 from dsa_doctor.resolver.own_attention import judge_own_attention, own_backends
 from dsa_doctor.resolver.plugin_finding import plugin_finding
@@ -8,8 +9,6 @@ from dsa_doctor.resolver.request import TRITON_BACKEND
 from dsa_doctor.resolver.settings import mla_is_off
 from dsa_doctor.resolver.sm120 import concerns, with_flashinfer
 from dsa_doctor.verdict.schema import Backend, Finding
-
-_INSTALL = "pip install dsa-doctor   # brings TRITON_MLA_SPARSE to a stock vLLM wheel"
 
 
 def judge_attention(case: Judgement) -> Judged:
@@ -95,7 +94,7 @@ def _named_backend_rejected(case: Judgement, name: str) -> Judged:
 def _unresolved(case: Judgement) -> Judged:
     findings: list[Finding] = []
     summary = f"No attention backend of this vLLM serves sparse MLA on {case.gpu}."
-    remedy = case.gate.remedy or ((_INSTALL,) if case.gate.outcome == "absent" else ())
+    remedy = case.gate.remedy
     findings.append(finding("DSA201", "fail", summary, evidence=_rejections(case), remedy=remedy))
     kv_cache_dtype = case.answer.query.kv_cache_dtype if case.answer is not None else "auto"
     rejected_for_dtype = tuple(
@@ -122,16 +121,25 @@ def _not_asked(case: Judgement) -> Judged:
     selector, vllm_import = case.facts.selector, case.facts.vllm_import
     broken = _broken_answer(case)
     if broken is not None:
-        cause, remedy = f"vLLM's selector broke on {case.query_text}: {broken}", ("pip install -U dsa-doctor",)
+        cause, remedy = f"vLLM's selector broke on {case.query_text}: {broken}", (this_installation().upgrade,)
     elif selector.value is not None:
         cause = f"these facts hold no answer of vLLM's selector for {case.query_text}"
         remedy = ("dsa-doctor check MODEL   # on the machine itself asks for exactly this case",)
     else:
         cause = selector.cause or vllm_import.cause or "the selector was not asked"
-        remedy = ("python -c 'import vllm'   # shows the failure in full",)
+        remedy = (_ask_again(case),)
     summary = f"vLLM's backend selector could not be asked: {cause}."
     found = finding("DSA204", "unknown", summary, evidence=selector.evidence, remedy=remedy)
     return judged("attention", "unknown", summary, (found,))
+
+
+def _ask_again(case: Judgement) -> str:
+    """Return what to do where the selector gave no answer: only a failure is shown in full by an import."""
+    selector = case.facts.selector
+    failed = "absent" in {selector.status, case.facts.vllm_import.status}
+    if failed or selector.evidence or selector.seconds > 1:
+        return "python -c 'import vllm'   # in the judged environment: shows the failure in full"
+    return "dsa-doctor check MODEL   # where vLLM and an interpreter are at hand: it asks the selector itself"
 
 
 def _stranger(case: Judgement) -> Judged:
@@ -142,7 +150,7 @@ def _stranger(case: Judgement) -> Judged:
         f"This vLLM serves {case.model.architecture} with {where}, whose way to sparse attention is not known to "
         f"dsa-doctor {__version__}."
     )
-    found = finding("DSA204", "unknown", summary, remedy=("pip install -U dsa-doctor",))
+    found = finding("DSA204", "unknown", summary, remedy=(this_installation().upgrade,))
     return judged("attention", "unknown", summary, (found,))
 
 

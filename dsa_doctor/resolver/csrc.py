@@ -3,6 +3,7 @@
 from dsa_doctor.catalog.capability import code_runs_on
 from dsa_doctor.catalog.ops import DSA_OPS, Role
 from dsa_doctor.facts.schema import Csrc, ExtensionModule, OpCode
+from dsa_doctor.installation import this_installation
 from dsa_doctor.resolver.judgement import Judged, Judgement, finding, judged
 from dsa_doctor.verdict.schema import Finding, Status
 
@@ -108,7 +109,7 @@ def _unseen_ops(csrc: Csrc) -> list[Finding]:
     if not unseen:
         return []
     summary = f"Ops that a DSA model needs were not found in this vLLM, which may have renamed them: {_names(unseen)}."
-    return [finding("DSA102", "unknown", summary, remedy=("pip install -U dsa-doctor",))]
+    return [finding("DSA102", "unknown", summary, remedy=(this_installation().upgrade,))]
 
 
 def _ungated(case: Judgement, csrc: Csrc) -> list[OpCode]:
@@ -126,7 +127,7 @@ def _unrecognised_gate(case: Judgement, csrc: Csrc) -> list[Finding]:
     if all(op.op != _SEED_OP for op in _without_code(case, csrc, "guarded")):
         return []
     summary = f"dsv3_fused_a_gemm has no code for {case.gpu}, and whether this vLLM guards its call was not recognised."
-    return [finding("DSA104", "unknown", summary, remedy=("pip install -U dsa-doctor",))]
+    return [finding("DSA104", "unknown", summary, remedy=(this_installation().upgrade,))]
 
 
 def _broken(csrc: Csrc) -> list[Finding]:

@@ -6,8 +6,6 @@ from dsa_doctor.resolver.judgement import Judged, Judgement, finding, judged
 from dsa_doctor.resolver.plugin_finding import plugin_finding
 from dsa_doctor.verdict.schema import Finding
 
-_INSTALL = "pip install dsa-doctor   # replaces the DeepGEMM calls on GPUs that DeepGEMM does not support"
-
 _REMEDIES = {
     "no_cuda_toolkit": "install a CUDA toolkit and set CUDA_HOME   # DeepGEMM compiles its kernels at run time",
     "no_driver_or_cuda_torch": "run this check where the CUDA build of torch and the driver are installed",
@@ -110,7 +108,7 @@ def _unsupported(case: Judgement, copies: tuple[DeepGemmCopy, ...]) -> Judged:
     if fingerprint is not None and fingerprint.indexer_guard == "installed":
         evidence += ("vLLM's guard asks whether DeepGEMM is installed, not whether the GPU supports it",)
     evidence += tuple(f"fails as well: {step}" for step in failing(case, "indexer"))
-    remedy = case.gate.remedy or ((_INSTALL,) if case.gate.outcome == "absent" else ())
+    remedy = case.gate.remedy
     findings: tuple[Finding, ...] = (finding("DSA301", "fail", summary, evidence=evidence, remedy=remedy),)
     if case.gate.outcome != "absent":
         findings += (plugin_finding(case),)

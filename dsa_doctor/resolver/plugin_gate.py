@@ -6,6 +6,7 @@ from dsa_doctor.catalog.capability import Capability, has_native_path, plugin_se
 from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.facts.observation import Fact, Observation
 from dsa_doctor.facts.schema import Fingerprint
+from dsa_doctor.installation import this_installation
 from dsa_doctor.resolver.request import PluginMode
 
 PLUGIN_KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8_ds_mla")
@@ -78,7 +79,7 @@ def environment_gate(
         return GateDecision(
             outcome="absent",
             reason="no entry point of dsa-doctor is registered with vLLM in this environment",
-            remedy=("pip install dsa-doctor   # into the environment that runs vLLM",),
+            remedy=(this_installation().install,),
         )
     if kept_out is not None:
         return kept_out

@@ -178,7 +178,10 @@ def _not_dsa(facts: Facts, model: ModelGeometry, target: Target, request: Reques
 
 def _no_vllm(facts: Facts, model: ModelGeometry, target: Target, request: Request) -> Verdict:
     summary = "vLLM is not installed in this environment, so there is nothing to judge."
-    remedy = ("pip install 'dsa-doctor[vllm]'", "dsa-doctor check --facts FILE   # judges another machine")
+    remedy = (
+        "pip install vllm   # or run this check where vLLM is installed",
+        "dsa-doctor check --facts FILE   # judges another machine",
+    )
     found = finding("DSA908", "unknown", summary, remedy=remedy)
     return undetermined(facts, found, target=target, model=model_info(model, request))
 

@@ -7,6 +7,7 @@ import pytest
 from dsa_doctor.catalog.geometry import geometry_from_config
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Csrc, Facts, Fingerprint
+from dsa_doctor.installation import this_installation
 from dsa_doctor.probes import fingerprint
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.resolver import Request, Target, resolve
@@ -40,6 +41,9 @@ def model(architecture="DeepseekV4ForCausalLM", model_type="deepseek_v4", **more
         "index_topk": 512,
         "index_n_heads": 64,
         "index_head_dim": 128,
+        "n_routed_experts": 256,
+        "num_experts_per_tok": 6,
+        "moe_intermediate_size": 2048,
         **more,
     }
     return geometry_from_config(config, name="the model", source="test")
@@ -99,7 +103,7 @@ def test_the_first_step_that_fails_is_named_with_vllm_s_symbol(which, first):
     assert any(line.startswith(f"1. attention: {first}") for line in found.evidence)
     assert any("9.0" in line and "12.0" in line for line in found.remedy)
     assert any("fails as well" in line for line in by_id(verdict, "DSA301").evidence)
-    assert not any("pip install dsa-doctor" in line for one in verdict.findings for line in one.remedy)
+    assert not any(this_installation().install in line for one in verdict.findings for line in one.remedy)
 
 
 def test_the_backends_are_those_that_v4_takes():

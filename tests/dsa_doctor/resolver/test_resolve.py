@@ -6,6 +6,7 @@ from dsa_doctor.catalog.models import find_model
 from dsa_doctor.catalog.targets import target_from_text
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Csrc, CudaToolkit, DeepGemm, Fingerprint, Selector, Software, TritonFp8Kernel
+from dsa_doctor.installation import this_installation
 from dsa_doctor.resolver import Request, Target, resolve
 from tests.dsa_doctor import facts_library as library
 
@@ -48,7 +49,7 @@ def test_a100_with_a_stock_wheel():
     assert not rejected["FLASHMLA_SPARSE"].accepted
     assert rejected["FLASHMLA_SPARSE"].reasons == ("sparse not supported",)
     assert not rejected["TRITON_MLA_SPARSE"].accepted
-    assert any("pip install dsa-doctor" in line for line in by_id(verdict, "DSA201").remedy)
+    assert this_installation().install in by_id(verdict, "DSA201").remedy
 
 
 def test_h100_is_native_three_times():
@@ -362,3 +363,19 @@ def test_heads_that_the_ranks_do_not_divide():
         ValueError, match=r"--tensor-parallel-size 7 does not divide the 64 attention heads.*Accepted: 1"
     ):
         judge(library.a100_facts(), tensor_parallel_size=7)
+
+
+@pytest.mark.parametrize(
+    ("selector", "imported", "import_is_tried"),
+    [
+        (Observation[Selector].unknown("the selector probe was not run"), Observation[str].unknown("not run"), False),
+        (Observation[Selector].unknown("no interpreter"), Observation[str].unknown("no interpreter"), False),
+        (Observation[Selector].absent("vllm cannot be imported"), Observation[str].absent("no"), True),
+        (Observation[Selector].unknown("no answer within 180 s", seconds=180.0), Observation[str].unknown("no"), True),
+        (Observation[Selector].unknown("died", evidence=("Fatal",)), Observation[str].unknown("no"), True),
+    ],
+)
+def test_an_import_is_advised_only_where_one_failed(selector, imported, import_is_tried):
+    verdict = judge(library.a100_facts(selector=selector, vllm_import=imported))
+    (line,) = by_id(verdict, "DSA204").remedy
+    assert line.startswith("python -c 'import vllm'") == import_is_tried

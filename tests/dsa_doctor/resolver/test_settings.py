@@ -5,6 +5,7 @@ import pytest
 from dsa_doctor.catalog.models import find_model
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Facts, Fingerprint, Settings
+from dsa_doctor.installation import this_installation
 from dsa_doctor.resolver import Request, Target, resolve
 from tests.dsa_doctor import facts_library as library
 
@@ -50,7 +51,7 @@ def test_a_plugin_that_vllm_does_not_load_serves_nothing(setting, expected):
     if expected == LOST:
         first = next(one for one in verdict.findings if one.id == "DSA201")
         assert any("export VLLM_PLUGINS=" in line and "dsa_doctor" in line for line in first.remedy)
-        assert not any("pip install dsa-doctor" in line for one in verdict.findings for line in one.remedy)
+        assert not any(this_installation().install in line for one in verdict.findings for line in one.remedy)
         assert "VLLM_PLUGINS" in verdict.layers[1].reason
         assert not next(one for one in verdict.backends if one.name == "TRITON_MLA_SPARSE").accepted
 
