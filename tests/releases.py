@@ -24,8 +24,9 @@ import pytest
 from dsa_doctor.binaries import SharedObject, op_schemas
 from dsa_doctor.binaries.elf import open_bytes
 from dsa_doctor.compat.emulation import SCHEMAS_SUFFIX
+from dsa_doctor.compat.releases import VERIFIED
 
-RELEASES = ("0.26.0", "0.28.0", "0.30.0", "0.32.0", "0.33.0")
+RELEASES = VERIFIED
 """The releases that the compat ledger was verified against."""
 
 _LAYOUT = "layout-1"

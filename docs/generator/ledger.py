@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
-from dsa_doctor.compat.ledger import ALL_RELEASES, RELIANCES
+from dsa_doctor.compat.ledger import RELIANCES
 from dsa_doctor.compat.patches import OP_PATCHES, Patch
+from dsa_doctor.compat.releases import VERIFIED
 from dsa_doctor.plugin.families import all_patches
 from generator.tables import code, page, table
 
@@ -13,7 +14,7 @@ def releases_page() -> str:
     patches = (*all_patches(), *OP_PATCHES)
     return page(
         "vLLM releases and what is relied on in them",
-        f"Verified against the stock wheels of {', '.join(ALL_RELEASES)}. For each of them the tests look up every"
+        f"Verified against the stock wheels of {', '.join(VERIFIED)}. For each of them the tests look up every"
         " entry below in the wheel's own sources, and ask its real selector with the target's capability in force."
         " No version number is compared anywhere: on another release the same look-up decides, and where an entry has"
         " moved the plugin changes nothing and says which one ([DSA914](checks/DSA914.md)).",
@@ -37,4 +38,4 @@ def _patches(patches: Iterable[Patch]) -> str:
 
 
 def _releases(releases: tuple[str, ...]) -> str:
-    return "all" if releases == ALL_RELEASES else ", ".join(releases)
+    return "all" if releases == VERIFIED else ", ".join(releases)

@@ -8,10 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from dsa_doctor.compat import releases as verified
 from dsa_doctor.compat.sources import SourceTree
-
-ALL_RELEASES = ("0.26.0", "0.28.0", "0.30.0", "0.32.0", "0.33.0")
-_SINCE_0_30 = ALL_RELEASES[2:]
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Reliance:
     expects: str = ""
     kind: Literal["function", "class", "global"] = "function"
     upstream: str = ""
-    releases: tuple[str, ...] = ALL_RELEASES
+    releases: tuple[str, ...] = verified.VERIFIED
 
 
 _PLATFORM = "vllm.platforms.cuda:CudaPlatformBase"
@@ -140,7 +138,7 @@ RELIANCES: tuple[Reliance, ...] = (
         "the choice of the top-k op from 0.30 on; before, the function of the indexer chooses",
         expects=r'return "persistent"',
         upstream="vllm-project/vllm #50576",
-        releases=_SINCE_0_30,
+        releases=verified.since("0.30.0"),
     ),
     Reliance(
         f"{_INDEXER}:sparse_attn_indexer",
@@ -148,14 +146,14 @@ RELIANCES: tuple[Reliance, ...] = (
         "the choice of the top-k op up to 0.29",
         expects=r"use_persistent_topk = current_platform\.is_cuda\(\)",
         upstream="vllm-project/vllm #50576",
-        releases=ALL_RELEASES[:2],
+        releases=verified.before("0.30.0"),
     ),
     Reliance(
         "vllm.model_executor.warmup.kernel_warmup:kernel_warmup",
         "rules",
         "the start-up step that compiles registered kernels and re-raises a failure",
         expects=r"(?s)registry\.warmup\(\)\s+except Exception:.*?raise\n",
-        releases=_SINCE_0_30,
+        releases=verified.since("0.30.0"),
     ),
     Reliance(
         "vllm.plugins:load_plugins_by_group",
@@ -208,4 +206,4 @@ def _block(text: str, header: str, indent: str) -> str | None:
     return text[start.start() : start.end() + end.start()] if end else text[start.start() :]
 
 
-__all__ = ["ALL_RELEASES", "RELIANCES", "Reliance", "state_of"]
+__all__ = ["RELIANCES", "Reliance", "state_of"]

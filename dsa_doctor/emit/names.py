@@ -2,6 +2,7 @@
 
 import re
 
+from dsa_doctor.compat import releases
 from dsa_doctor.emit.ranks import Launch
 from dsa_doctor.reading import ReadingError, check_name
 
@@ -20,7 +21,7 @@ def check_image(image: str) -> None:
         EmitError: a character that no reference holds, or a leading dash, which docker would take for an option.
     """
     if not _IMAGE.fullmatch(image):
-        raise EmitError(f"--image {image!r} is not accepted. Accepted: an image such as vllm/vllm-openai:v0.32.0.")
+        raise EmitError(f"--image {image!r} is not accepted. Accepted: an image such as {releases.image()}.")
 
 
 def check_launch(launch: Launch) -> None:

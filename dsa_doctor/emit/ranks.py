@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 
 from pydantic import Field
 
+from dsa_doctor.compat import releases
 from dsa_doctor.facts.observation import Fact
 from dsa_doctor.launch.flags import Flag, Variable
 
@@ -33,7 +34,7 @@ class Launch(Fact):
     nodes: int = Field(default=1, ge=1)
     gpus_per_node: int = Field(default=1, ge=1)
     port: int = 8000
-    image: str = "vllm/vllm-openai:v0.32.0"
+    image: str = releases.image()
     """Container image; dsa-doctor must be installed in it."""
     host_memory_bytes: int = 0
     """Pinned host memory per node for CPU offload."""

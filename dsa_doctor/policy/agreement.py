@@ -8,6 +8,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
+from dsa_doctor.compat import releases
 from dsa_doctor.policy.report import ManifestPin
 from dsa_doctor.resolver.judgement import finding
 from dsa_doctor.verdict.schema import Finding, Verdict
@@ -67,7 +68,8 @@ def with_agreement(verdict: Verdict, pin: ManifestPin | None) -> Verdict:
 def _finding(agrees: bool | None, pinned: str, version: str, place: str) -> Finding:
     if agrees is None:
         summary = f"The manifest names {pinned}, which says no version to compare with vLLM {version} that was judged."
-        return finding("DSA918", "warn", summary, evidence=(place,), remedy=("pin a version, such as vllm==0.33.0",))
+        remedy = (f"pin a version, such as vllm=={releases.newest()}",)
+        return finding("DSA918", "warn", summary, evidence=(place,), remedy=remedy)
     summary = f"The manifest pins {pinned}, and vLLM {version} was judged: the answer is not for what is deployed."
     remedy = (
         "dsa-doctor facts > facts.json   # anew, where the pinned vLLM is installed",

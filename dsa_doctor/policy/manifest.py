@@ -7,6 +7,7 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from dsa_doctor.compat import releases
 from dsa_doctor.policy.report import ManifestPin
 from dsa_doctor.reading import ReadingError, one_line, read_file
 
@@ -15,8 +16,8 @@ _LONGEST_LINE = 4096
 """Characters; no requirement is longer, and the patterns cost the square of a line."""
 
 _ACCEPTED = (
-    "Accepted: the requirements.txt, pyproject.toml or Dockerfile with the line that pins it, such as vllm==0.33.0 or "
-    "FROM vllm/vllm-openai:v0.33.0."
+    "Accepted: the requirements.txt, pyproject.toml or Dockerfile with the line that pins it, such as "
+    f"vllm=={releases.newest()} or FROM {releases.image()}."
 )
 
 _WHEEL = re.compile(r"(?:^|[\s/\"'=@])(vllm-\d[^\s/\"'#]*\.whl)\b")

@@ -101,6 +101,8 @@ __all__ = [
     "warmup_sparse_mla",
 ]
 
+__version__ = "0.1.0"
+
 if os.environ.get("DSA_KERNELS_EMULATE"):
     # Before any kernel is compiled, in whatever process of a server or a test run that is.
     import_module(f"{__name__}.emulation").emulate(os.environ["DSA_KERNELS_EMULATE"])

@@ -17,7 +17,7 @@ container=(
   -e DSA_DOCTOR_PLUGIN=auto
   -e VLLM_ENGINE_READY_TIMEOUT_S=3600
 )
-image=vllm/vllm-openai:v0.32.0
+image=vllm/vllm-openai:v0.33.0
 
 # Every layer must be resolved on this node's GPUs.
 "${container[@]}" \
