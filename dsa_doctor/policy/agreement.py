@@ -68,8 +68,8 @@ def with_agreement(verdict: Verdict, pin: ManifestPin | None) -> Verdict:
 def _finding(agrees: bool | None, pinned: str, version: str, place: str) -> Finding:
     if agrees is None:
         summary = f"The manifest names {pinned}, which says no version to compare with vLLM {version} that was judged."
-        remedy = (f"pin a version, such as vllm=={releases.newest()}",)
-        return finding("DSA918", "warn", summary, evidence=(place,), remedy=remedy)
+        pin = f"pin a version, such as vllm=={releases.newest()}"
+        return finding("DSA918", "warn", summary, evidence=(place,), remedy=(pin,))
     summary = f"The manifest pins {pinned}, and vLLM {version} was judged: the answer is not for what is deployed."
     remedy = (
         "dsa-doctor facts > facts.json   # anew, where the pinned vLLM is installed",
