@@ -6,10 +6,22 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
-from elftools.elf.elffile import ELFFile
-
+_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+_SECTION = struct.Struct("<IIQQQQIIQQ")
+_DYNAMIC = struct.Struct("<qQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
 _WEAK = 2
+_NOBITS, _DYNAMIC_SECTION = 8, 6
+_NULL, _NEEDED, _RPATH, _RUNPATH = 0, 1, 15, 29
+
+# A file may claim anything. Real ones stay far below: vLLM's and torch's have 40 sections and 300,000 symbols.
+_MOST_SECTIONS = 4096
+_MOST_TAGS = 4096
+_MOST_SYMBOLS = 4_000_000
+_LONGEST_NAME = 1 << 16
+_MOST_NAME_BYTES = 1 << 29
+_CHAIN_STEPS = 64
+"""Steps in the hash table for one name, on average; real chains have five."""
 
 
 class ElfError(ValueError):
@@ -17,7 +29,7 @@ class ElfError(ValueError):
 
 
 class SharedObject:
-    """A shared object, mapped into memory and read on demand.
+    """A shared object, mapped into memory and read on demand; time and memory are bounded whatever it claims.
 
     Raises:
         ElfError: on construction, where the section table cannot be read; `open_bytes` still maps such a file.
@@ -32,36 +44,58 @@ class SharedObject:
         self._sections: dict[str, tuple[int, int]] = {}
         self.needed: tuple[str, ...] = ()
         self.run_path: tuple[str, ...] = ()
-        with path.open("rb") as stream:
-            try:
-                elf = ELFFile(stream)
-                if elf.elfclass != 64 or not elf.little_endian:
-                    raise ElfError("not a 64-bit little-endian ELF file")
-                for section in elf.iter_sections():
-                    size = section["sh_size"]
-                    if section["sh_type"] == "SHT_NOBITS":
-                        continue
-                    if section["sh_offset"] + size > len(self.data):
-                        raise ElfError(f"truncated: section {section.name} ends beyond the file")
-                    self._sections[section.name] = (section["sh_offset"], size)
-                    if section["sh_type"] == "SHT_DYNAMIC":
-                        self._read_dynamic(section)
-            except ElfError:
-                raise
-            except Exception as error:  # pyelftools lets many kinds of error out of a damaged file
-                raise ElfError(f"truncated or damaged: {type(error).__name__}: {error}"[:200]) from error
+        try:
+            self._read_sections()
+        except (struct.error, OverflowError) as error:
+            raise ElfError("truncated: its headers end beyond the file") from error
         if not self._sections:
             raise ElfError("truncated or stripped: no section table")
 
-    def _read_dynamic(self, section: object) -> None:
+    def _read_sections(self) -> None:
+        ident, *_, table, _, _, _, _, size, count, names_index = _HEADER.unpack_from(self.data)
+        if ident[4:6] != b"\2\1":
+            raise ElfError("not a 64-bit little-endian ELF file")
+        if not table:
+            return
+        if size != _SECTION.size:
+            raise ElfError(f"truncated or damaged: section headers of {size} bytes")
+        first = _SECTION.unpack_from(self.data, table)
+        count = count or first[5]  # counts too large for the header stand in the first section's
+        names_index = first[6] if names_index == 0xFFFF else names_index
+        if count > _MOST_SECTIONS or names_index >= count:
+            raise ElfError(f"truncated or damaged: {count} sections, their names in number {names_index}")
+        headers = [_SECTION.unpack_from(self.data, table + index * _SECTION.size) for index in range(count)]
+        names = headers[names_index][4:6]
+        for name_offset, kind, _, _, offset, length, link, *_ in headers:
+            if kind == _NOBITS:
+                continue
+            name = self._text(names, name_offset)
+            if offset + length > len(self.data):
+                raise ElfError(f"truncated: section {name} ends beyond the file")
+            self._sections[name] = (offset, length)
+            if kind == _DYNAMIC_SECTION and link < count:
+                self._read_dynamic((offset, length), headers[link][4:6])
+
+    def _read_dynamic(self, section: tuple[int, int], strings: tuple[int, int]) -> None:
         needed: list[str] = []
-        for tag in section.iter_tags():  # type: ignore[attr-defined]
-            if tag.entry.d_tag == "DT_NEEDED":
-                needed.append(tag.needed)
-            elif tag.entry.d_tag in {"DT_RUNPATH", "DT_RPATH"}:
-                text = tag.runpath if tag.entry.d_tag == "DT_RUNPATH" else tag.rpath
-                self.run_path = (*self.run_path, *filter(None, text.split(":")))
-        self.needed = tuple(needed)
+        run_path: list[str] = []
+        for index in range(min(section[1] // _DYNAMIC.size, _MOST_TAGS)):
+            tag, value = _DYNAMIC.unpack_from(self.data, section[0] + index * _DYNAMIC.size)
+            if tag == _NULL:
+                break
+            if tag == _NEEDED:
+                needed.append(self._text(strings, value))
+            elif tag in {_RPATH, _RUNPATH}:
+                run_path += filter(None, self._text(strings, value).split(":"))
+        self.needed, self.run_path = tuple(needed), tuple(run_path)
+
+    def _text(self, strings: tuple[int, int], offset: int) -> str:
+        """Return the string at an offset of a string table, given by its start and length in the file."""
+        start, last = strings[0] + offset, min(strings[0] + strings[1], len(self.data))
+        end = self.data.find(b"\0", start, min(last, start + _LONGEST_NAME)) if start < last else -1
+        if end < 0:
+            raise ElfError("truncated or damaged: a name lies beyond its table, or does not end")
+        return self.data[start:end].decode("utf-8", "replace")
 
     def section(self, name: str) -> tuple[int, int] | None:
         """Return the start and end offsets of a section in the file, or None."""
@@ -84,9 +118,11 @@ class SharedObject:
         """
         if (table := self.section(".gnu.hash")) is None:
             return set(self._exported.intersection(names))
+        wanted = list(names)
+        self._steps = _CHAIN_STEPS * (len(wanted) + 1000)
         try:
-            return {name for name in names if self._hash_lookup(table, name.encode())}
-        except (struct.error, ZeroDivisionError, KeyError) as error:
+            return {name for name in wanted if self._hash_lookup(table, name.encode())}
+        except (struct.error, OverflowError, ZeroDivisionError, KeyError) as error:
             raise ElfError(f"damaged: the symbol hash table leads astray ({type(error).__name__})") from error
 
     @cached_property
@@ -98,12 +134,19 @@ class SharedObject:
         symbols, strings = self.section(".dynsym"), self.section(".dynstr")
         if symbols is None or strings is None:
             return []
-        table = self.data[symbols[0] : symbols[1] - (symbols[1] - symbols[0]) % _SYMBOL.size]
+        count = (symbols[1] - symbols[0]) // _SYMBOL.size
+        if count > _MOST_SYMBOLS:
+            raise ElfError(f"damaged: {count} symbols")
+        table = self.data[symbols[0] : symbols[0] + count * _SYMBOL.size]
         text = self.data[strings[0] : strings[1]]
-        return [
-            (text[name : text.find(b"\0", name)].decode("utf-8", "replace"), info, section_index)
-            for name, info, _, section_index, _, _ in list(_SYMBOL.iter_unpack(table))[1:]
-        ]
+        found, total = [], 0
+        for name, info, _, section_index, _, _ in list(_SYMBOL.iter_unpack(table))[1:]:
+            end = text.find(b"\0", name, name + _LONGEST_NAME)
+            total += (end if end >= 0 else name + _LONGEST_NAME) - name
+            if total > _MOST_NAME_BYTES:
+                raise ElfError("damaged: the names of its symbols do not end")
+            found.append((text[name:end].decode("utf-8", "replace") if end >= 0 else "", info, section_index))
+        return found
 
     def _hash_lookup(self, table: tuple[int, int], name: bytes) -> bool:
         """Look `name` up as the dynamic loader does: Bloom filter, bucket, chain (the GNU hash section's layout)."""
@@ -128,6 +171,9 @@ class SharedObject:
             if stored & 1:
                 return False
             index += 1
+            self._steps -= 1
+            if self._steps < 0:
+                raise ElfError("damaged: the symbol hash table does not end")
         return False
 
     def _word(self, layout: str, offset: int) -> int:

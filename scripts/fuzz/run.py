@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FOUND = ROOT / "tests" / "data" / "fuzz"
 _MOST_MEMORY_MIB = 2048
-_INSTRUMENTED = {"elf": ["elftools"], "policy": ["tomllib", "tomli"], "wheel": ["zipfile"]}
+_INSTRUMENTED = {"policy": ["tomllib", "tomli"], "wheel": ["zipfile"]}
 """Libraries whose branches guide the fuzzer too."""
 
 

@@ -69,7 +69,6 @@ DEPENDENCIES = (
     "packaging",
     "typing-extensions",
     # dsa-doctor's
-    "pyelftools",
     "zstandard",
     "lz4",
     "ahocorasick-rs",

@@ -1,5 +1,7 @@
 import re
+import struct
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -103,3 +105,52 @@ def test_cut_off_object_is_never_taken_as_whole(small_object: Path, tmp_path: Pa
         path.write_bytes(content[: len(content) * part // 16])
         with pytest.raises(ElfError, match="truncated"):
             SharedObject(path)
+
+
+def hostile_object(
+    path: Path, *, strings: bytes, symbols: bytes = b"", dynamic: bytes = b"", hashed: bytes = b""
+) -> Path:
+    """An object whose tables are as given; its section names are sound."""
+    names = b"\0.dynstr\0.dynsym\0.dynamic\0.gnu.hash\0.shstrtab\0"
+    parts = [
+        (1, 3, 0, strings),
+        (9, 11, 1, symbols),
+        (17, 6, 1, dynamic),
+        (26, 0x6FFFFFF6, 2, hashed),
+        (36, 3, 0, names),
+    ]
+    offset, headers, body = 64, [bytes(64)], b""
+    for name, kind, link, part in parts:
+        headers.append(struct.pack("<IIQQQQIIQQ", name, kind, 0, 0, offset + len(body), len(part), link, 0, 8, 24))
+        body += part
+    head = b"\x7fELF\2\1\1" + bytes(9)
+    head += struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 0, offset + len(body), 0, 64, 0, 0, 64, len(headers), 5)
+    path.write_bytes(head + body + b"".join(headers))
+    return path
+
+
+def test_tables_that_would_take_for_ever_are_refused_in_seconds(tmp_path: Path) -> None:
+    start = time.monotonic()
+    endless = b"\0" + b"x" * (8 << 20)
+    symbols = b"".join(struct.pack("<IBBHQQ", 1 + n, 0x12, 0, 0, 0, 0) for n in range(20_000))
+    with pytest.raises(ElfError, match="the names of its symbols do not end"):
+        SharedObject(hostile_object(tmp_path / "names.so", strings=endless, symbols=symbols)).undefined_symbols()
+    many = SharedObject(hostile_object(tmp_path / "many.so", strings=b"\0", symbols=bytes(24 * 4_000_001)))
+    with pytest.raises(ElfError, match=r"\d+ symbols"):
+        many.undefined_symbols()
+    with pytest.raises(ElfError, match="does not end"):
+        SharedObject(hostile_object(tmp_path / "tag.so", strings=endless, dynamic=struct.pack("<qQ", 1, 1)))
+    chain = struct.pack("<4IQI", 1, 1, 1, 6, 2**64 - 1, 1) + struct.pack("<I", 2) * 2_000_000
+    found = SharedObject(hostile_object(tmp_path / "chain.so", strings=b"\0a\0", symbols=bytes(48), hashed=chain))
+    with pytest.raises(ElfError, match="hash table does not end"):
+        found.provided(["malloc"])
+    assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize(("place", "value"), [(60, 0xFFFF), (58, 1), (62, 4000), (4, 1), (5, 2), (40, 0xFF)])
+def test_headers_that_lie_are_refused(small_object: Path, tmp_path: Path, place: int, value: int) -> None:
+    content = bytearray(small_object.read_bytes())
+    content[place : place + 2] = struct.pack("<H", value)
+    (tmp_path / "x.so").write_bytes(content)
+    with pytest.raises(ElfError, match=r"damaged|truncated|not a 64-bit"):
+        SharedObject(tmp_path / "x.so")
