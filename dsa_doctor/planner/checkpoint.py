@@ -19,9 +19,11 @@ from dsa_doctor.planner.weights import (
     head_weights,
     layer_weights,
     mtp_weights,
+    tower_weights,
 )
 
-_LAYER = re.compile(r"^(?:model\.|language_model\.)*layers\.(\d+)\.(.+)$")
+_LAYER = re.compile(r"^(?:model\.|language_model\.)*(layers|mtp)\.(\d+)\.(.+)$")
+_OUTSIDE = re.compile(r"^(?:model\.|language_model\.)*")
 _EXPERT = re.compile(r"\bexperts\.\d+\.")
 _MTP_COPIES = ("embed_tokens.", "shared_head.head.")
 """Copies of the embedding and the head that checkpoints keep in MTP layers and vLLM does not load."""
@@ -71,7 +73,7 @@ class Checkpoint:
         for group, size in self.bytes.items():
             part = group.part
             if group.layer is None:
-                on_stage = first if part == "embedding" else last
+                on_stage = first if part in ("embedding", "vision tower") else last
                 on_stage |= part == "embedding" and last and (mtp or model.tie_word_embeddings)
             elif group.layer >= model.num_hidden_layers:
                 on_stage, part = last and mtp, "MTP"
@@ -156,9 +158,7 @@ def checkpoint_of(tensors: Iterable[StoredTensor], model: ModelGeometry) -> Chec
     known = _Known(model)
     for tensor in tensors:
         disk += tensor.bytes
-        match = _LAYER.match(tensor.name)
-        layer = int(match.group(1)) if match else None
-        rest = match.group(2) if match else tensor.name.removeprefix("model.")
+        layer, rest = _place(tensor.name, model)
         if layer is not None and layer >= model.num_hidden_layers and rest.startswith(_MTP_COPIES):
             continue
         weight = known.find(layer, rest)
@@ -170,6 +170,15 @@ def checkpoint_of(tensors: Iterable[StoredTensor], model: ModelGeometry) -> Chec
         sizes[group] += _resident(tensor, weight)
     said = disagreement(disk, model, where="the safetensors files")
     return Checkpoint(dict(sizes), disk, tuple(unrecognised), notes=(said,) if said else ())
+
+
+def _place(name: str, model: ModelGeometry) -> tuple[int | None, str]:
+    """Return (layer, name within it) of a tensor; DeepSeek-V4 counts its draft layers apart, as `mtp.0`."""
+    match = _LAYER.match(name)
+    if match is None:
+        return None, _OUTSIDE.sub("", name)
+    first = model.num_hidden_layers if match.group(1) == "mtp" else 0
+    return first + int(match.group(2)), match.group(3)
 
 
 def _resident(tensor: StoredTensor, weight: Weight | None) -> int:
@@ -184,7 +193,7 @@ class _Known:
 
     def __init__(self, model: ModelGeometry) -> None:
         self._model = model
-        self._outside = _by_module((embedding_weight(model), *head_weights(model)))
+        self._outside = _by_module((embedding_weight(model), *tower_weights(model), *head_weights(model)))
         self._layers: dict[int, dict[str, Weight]] = {}
 
     def find(self, layer: int | None, rest: str) -> Weight | None:
@@ -198,7 +207,7 @@ class _Known:
 
     def _layer(self, layer: int) -> dict[str, Weight]:
         if layer not in self._layers:
-            extra = mtp_weights(self._model) if layer >= self._model.num_hidden_layers else ()
+            extra = mtp_weights(self._model, layer) if layer >= self._model.num_hidden_layers else ()
             self._layers[layer] = _by_module((*layer_weights(self._model, layer), *extra))
         return self._layers[layer]
 

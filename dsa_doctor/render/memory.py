@@ -52,6 +52,12 @@ def print_memory(console: Console, plan: Plan, *, verbose: bool = False) -> None
     show(console, Padding(table, (0, 0, 0, 2)))
     if verbose:
         _print_lines(console, plan)
+    for one in plan.host_lines:
+        host = f"and {_gib(one.bytes)} of pinned host memory per node, {one.label}: {one.name}"
+        show(console, Padding(Text(host), (0, 0, 0, 2)))
+    if plan.assumed:
+        lacking = f"The cache is estimated: the configuration lacks {', '.join(plan.assumed)}; the default was taken"
+        show(console, Padding(Text(lacking, style="yellow"), (0, 0, 0, 2)))
     for doubt in plan.weights_doubts:
         show(console, Padding(Text(f"The weights are estimated: {doubt}", style="yellow"), (0, 0, 0, 2)))
 
@@ -67,12 +73,19 @@ def blocks(plan: Plan) -> tuple[Block, ...]:
     if plan.kv_cache_bytes is not None:
         tokens = f"{plan.kv_tokens:,} tokens, " if plan.kv_tokens else "nothing is left, "
         note = f"{tokens}{plan.kv_token_bytes:,} bytes each"
+        if (beside := _beside_tokens(plan)) > plan.kv_request_bytes // 100:
+            note += f"; windows and states take up to {_gib(beside)} of a request"
         found.append(Block("KV cache", max(0, plan.kv_cache_bytes), "the rest", note))
     alone = left_alone(plan)
     if alone is not None and (plan.kv_cache_bytes or 0) >= 0:  # else what does not fit stands in its place
         note = f"beyond --gpu-memory-utilization {plan.gpu_memory_utilization:g}, and the driver's"
         found.append(Block("left alone", alone, "", note))
     return tuple(found)
+
+
+def _beside_tokens(plan: Plan) -> int:
+    """Return what one request of a hybrid model holds beside its tokens."""
+    return max(0, plan.kv_request_bytes - plan.kv_token_bytes * (plan.max_model_len or 0))
 
 
 def left_alone(plan: Plan) -> int | None:

@@ -204,7 +204,8 @@ def _stream_head_weights(model: ModelGeometry, part: Part) -> Iterator[Weight]:
 
 def _tower(name: str, shape: tuple[int, ...]) -> Weight:
     full = name if name.endswith(".bias") else f"{name}.weight"
-    return Weight(full, "vision tower", shape, "tensor" if len(shape) > 1 else "replicated", "plain")
+    whole = "norm" in name or "patch_embed" in name
+    return Weight(full, "vision tower", shape, "replicated" if whole else "tensor", "plain")
 
 
 def _compression(model: ModelGeometry) -> Compression:

@@ -80,7 +80,7 @@ def tower_weights(model: ModelGeometry) -> Iterator[Weight]:
             ("mlp.down_proj", width, inner),
         ):
             yield _tower(f"{prefix}{name}.weight", (rows, columns), split=True)
-            yield _tower(f"{prefix}{name}.bias", (rows,))
+            yield _tower(f"{prefix}{name}.bias", (rows,), split=True)
     yield _tower("visual.merger.proj.weight", (output, output), split=True)
     yield _tower("visual.merger.post_projection_norm.weight", (output,))
     yield _tower("visual.merger.post_projection_norm.bias", (output,))

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from dsa_doctor.catalog.geometry import geometry_from_config
 from dsa_doctor.catalog.models import find_model
 from dsa_doctor.planner import Hardware, HeaderError, Parallel, PlanOptions, checkpoint_of, plan, stored_tensors
-from dsa_doctor.planner.headers import read_header
-from dsa_doctor.planner.parallel import stage_weights
+from dsa_doctor.planner.headers import StoredTensor, read_header
+from dsa_doctor.planner.parallel import part_bytes, stage_weights
+from dsa_doctor.planner.storage import stored_bytes
 
 GIB = 2**30
 CONFIG = {
@@ -80,6 +81,36 @@ def test_drafting_without_an_mtp_layer_is_refused(tmp_path):
     assert "the checkpoint has no layer 5 to draft with" in found.problems[0]
     assert plan(model, hardware, options.model_copy(update={"mtp": False}), checkpoint).fits is True
     assert plan(model, hardware, options).fits is True, "the configuration alone does not tell"
+
+
+@pytest.mark.parametrize(
+    ("name", "mtp_prefix"),
+    [("DeepSeek-V4-Flash-0731", "mtp."), ("DeepSeek-V4.1-Flash", "mtp."), ("GLM-5.3-Flash-BF16", None)],
+)
+def test_a_hybrid_checkpoint_is_sorted_by_its_own_names(name, mtp_prefix):
+    """DeepSeek names layers without `model.` and counts its draft layers apart; GLM's lie in a multimodal wrapper."""
+    model = find_model(name).geometry()
+    tensors = []
+    for layer, weight in stage_weights(model, Parallel(), 0, mtp=True):
+        wrapper = "" if mtp_prefix else "model.language_model."
+        if layer is None:
+            full = weight.name if weight.name.startswith("lm_head") else wrapper + weight.name
+        elif mtp_prefix and layer >= model.num_hidden_layers:
+            full = f"{mtp_prefix}{layer - model.num_hidden_layers}.{weight.name}"
+        else:
+            full = f"{wrapper}layers.{layer}.{weight.name}"
+        full = full.replace("language_model.visual", "visual").replace(".experts.", ".experts.3.")
+        size = stored_bytes(weight, model, layer=layer)
+        tensors.append(StoredTensor(name=full, dtype="U8", shape=weight.shape, bytes=size))
+    checkpoint = checkpoint_of(tensors, model)
+    assert checkpoint.unrecognised == ()
+    assert checkpoint.disk_bytes == sum(one.bytes for one in tensors)
+    for parallel in (Parallel(tensor=8), Parallel(tensor=4, data=2, expert=True)):
+        counted = part_bytes(model, parallel, 0, mtp=True)
+        found = checkpoint.part_bytes(model, parallel, 0, mtp=True)
+        assert found.keys() == counted.keys()
+        for part, size in counted.items():
+            assert found[part] == pytest.approx(size, rel=0.02), part
 
 
 def test_unknown_tensors_are_named_and_counted_as_replicated(tmp_path):
