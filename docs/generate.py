@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from generator import catalog, cli, ledger, matrix, routes, schemas
+from generator import catalog, cli, fits, ledger, matrix, routes, schemas
 
 DOCS = Path(__file__).resolve().parent
 
@@ -17,6 +17,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "models.md": catalog.models_page,
     "checks/index.md": catalog.findings_page,
     "support-matrix.md": matrix.matrix_page,
+    "fits.md": fits.fits_page,
     "vllm-releases.md": ledger.releases_page,
     "cli.md": cli.cli_page,
     "json-schema.md": schemas.schemas_page,

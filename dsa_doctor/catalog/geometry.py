@@ -147,10 +147,14 @@ def geometry_from_config(config: dict[str, Any], *, name: str, source: str, hub_
     layers = keys.whole("num_hidden_layers", 1, MOST_LAYERS)
     heads = keys.whole("num_attention_heads", 1, MOST_LAYERS)
     index_topk = keys.whole("index_topk", 0, _WIDTH, 0)
-    experts = keys.whole("n_routed_experts", 0, _WIDTH, 0)
+    is_v4 = family in ("deepseek_v4", "deepseek_v41")
+    experts = keys.whole("n_routed_experts", 1 if is_v4 else 0, _WIDTH, 256 if is_v4 else 0)
     first_dense = keys.whole("first_k_dense_replace", 0, MOST_LAYERS, 0)
     shared = _shared_layers(keys, layers)
-    is_v4 = family in ("deepseek_v4", "deepseek_v41")
+    if is_v4:
+        assumed += [
+            key for key in ("n_routed_experts", "q_lora_rank", "moe_intermediate_size") if text.get(key) is None
+        ]
     if family == "glm5_next" and text.get("index_kpool") is None:
         assumed.append("index_kpool")
     model = ModelGeometry(
@@ -168,7 +172,7 @@ def geometry_from_config(config: dict[str, Any], *, name: str, source: str, hub_
         qk_rope_head_dim=keys.whole("qk_rope_head_dim", 0, _HEAD, 64 if is_v4 else 0),
         qk_nope_head_dim=keys.whole("qk_nope_head_dim", 0, _HEAD, 0),
         v_head_dim=keys.whole("v_head_dim", 0, _HEAD, 0),
-        q_lora_rank=keys.whole("q_lora_rank", 0, _WIDTH, 0),
+        q_lora_rank=keys.whole("q_lora_rank", 1 if is_v4 else 0, _WIDTH, 1024 if is_v4 else 0),
         index_topk=index_topk,
         index_n_heads=keys.whole(
             "index_n_heads", 1 if index_topk else 0, MOST_LAYERS, _INDEX_HEADS.get(model_type, 32)
@@ -177,7 +181,9 @@ def geometry_from_config(config: dict[str, Any], *, name: str, source: str, hub_
         shared_indexer_layers=len(shared),
         shared_indexer_layer_ids=shared,
         intermediate_size=keys.whole("intermediate_size", 0, _WIDTH, 0),
-        moe_intermediate_size=keys.whole("moe_intermediate_size", 1 if experts else 0, _WIDTH, None if experts else 0),
+        moe_intermediate_size=keys.whole(
+            "moe_intermediate_size", 1 if experts else 0, _WIDTH, 2048 if is_v4 else None if experts else 0
+        ),
         n_routed_experts=experts,
         n_shared_experts=keys.whole("n_shared_experts", 0, MOST_LAYERS, 1 if is_v4 else 0),
         first_k_dense_replace=first_dense,
@@ -261,9 +267,6 @@ def _check_relations(model: ModelGeometry, keys: Keys) -> None:
             raise keys.error(
                 "head_dim", model.head_dim, f"more than qk_rope_head_dim ({model.qk_rope_head_dim}) needed"
             )
-        if not model.q_lora_rank or not model.n_routed_experts:
-            key = "n_routed_experts" if model.q_lora_rank else "q_lora_rank"
-            raise keys.error(key, keys.values.get(key), "a whole number of at least 1 is needed in this family")
     elif not model.kv_lora_rank and model.num_attention_heads % model.num_key_value_heads:
         accepted = f"a divisor of num_attention_heads ({model.num_attention_heads}) is needed"
         raise keys.error("num_key_value_heads", model.num_key_value_heads, accepted)

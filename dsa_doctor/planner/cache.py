@@ -87,6 +87,7 @@ class Pool:
         return blocks * context // max(1, self.request_blocks(context, in_flight))
 
 
+@lru_cache(maxsize=1024)
 def stage_caches(
     model: ModelGeometry, parallel: Parallel, stage: int, options: CacheOptions, *, mtp: bool
 ) -> tuple[Cache, ...]:
@@ -131,6 +132,7 @@ def pool_of(caches: tuple[Cache, ...]) -> Pool:
     return Pool(tuple(groups), width, max(growing, default=1))
 
 
+@lru_cache(maxsize=1024)
 def token_bytes(
     model: ModelGeometry,
     parallel: Parallel,

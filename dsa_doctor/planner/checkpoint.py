@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, prod
 
 from dsa_doctor.catalog.geometry import ModelGeometry
@@ -103,6 +104,7 @@ class IndexedCheckpoint(Checkpoint):
         return parts if self.factor == 1 else {part: ceil(size * self.factor) for part, size in parts.items()}
 
 
+@lru_cache(maxsize=256)
 def configured_size(model: ModelGeometry, *, mtp: bool = True) -> Size:
     """Return the bytes of the checkpoint as its configuration gives them, with or without the MTP layers."""
     size = Size(0, 0)

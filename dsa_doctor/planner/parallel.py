@@ -104,15 +104,18 @@ def rank_bytes(weight: Weight, model: ModelGeometry, parallel: Parallel, *, laye
     return copies * resident_bytes(weight, shape, model, layer=layer)
 
 
+@lru_cache(maxsize=1024)
 def host_bytes(model: ModelGeometry, parallel: Parallel, stage: int) -> int:
     """Return the pinned host memory that one rank of a stage needs for tables which vLLM keeps there.
 
     The tables are spread over the tensor-parallel ranks by whole columns, and shared by the data-parallel copies of a
     node.
     """
+    if model.engram is None:
+        return 0
     size = 0
     for layer, weight in stage_weights(model, parallel, stage, mtp=False):
-        if weight.sharding == "host" and model.engram is not None:
+        if weight.sharding == "host":
             whole = resident_bytes(weight, weight.shape, model, layer=layer)
             size += whole * -(-model.engram.columns // parallel.tensor) // model.engram.columns
     return size

@@ -89,7 +89,7 @@ def _offload(
     model: ModelGeometry, hardware: Hardware, options: PlanOptions, checkpoint: Checkpoint | None
 ) -> Shape | None:
     missing = plan(model, hardware, options, checkpoint).shortfall_bytes
-    if not missing:
+    if not missing or hardware.free_bytes is not None:  # what shares the host's memory gains nothing by offload
         return None
     least = options.cpu_offload_gib + missing / GIB + _OFFLOAD_MARGIN_GIB
     gib = ceil(least / _OFFLOAD_STEP_GIB) * _OFFLOAD_STEP_GIB

@@ -73,7 +73,7 @@ def test_relations_are_checked(changes, key):
         ("DeepSeek-V4-Flash-0731", {"compress_ratios": "4"}, "compress_ratios"),
         ("DeepSeek-V4-Flash-0731", {"o_groups": 7}, "o_groups"),
         ("DeepSeek-V4-Flash-0731", {"head_dim": 64}, "head_dim"),
-        ("DeepSeek-V4-Flash-0731", {"q_lora_rank": None}, "q_lora_rank"),
+        ("DeepSeek-V4-Flash-0731", {"q_lora_rank": 0}, "q_lora_rank"),
         ("DeepSeek-V4-Flash-0731", {"dspark_target_layer_ids": [99]}, "dspark_target_layer_ids"),
         ("DeepSeek-V4.1-Flash", {"kv_source_layer_ids": [0]}, "kv_source_layer_ids"),
         ("DeepSeek-V4.1-Flash", {"kv_source_layer_ids": [20]}, "kv_source_layer_ids"),

@@ -228,6 +228,13 @@ def test_offload_is_not_proposed_where_the_host_has_not_the_memory():
     assert not any("offload" in shape.what for shape in shapes)
 
 
+def test_offload_is_not_proposed_where_the_gpu_shares_the_hosts_memory():
+    gb10 = find_gpu("gb10")
+    hardware = Hardware(name=gb10.name, gpus_per_node=1, nodes=2, memory_bytes=gb10.memory_bytes, free_bytes=100 * GIB)
+    shapes = nearest_shapes(find_model("GLM-5.3-Flash").geometry(), hardware, PlanOptions(parallel=Parallel(tensor=2)))
+    assert not any("offload" in shape.what for shape in shapes)
+
+
 def test_a_context_too_long_is_answered_with_a_shorter_one_and_with_fp8():
     model = find_model("GLM-5.2-FP8").geometry()
     hardware = Hardware(name="NVIDIA H200", gpus_per_node=8, memory_bytes=141 * GIB)
