@@ -47,7 +47,7 @@ class SharedObject:
         try:
             self._read_sections()
         except (struct.error, OverflowError) as error:
-            raise ElfError("truncated: its headers end beyond the file") from error
+            raise ElfError("truncated or damaged: its headers end beyond the file") from error
         if not self._sections:
             raise ElfError("truncated or stripped: no section table")
 
