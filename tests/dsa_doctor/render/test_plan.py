@@ -11,7 +11,7 @@ import dsa_doctor.launch.run as run
 from dsa_doctor.launch import launch_options
 from dsa_doctor.launch.options import KnownOptions
 from dsa_doctor.planner import Hardware, Parallel, PlanOptions, plan
-from dsa_doctor.preflight import preflight
+from dsa_doctor.preflight import judge_with_facts
 from dsa_doctor.render.memory import blocks
 from dsa_doctor.render.plan import (
     command_text,
@@ -29,13 +29,12 @@ SECRET = "hunter2-hunter2"
 @pytest.fixture
 def prepare(monkeypatch):
     """Prepare a launch from the facts of a stock wheel with the plugin; vLLM's own options are not asked."""
-    monkeypatch.setattr(run, "preflight", lambda model, options, **_: preflight(model, options, facts_file=FACTS))
-    monkeypatch.setattr(run, "vllm_options", lambda *_, **__: KnownOptions(frozenset(), {}, "not asked"))
+    monkeypatch.setattr(run, "judge_with_facts", lambda *given, **_: judge_with_facts(*given, facts_file=FACTS))
 
     def prepared(model, given=None, extra=(), target="h200", force=False):
         asked = launch_options(model, given, extra, target=target, elsewhere=True)
-        verdict, gpus = run.judge(asked)
-        return asked, run.make_ready(asked, verdict, gpus, force=force)
+        verdict, gpus, _ = run.judge(asked)
+        return asked, run.make_ready(asked, verdict, gpus, KnownOptions(frozenset(), {}, "not asked"), force=force)
 
     return prepared
 
