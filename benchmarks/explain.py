@@ -15,6 +15,8 @@ from dsa_doctor.catalog.findings import FINDINGS_BY_ID
 from dsa_doctor.explain import explain
 from dsa_doctor.explain.background import NEEDLES
 from dsa_doctor.explain.signs import SIGNS
+from dsa_doctor.explain.source import Source
+from dsa_doctor.redaction.stream import Redactor
 
 CORPUS = Path(__file__).resolve().parent.parent / "tests" / "dsa_doctor" / "explain" / "corpus"
 
@@ -71,7 +73,7 @@ def kinds() -> dict[str, bytes]:
         "progress bars, carriage returns": b"Capturing CUDA graphs: 46%|####    | 16/35 [00:02<00:02, 8.8it/s]\r"
         * 60_000,
         "one endless line": b"x" * (4 << 20),
-        "binary": generator.randbytes(4 << 20),
+        "another alphabet": bytes(generator.choices(range(0xA0, 0x100), k=4 << 20)),
         "signs alone, one endless line": dense,
         "signs alone, a line each": dense.replace(b" ", b"\n"),
     }
@@ -121,6 +123,12 @@ def main() -> None:
         explanation = explain(stream)
         seconds = time.process_time() - start  # other load on the machine does not count
         print(f"  {name:32} {explanation.context.bytes / seconds / 1e6:7.0f} MB/s")
+    for name in ("serving log", "errors of 8 ranks, every line"):
+        stream = io.BufferedReader(Repeated(kinds()[name], options.megabytes * 1_000_000), 1 << 20)
+        start = time.process_time()
+        size = sum(len(piece) for piece in Redactor().stream(Source(stream).blocks()))
+        seconds = time.process_time() - start
+        print(f"  --redact, {name:32} {size / seconds / 1e6:7.0f} MB/s")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from dsa_doctor.catalog.capability import SHARED_MEMORY_PER_BLOCK, Capability
 from dsa_doctor.catalog.targets import KNOWN_GPUS
 from dsa_doctor.explain.reader import Passage
+from dsa_doctor.explain.text import Line
 
 NEEDLES = (
     "ompute capability", "ompute Capability", "ompute_cap", "CUDA capability", "DeviceCapability(", "NVIDIA ",
@@ -19,7 +20,7 @@ NEEDLES = (
     "Application startup complete", "The server is fired up", "Traceback (most recent", "non-default args",
     "server_args=ServerArgs", "platform is", "detected platform", "llama_model_load", "ggml_",
     "text_generation_launcher", "[TensorRT-LLM]", "[TRT-LLM]", "lmdeploy", "ollama", "LocalAI", "internal loader",
-    "/vllm/", "/sglang/", "EngineCore", "sgl-kernel", "sgl_kernel", "TRITON_MLA_SPARSE", "dsa_doctor",
+    "sgl-kernel", "sgl_kernel", "TRITON_MLA_SPARSE", "dsa_doctor",
     "gfx9", "MI300", "MI325", "MI355", "ROCm", "Ascend",
     "npu", "docker run", "SpecDecoding metrics", "accept len:", " LLM engine",
 )  # fmt: skip
@@ -61,7 +62,10 @@ _ARGUMENT = re.compile(
 )
 _ENGINES = (
     ("sglang", re.compile(r"/sglang/|sglang\.|sgl[_-]kernel|server_args=ServerArgs")),
-    ("vllm", re.compile(r"/vllm/|vllm\.|EngineCore[ _)]|\(APIServer|\bvllm serve|V\d LLM engine|vllm/vllm-openai")),
+    (
+        "vllm",
+        re.compile(r"/vllm/|vllm\.|\(EngineCore|\(APIServer|\(Worker|\bvllm serve|V\d LLM engine|vllm/vllm-openai"),
+    ),
     ("llama.cpp", re.compile(r"llama_model_load|ggml_\w+:|llama-server")),
     ("TensorRT-LLM", re.compile(r"\[TensorRT-LLM\]|\[TRT-LLM\]")),
     ("TGI", re.compile(r"text_generation_launcher")),
@@ -72,8 +76,8 @@ _ENGINES = (
 _PLATFORMS = (
     ("rocm", re.compile(r"platform (?:is )?:?'?rocm|\bgfx9\d|\bMI3\d\d|\bROCm(?! (?:used|Version))")),
     ("npu", re.compile(r"platform (?:is )?:?'?(?:ascend|npu)|torch_npu|vllm_ascend")),
-    ("cpu", re.compile(r"platform (?:is )?:?'?cpu\b")),
-    ("xpu", re.compile(r"platform (?:is )?:?'?xpu\b")),
+    ("cpu", re.compile(r"platform (?:is )?:?'?cpu\b|not supported on CPU")),
+    ("xpu", re.compile(r"platform (?:is )?:?'?xpu\b|not supported on XPU")),
     ("tpu", re.compile(r"platform (?:is )?:?'?tpu\b")),
     ("cuda", re.compile(r"platform (?:is )?:?'?cuda\b")),
 )
@@ -148,6 +152,13 @@ class Background:
             if found:
                 return None
         return None
+
+    def note_engine(self, lines: list[Line]) -> None:
+        """Take the engine from the lines that were kept, where no line of its own names it."""
+        for line in lines:
+            if self.engine is not None:
+                return
+            self.engine = next((name for name, pattern in _ENGINES if pattern.search(f"{line.rank} {line.text}")), None)
 
     def argument(self, name: str) -> str | None:
         """Return an option's value as the command line or vLLM's own record of it says."""

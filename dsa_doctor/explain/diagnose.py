@@ -67,6 +67,7 @@ def explain(
     """
     reader, background, collected, excerpt = _read(stream)
     lines = excerpt.lines()
+    background.note_engine(lines)
     ending = judge(lines)
     notes = _notes(ending, background, reader.remark)
     kept = _keep(collected, background, ending, lines, notes)

@@ -49,6 +49,8 @@ _STATISTICS = re.compile(
 )
 _END = 15
 """Lines at the end of a log in which an error is taken as what ended it."""
+_REPEATED = 3
+"""Starts without an error between them that make a loop."""
 _LOOP = 8
 """Equal lines at the end that make a loop."""
 
@@ -142,6 +144,10 @@ def _name_the_state(
     if fatal or marks[DIED] or ending.state == "failed":
         ending.state = "failed"
         return
+    if ending.starts >= _REPEATED and not last_good:
+        ending.state, ending.lines = "stuck", [marks[STARTED][0], marks[STARTED][-1]]
+        ending.stuck = f"the start repeats itself, {ending.starts} times here, and never comes to its end"
+        return
     if stuck := _stuck(lines, marks):
         ending.state, ending.stuck, ending.lines = "stuck", stuck[0], stuck[1]
         return
@@ -204,6 +210,7 @@ def _fatal(
     ignored = {line.number for line in lines if _IGNORED.search(line.text)}
     refused = [line.number for line in lines if ANSWERED.search(line.text)]
     deaths = [line.number for line in died]
+    starts = [line.number for name, line in stages if name == STAGES[0][0]]
     fatal = []
     for one in story.raised:
         after = one.line.number
@@ -215,11 +222,23 @@ def _fatal(
         elif healthy is None:
             same = (line.number for _, line in stages if line.number > after and line.rank == one.line.rank)
             healthy = next(same, None)
-        dead = healthy is not None and any(one.starts - 5 <= number <= healthy for number in deaths)
+        dead = healthy is not None and (
+            any(one.starts - 5 <= number <= healthy for number in deaths)
+            or any(after < number <= healthy for number in starts)
+        )
+        served_before = any(number < one.starts for number in good) and not any(
+            number > one.starts - 5 for number in deaths
+        )
         only_refused = any(after < number <= after + 40 for number in refused) and not any(
             number >= one.starts - 5 for number in deaths
         )
-        if quiet or unheard or only_refused or (healthy is not None and not dead):
+        if (
+            quiet
+            or unheard
+            or only_refused
+            or (served_before and _only_reports(one))
+            or (healthy is not None and not dead)
+        ):
             ending.survived.append(one)
         else:
             fatal.append(one)

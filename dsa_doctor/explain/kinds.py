@@ -319,6 +319,10 @@ KINDS: tuple[Kind, ...] = (
             r"^\s*(?:\S{1,80}: )?(?:line \d+:\s+\d+ )?Killed\b",
         ),
         (
+            "it was interrupted from the keyboard",
+            r"KeyboardInterrupt", r"\bSIGINT\b",
+        ),
+        (
             "the process was asked to end (SIGTERM)",
             r"SIGTERM", r"[Ss]ignal:? ?\(?15\b", r"exitcode\s*:? -15\b", r"exit(?:ed)?.{0,20}\b143\b",
         ),

@@ -24,7 +24,7 @@ _PLACES: tuple[tuple[str, FindingLayer, str], ...] = (
     ),
     (
         r"sparse_mla|mla_sparse|flash_?mla|MLASparse|attention/backends?/|/attention/(?:nsa|dsa)|(?:nsa|dsa)_backend"
-        r"|mla_attention|flashinfer/(?:mla|decode|prefill|sparse|attention)|attention/layer|attention/selector"
+        r"|mla_attention|/attention\.py|compressor|flashinfer/(?:mla|decode|prefill|sparse|attention)|attention/layer|attention/selector"
         r"|attention/\w*backend|layers/attention/|/attention/ops/|trtllm_\w*mla|[Ff]mha|FusedMultiHeadAttention|flash_attn|fa_utils|forward_mqa",
         "attention",
         "an attention backend",

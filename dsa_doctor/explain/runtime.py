@@ -15,6 +15,7 @@ _SIZE = re.compile(
 )
 _OUT_OF_MEMORY = re.compile(
     r"OutOfMemoryError|CUDA (?:error: )?out of memory|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY"
+    r"|HIP out of memory|_STATUS_ALLOC_FAILED"
 )
 _ALLOCATION = re.compile(r"Tried to allocate ([\d.]{1,12} [KMGT]iB)")
 _DSA_ARCHITECTURE = re.compile(

@@ -52,6 +52,19 @@ def test_human_report_names_line_remedy_and_next():
     assert "next: DSA301" in text
 
 
+def test_redact_prints_the_whole_log_and_explains_nothing():
+    log = b"start\nHF_TOKEN=hf_abcdefgh1234 num_tokens=8\n(W pid=1) end"
+    done = run("--redact", stdin=log)
+    assert done.returncode == 0
+    assert done.stdout == b"start\nHF_TOKEN=<secret> num_tokens=8\n(W pid=1) end"
+
+
+def test_what_is_no_log_is_wrong_usage():
+    done = run("-", stdin=b"\x7fELF" + bytes(200))
+    assert done.returncode == 2
+    assert b"ELF" in done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments", [("no-such-file.log",), ("/",), ("-", "--target", "nonsense"), ("-", "--facts", "no")]
 )

@@ -159,6 +159,97 @@ def test_secrets_do_not_pass():
     assert "hf_abcdefghijklmnop" not in explained(text).model_dump_json()
 
 
+def test_a_target_that_contradicts_the_log_is_a_finding():
+    text = "GPU 0: NVIDIA A800-SXM4-80GB\n" + SELECTOR.format(sparse=True)
+    explanation = explained(text, target=target("h100"))
+    assert [one.id for one in explanation.findings] == ["DSA201", "DSA943"]
+    assert "A800" in explanation.findings[1].summary
+    assert "A800" in explanation.findings[1].evidence[0].text
+    assert [one.id for one in explained(text, target=target("a100")).findings] == ["DSA201"]
+
+
+@pytest.mark.parametrize(
+    ("before", "shown", "silent"),
+    [
+        (
+            "NVIDIA A100-SXM4-80GB\nvllm serve zai-org/GLM-5-FP8\n",
+            ("pip install dsa-doctor", "zai-org/GLM-5-FP8 --target a100"),
+            (),
+        ),
+        (
+            "NVIDIA RTX PRO 6000\nvllm serve zai-org/GLM-5-FP8\n",
+            ("--target rtx-pro-6000",),
+            ("pip install dsa-doctor",),
+        ),
+        ("NVIDIA H100 80GB HBM3\n", (), ("pip install dsa-doctor",)),
+        ("INFO Automatically detected platform cpu.\n", (), ("pip install dsa-doctor",)),
+        ("INFO Automatically detected platform rocm.\n", (), ("pip install dsa-doctor",)),
+        (
+            "NVIDIA A100-SXM4-80GB\nINFO [cuda.py:9] Using TRITON_MLA_SPARSE attention backend\n",
+            (),
+            ("pip install dsa-doctor",),
+        ),
+        (
+            "server_args=ServerArgs(model_path='zai-org/GLM-5-FP8')\n",
+            (),
+            ("pip install dsa-doctor", "dsa-doctor check"),
+        ),
+    ],
+)
+def test_remedies_fit_the_gpu_the_platform_the_engine_and_what_is_installed(before, shown, silent):
+    (found,) = explained(before + SELECTOR.format(sparse=True)).findings
+    remedies = "\n".join(found.remedy)
+    assert all(text in remedies for text in shown)
+    assert not any(text in remedies for text in silent)
+    if "GLM" in before:
+        assert "MODEL" not in remedies
+
+
+def test_the_deciding_reason_is_in_the_summary():
+    text = (
+        "ValueError: No valid attention backend found for cuda with AttentionSelectorConfig(use_sparse=True). "
+        "Reasons: {TRITON_MLA: [sparse not supported], X_SPARSE: [X_SPARSE requires FlashInfer's newer API]}.\n"
+    )
+    (found,) = explained(text).findings
+    assert "X_SPARSE requires FlashInfer's newer API" in found.summary
+    assert found.remedy[0].startswith("pip install -U flashinfer-python")
+
+
+def test_a_list_of_ops_is_no_sign_of_sparse_attention():
+    text = "vllm serve meta-llama/Llama-3.1-8B\ncompilation_config={'splitting_ops': ['vllm::sparse_attn_indexer']}\n"
+    assert explained(text).context.uses_dsa is False
+
+
+def test_options_are_shown_and_redacted():
+    text = (
+        "(APIServer pid=1) INFO non-default args: {'model': 'zai-org/GLM-5-FP8', 'api_key': ['s3cr3t'], 'port': 80}\n"
+    )
+    context = explained(text).context
+    assert context.model == "zai-org/GLM-5-FP8"
+    assert context.arguments["port"] == "80"
+    assert "s3cr3t" not in context.model_dump_json()
+
+
+@pytest.mark.parametrize("size", [1, 40])
+def test_a_crash_amid_a_large_log_is_found(size):
+    """The crash is far from the start and from the end, and thousands of harmless errors surround it."""
+    noise = "".join(
+        f"(APIServer pid=1) ERROR 09-02 10:09:{second % 60:02d} [serving.py:250] odd request {second}\n"
+        f'(APIServer pid=1) INFO:     10.0.0.9:4 - "POST /v1/completions HTTP/1.1" 400 Bad Request\n'
+        for second in range(3000 * size)
+    )
+    crash = (
+        "(EngineCore pid=9) ERROR 09-02 10:10:00 [core.py:1] EngineCore encountered a fatal error.\n"
+        "(EngineCore pid=9) ERROR 09-02 10:10:00 [core.py:1] Traceback (most recent call last):\n"
+        '(EngineCore pid=9) ERROR 09-02 10:10:00 [core.py:1]   File "/v/vllm/v1/core/sched/scheduler.py", line 1, in schedule\n'
+        "(EngineCore pid=9) ERROR 09-02 10:10:00 [core.py:1] LookupError: request 7\n"
+    )
+    refused = noise.replace("400 Bad Request", "503 Service Unavailable")
+    (found,) = explained("INFO:     Application startup complete.\n" + noise + crash + refused).findings
+    assert found.id == "DSA931"
+    assert "LookupError: request 7" in found.summary
+
+
 def test_an_empty_log_says_so():
     explanation = explained(b"")
     assert explanation.findings == ()
