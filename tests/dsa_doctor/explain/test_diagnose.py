@@ -241,7 +241,7 @@ def test_a_crash_amid_a_large_log_is_found(size):
     crash = (
         "(EngineCore pid=9) ERROR 09-02 10:10:00 [core.py:1] EngineCore encountered a fatal error.\n"
         "(EngineCore pid=9) ERROR 09-02 10:10:00 [core.py:1] Traceback (most recent call last):\n"
-        '(EngineCore pid=9) ERROR 09-02 10:10:00 [core.py:1]   File "/v/vllm/v1/core/sched/scheduler.py", line 1, in schedule\n'
+        '(EngineCore pid=9) ERROR 09-02 10:10:00 [core.py:1]   File "/v/vllm/core/sched/scheduler.py", line 1, in run\n'
         "(EngineCore pid=9) ERROR 09-02 10:10:00 [core.py:1] LookupError: request 7\n"
     )
     refused = noise.replace("400 Bad Request", "503 Service Unavailable")
