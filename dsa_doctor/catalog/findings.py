@@ -104,7 +104,7 @@ _TROUBLES = {
     "DSA106": "torch has not registered an op for CUDA",
     "DSA107": "a compiled extension does not match torch",
     "DSA108": "a compiled extension finds no matching CUDA library",
-    "DSA201": "no attention backend serves sparse MLA on this GPU",
+    "DSA201": "no attention backend serves sparse MLA here",
     "DSA202": "a native attention backend serves it",
     "DSA203": "dsa-doctor's attention backend serves it",
     "DSA204": "vLLM's backend selector could not be asked",

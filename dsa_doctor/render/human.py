@@ -197,7 +197,7 @@ def _layer(layer: Layer, reason: str) -> Table:
     grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column(width=11, no_wrap=True)
     grid.add_column(width=10, no_wrap=True)
-    grid.add_column(ratio=1)
+    grid.add_column(ratio=1, overflow="fold")
     grid.add_row(f"{layer.number} {layer.layer}", state_text(layer.state), Text(reason))
     return grid
 
@@ -267,7 +267,7 @@ def _finding(finding: Finding, *, verbose: bool) -> Table:
     grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column(width=9, no_wrap=True)
     grid.add_column(width=6, no_wrap=True)
-    grid.add_column(ratio=1)
+    grid.add_column(ratio=1, overflow="fold")
     body = Text(finding.summary)
     if finding.judge_only:
         body.append(" (the machine that judges, not the GPU that is judged)", style="dim")
@@ -287,7 +287,7 @@ def _backends(verdict: Verdict, *, verbose: bool) -> Table:
     grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column(width=10, no_wrap=True)
     grid.add_column(width=28, no_wrap=True)
-    grid.add_column(ratio=1)
+    grid.add_column(ratio=1, overflow="fold")
     dense = [one for one in verdict.backends if not one.accepted and _DENSE in one.reasons]
     for backend in verdict.backends:
         if verbose or backend not in dense:
@@ -301,7 +301,7 @@ def _backends(verdict: Verdict, *, verbose: bool) -> Table:
 def _configuration(verdict: Verdict, *, verbose: bool) -> Table:
     grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column(width=22, no_wrap=True)
-    grid.add_column(ratio=1)
+    grid.add_column(ratio=1, overflow="fold")
     configuration = verdict.configuration
     if configuration is None:
         return grid

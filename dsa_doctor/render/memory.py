@@ -45,7 +45,7 @@ def print_memory(console: Console, plan: Plan, *, verbose: bool = False) -> None
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, justify="right")
     table.add_column(no_wrap=True)
-    table.add_column(ratio=1)
+    table.add_column(ratio=1, overflow="fold")
     for block in found:
         mark = Text(_MARKS[block.name] if plan.budget_bytes is not None else "", style=_STYLES[block.name])
         table.add_row(mark, block.name, _gib(block.size), block.label, Text(block.note, style="dim"))
@@ -139,7 +139,7 @@ def _print_lines(console: Console, plan: Plan) -> None:
     table.add_column(width=26, no_wrap=True)
     table.add_column(no_wrap=True, justify="right")
     table.add_column(width=10, no_wrap=True)
-    table.add_column(ratio=1)
+    table.add_column(ratio=1, overflow="fold")
     for line in plan.lines:
         table.add_row(f"  {line.name}", size_range(line), line.label, Text(line.note, style="dim"))
     show(console, Text())

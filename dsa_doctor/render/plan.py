@@ -164,7 +164,7 @@ def print_conditions(console: Console, conditions: Sequence[Condition], *, verbo
         grid = Table.grid(padding=(0, 2), expand=True)
         grid.add_column(width=9, no_wrap=True)
         grid.add_column(width=14, no_wrap=True)
-        grid.add_column(ratio=1)
+        grid.add_column(ratio=1, overflow="fold")
         body = Text(one.summary)
         if one.remedy and one.status != "pass":
             body.append(f"\n{one.remedy}", style="dim")

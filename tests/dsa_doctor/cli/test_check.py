@@ -72,6 +72,7 @@ def test_the_human_report_fits(files, columns):
     done = run("check", "--facts", str(files / "a100.json"), "--verbose", env={"COLUMNS": columns})
     widest = max(len(line.rstrip()) for line in done.stdout.splitlines())
     assert widest <= min(int(columns), 100)
+    assert "…" not in done.stdout, "a reason is never cut"
     assert "\x1b[" not in done.stdout
     for word in ("1 csrc", "2 attention", "3 indexer", "UNRESOLVED", "Exit code 24", "FLASHMLA_SPARSE"):
         assert word in done.stdout
