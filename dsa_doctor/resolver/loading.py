@@ -1,5 +1,6 @@
 """Whether the judged vLLM can load a quantised checkpoint, told from its configuration before it is downloaded."""
 
+import re
 from collections.abc import Iterator
 
 from dsa_doctor.catalog.geometry import ModelGeometry
@@ -24,20 +25,20 @@ def judge_loading(case: Judgement) -> list[Finding]:
     support = fingerprint.quantization if fingerprint is not None else None
     found = []
     if support is not None:
-        stops = list(dict.fromkeys(_stops(case, stored, support)))
+        stops = _by_kind(_stops(case, stored, support))
         if stops:
             foreign = case.facts.software.value.vllm_plugins if case.facts.software.value is not None else ()
             added = not _is_method(stored, support) and any(not one.value.startswith("dsa_doctor.") for one in foreign)
-            summary = f"This vLLM cannot load these {stored.method} weights: {stops[0]}"
+            summary = f"This vLLM cannot load these {stored.method} weights: {stops[0]}."
+            evidence = (*stops[1:_SHOWN], f"told from the configuration ({case.model.source}) and from vLLM's sources")
             if added:
                 summary = f"This vLLM itself cannot load {stored.method} weights; a plugin of this environment may."
+                evidence = (stops[0], *evidence)
             remedy = (
-                "choose a checkpoint that was quantised otherwise, or quantise it anew without these modules",
+                "choose a checkpoint that leaves these modules in bf16, or quantise it anew so",
                 "`dsa-doctor check --facts FILE` judges another vLLM",
             )
-            found.append(
-                finding("DSA917", "warn" if added else "fail", summary, evidence=tuple(stops[:_SHOWN]), remedy=remedy)
-            )
+            found.append(finding("DSA917", "warn" if added else "fail", summary, evidence=evidence, remedy=remedy))
         elif drafts := _mtp_stop(case.model, stored, support):
             summary = "Multi-token prediction cannot be used with these weights; without it they load."
             found.append(finding("DSA917", "warn", summary, evidence=(drafts,)))
@@ -45,6 +46,14 @@ def judge_loading(case: Judgement) -> list[Finding]:
         summary = "Quantisation settings of the checkpoint make no sense, and vLLM may refuse them."
         found.append(finding("DSA917", "warn", summary, evidence=stored.problems[:_SHOWN]))
     return found
+
+
+def _by_kind(stops: Iterator[str]) -> list[str]:
+    """Return the first of each kind, with how many more there are of it: layers and experts differ by number alone."""
+    kinds: dict[str, list[str]] = {}
+    for stop in dict.fromkeys(stops):
+        kinds.setdefault(re.sub(r"\b(layers|experts)\.\d+", r"\1", stop), []).append(stop)
+    return [first if not rest else f"{first} ({len(rest)} more alike)" for first, *rest in kinds.values()]
 
 
 def _is_method(stored: Quantization, support: QuantizationSupport) -> bool:

@@ -151,7 +151,7 @@ STOPS = {
 def test_what_cannot_be_loaded_fails_with_the_reason(section, said):
     (found,) = _found(section)
     assert found.status == "fail"
-    assert said in found.evidence[0]
+    assert said in found.summary
     assert found.remedy
 
 
@@ -166,7 +166,7 @@ def test_an_older_vllm_widens_blocks_alone():
     blocks = {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [128, 128]}
     older = NEWEST.model_copy(update={"widened_key_scales": ("block",)})
     (found,) = _found(FP8_ROWS, older)
-    assert "one scale a channel; it is widened from a scale a block" in found.evidence[0]
+    assert "one scale a channel; it is widened from a scale a block" in found.summary
     assert (
         _found(quantised.compressed_tensors(blocks, ignore=[r"re:.*weights_proj"], form="float-quantized"), older) == []
     )
@@ -177,7 +177,7 @@ def test_fp8_activations_are_served_on_hopper():
     assert _found(everywhere, target=library.H100) == []
     experts = _w4a8(FP8_INPUT, (r"re:.*mlp\.experts\..*",))
     (found,) = _found(experts, NEWEST.model_copy(update={"int4_fp8_experts": "9.0"}))
-    assert "mlp.experts.0.down_proj has int4 weights with FP8 activations" in found.evidence[0]
+    assert "mlp.experts.0.down_proj has int4 weights with FP8 activations" in found.summary
 
 
 def test_another_package_may_bring_the_method():
