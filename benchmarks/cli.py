@@ -100,7 +100,8 @@ def main() -> None:
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in wanted}
     with tempfile.TemporaryDirectory() as folder:
         for command in wanted.values():
-            measure(command, Path(folder))  # warms the page cache, and the cache folder
+            if command.cache != "cold":
+                measure(command, Path(folder))  # warms the page cache, for the cold ones too, and the cache folder
         for _ in range(options.rounds):
             for name, command in wanted.items():
                 times[name].append(measure(command, Path(folder)))

@@ -56,6 +56,7 @@ def probe(environment: Environment, trace: Trace | None = None) -> Observation[C
         return Observation[Csrc].absent("vllm is not installed")
     index = LibraryIndex.of(environment)
     extensions = [_read(path, environment, index) for path in sorted(root.rglob("*.so"))]
+    trace.files.update(index.looked_at)
     homes = {need: _home(need, extensions) for need in DSA_OPS}
     with ChildPool(max_workers=3) as pool:
         dispatcher = pool.submit(_ask_dispatcher, environment, extensions, homes, trace)

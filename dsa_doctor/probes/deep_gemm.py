@@ -82,7 +82,7 @@ def _try_import(
             "module": "vllm.third_party.deep_gemm",
             "parents": {"vllm": str(third_party.parent), "vllm.third_party": str(third_party)},
         }
-    request["probably_missing"] = _missing_libraries(environment, folder)
+    request["probably_missing"] = _missing_libraries(environment, folder, trace)
     result = run_child(
         "deep_gemm_import.py",
         request,
@@ -106,7 +106,7 @@ def _try_import(
     return Observation[bool].ok(False, evidence=shown, seconds=result.seconds), classify_failure(lines)
 
 
-def _missing_libraries(environment: Environment, folder: Path) -> list[str]:
+def _missing_libraries(environment: Environment, folder: Path, trace: Trace) -> list[str]:
     """Return the libraries that the compiled part needs and that were not found; the child asks the loader for them.
 
     Importing torch first, as the package does, costs seconds that end in the loader's refusal anyway. Only for a
@@ -120,10 +120,13 @@ def _missing_libraries(environment: Environment, folder: Path) -> list[str]:
     extension = next(iter(sorted(folder.glob("_C*.so"))), None)
     if not unguarded or extension is None:
         return []
+    index = LibraryIndex.of(environment)
     try:
-        return list(link(SharedObject(extension), LibraryIndex.of(environment)).missing_libraries)
+        return list(link(SharedObject(extension), index).missing_libraries)
     except (ElfError, OSError):  # the import itself then says what ails the file
         return []
+    finally:
+        trace.files.update(index.looked_at)
 
 
 def _syntax_tree(file: Path) -> ast.Module | None:

@@ -62,6 +62,11 @@ class LibraryIndex:
             folders.append(environment.python.parent.parent / "lib")  # a conda environment
         return cls(tuple(folder for folder in dict.fromkeys([*folders, *_system_folders()]) if folder.is_dir()))
 
+    @property
+    def looked_at(self) -> list[str]:
+        """Return the absolute paths that libraries were looked for at, those where none was among them."""
+        return [os.path.abspath(path) for path in self._read]  # noqa: PTH100 - a link is what may change
+
     def find(self, name: str, near: Path, run_path: Iterable[str] = ()) -> SharedObject | None:
         """Return the library called `name`, or None where it is not installed (or cannot be read)."""
         own = [

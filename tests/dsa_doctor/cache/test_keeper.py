@@ -55,7 +55,8 @@ class Installed:
         return Environment(python=self.python, search_path=(self.site,))
 
     def trace(self) -> Trace:
-        return Trace(files={str(self.library)}, variables={"READ_BY_THE_CHILD"})
+        looked_for = self.root / "loaded" / "libmissing.so"
+        return Trace(files={str(self.library), str(looked_for)}, variables={"READ_BY_THE_CHILD"})
 
 
 @pytest.fixture
@@ -187,6 +188,7 @@ CHANGES: dict[str, Callable[[Installed, pytest.MonkeyPatch], None]] = {
     "the virtual environment": rewrite("pyvenv.cfg"),
     "a file that the run loaded": rewrite("loaded/module.py"),
     "a loaded file gone": remove("loaded/module.py"),
+    "a library that was looked for in vain": add("loaded/libmissing.so"),
     "a variable that the run read": variable("READ_BY_THE_CHILD"),
     "a variable of vLLM": variable("VLLM_ATTENTION_BACKEND"),
     "a variable of torch": variable("TORCH_LOGS"),

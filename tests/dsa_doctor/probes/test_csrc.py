@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dsa_doctor.binaries import SharedObject, scan_fatbins
+from dsa_doctor.cache import Trace
 from dsa_doctor.catalog.ops import DSA_OPS
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Csrc, ExtensionModule, OpCode
@@ -271,3 +272,11 @@ def test_where_the_library_cannot_be_loaded_the_loader_says_why(installed: Csrc)
     assert facts.dispatcher.status == "unknown"
     assert any(name in " ".join(facts.dispatcher.evidence) for name in missing)
     assert "cannot open shared object file" in " ".join(facts.dispatcher.evidence)
+
+
+def test_where_libraries_were_looked_for_is_traced(site: Callable[..., Environment], main_extension: Path) -> None:
+    trace = Trace()
+    csrc.probe(site({"vllm/_C_stable_libtorch.abi3.so": main_extension}), trace)
+    exists = {Path(path).exists() for path in trace.files if ".so" in path}
+    assert exists == {True, False}, "a library that appears changes what cannot be loaded"
+    assert all(Path(path).is_absolute() for path in trace.files)
