@@ -9,6 +9,7 @@ from dsa_doctor.explain.reader import Passage
 from dsa_doctor.explain.text import Line
 
 NEEDLES = (
+    "Current capability",
     "ompute capability", "ompute Capability", "ompute_cap", "CUDA capability", "DeviceCapability(", "NVIDIA ",
     "NVIDIA_", "Tesla", "GeForce", "RTX", "A100", "A800", "DGX Spark", "GB10", "H100", "H20", "H800", "B200", "L40",
     "sm_8", "sm_1", "sm8", "sm12", "SM8", "SM12", "sm90", "sm_90", "sm100",
@@ -28,7 +29,7 @@ NEEDLES = (
 _CAPABILITY = re.compile(
     r"DeviceCapability\(major=(\d{1,2}),\s?minor=(\d)\)"
     r"|[Cc]ompute[ _][Cc]ap(?:ability)?\s{0,3}(?:of|is|=|:)?\s{0,3}\(?(\d{1,2})[.,]\s?(\d)\b"
-    r"|with CUDA capability sm_(\d{1,2})(\d)\b"
+    r"|with CUDA capability sm_(\d{1,2})(\d)\b|Current capability: (\d{1,2})(\d)\b"
 )
 _NAMED_GPU = re.compile(
     r"(?:NVIDIA[ _]|Tesla |GeForce )(?:GeForce[ _]|Tesla[ _])?"

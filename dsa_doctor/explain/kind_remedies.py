@@ -61,6 +61,9 @@ HELP: dict[str, tuple[Remedy | str, ...]] = {
         "check that the folder holds tokenizer.json and tokenizer_config.json",
     ),
     "a file of the model is missing": ("compare the folder with the list of files on the Hub; hf download MODEL",),
+    "the quantisation is not supported here": (
+        Remedy("take a checkpoint in a format that the GPU has: on 8.x FP8 by Marlin, AWQ, GPTQ or W4A16", need="cuda"),
+    ),
     "there are fewer GPUs than ranks": (
         "nvidia-smi -L; CUDA_VISIBLE_DEVICES; then --tensor-parallel-size (--tp-size) to match",
     ),

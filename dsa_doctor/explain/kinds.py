@@ -349,6 +349,13 @@ KINDS: tuple[Kind, ...] = (
             r"Fatal Python error",
         ),
     ),
+    *_kinds(
+        "DSA942",
+        (
+            "the container runtime refused",
+            r"rror response from daemon", r"OCI runtime", r"nvidia-container-cli: .{0,40}error",
+        ),
+    ),
 )  # fmt: skip
 
 

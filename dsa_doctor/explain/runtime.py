@@ -30,6 +30,7 @@ _SMALLER_STEPS = (
     Remedy("lower --gpu-memory-utilization: what it leaves is for such workspaces", engine="vllm"),
     Remedy("lower --mem-fraction-static: what it leaves is for such workspaces", engine="sglang"),
 )
+_QUANTISED = re.compile(r"scale|qweight|qzeros|g_idx|zero_point|packed")
 _WEIGHT = re.compile(r"[\w.]{1,120}\.indexer\.[\w.]{1,80}")
 
 
@@ -177,6 +178,10 @@ def indexer_weights(passage: Passage) -> list[Sighting]:
     ):
         return []
     weight = _WEIGHT.search(line.text)
+    if weight is not None and _QUANTISED.search(weight.group()):
+        named = weight.group()
+        what = f"the indexer is quantised in only one of the checkpoint and the model's class ({named})"
+        return [Sighting("DSA940", [line], {"what": what})]
     return [Sighting("DSA926", [line], {"weight": weight.group() if weight else "an indexer's weight"})]
 
 

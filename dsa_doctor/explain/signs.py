@@ -27,6 +27,7 @@ SIGNS: tuple[tuple[str, Classifier], ...] = (
     ("in forward_mha", attention.forward_mha),
     ("parse-MLA has no", attention.no_variant),
     ("parse_mla supports only", attention.no_variant),
+    ("must go through sparse_mla", attention.no_variant),
     ("parse Attention is not supported on", attention.cpu),
     ("requires DeepGEMM", deep_gemm.guard),
     ("requires deep_gemm", deep_gemm.guard),

@@ -5,8 +5,9 @@ import re
 from dsa_doctor.explain.background import Background
 from dsa_doctor.explain.ending import Ending
 from dsa_doctor.explain.kind_remedies import HELP
-from dsa_doctor.explain.kinds import Kind, kind_of
+from dsa_doctor.explain.kinds import KINDS, Kind, kind_of
 from dsa_doctor.explain.places import Place, place_of
+from dsa_doctor.explain.remedies import Remedy
 from dsa_doctor.explain.sighting import Frame, Sighting
 from dsa_doctor.explain.story import Raised, frames_at_end
 from dsa_doctor.explain.text import Line
@@ -23,6 +24,13 @@ _CACHE_DTYPE = re.compile(
 )
 _DTYPE = re.compile(r"torch\.(\w{2,20})|\b(fp8\w{0,12}|uint8|bfloat16|float16|nvfp4|int8)\b")
 _FILE = re.compile(r"(?:/[\w.\-]{1,60}){2,20}\.(?:cpp|cc|cu|cuh|hpp|h|py)\b")
+_WORKSPACE = (
+    Remedy(
+        "VLLM_FLASHINFER_WORKSPACE_BUFFER_SIZE=2147483648   # bytes; more where the message asks for more",
+        engine="vllm",
+    ),
+    Remedy("lower --max-num-batched-tokens: the workspace grows with the tokens of a step", engine="vllm"),
+)
 _SPARSE = re.compile(r"sparse|mla|nsa|dsa|MLA", re.IGNORECASE)
 
 
@@ -39,7 +47,8 @@ def stopped_by(ending: Ending, lines: list[Line], background: Background) -> lis
     candidates = _telling_lines(ending, lines)
     kinds = [(line, kind) for line in candidates if (kind := kind_of(line.text[:2000])) is not None]
     kinds = [(line, kind) for line, kind in kinds if _REFERS.search(line.text) is None]
-    first = [one for one in kinds if one[1].id not in _CONSEQUENCES] or kinds
+    exact = [one for one in kinds if one[1] is not KINDS[-1]] or kinds
+    first = [one for one in exact if one[1].id not in _CONSEQUENCES] or exact
     if first:
         line, kind = first[0]
         return [_of_kind(kind, line.text, [line])]
@@ -92,11 +101,16 @@ def _of_exception(root: Raised, background: Background) -> Sighting:
         return Sighting("DSA205", shown, details)
     kind = next((kind for part in parts if (kind := kind_of(f"{part.name}: {part.message}"[:2500])) is not None), None)
     if kind is not None and not (kind.id in _BY_PLACE and place is not None and place.layer != "runtime"):
-        sighting = _of_kind(kind, text, shown)
+        telling = next((one for one in root.message.split("\n")[1:] if kind.pattern.search(one)), text)
+        sighting = _of_kind(kind, text if kind.pattern.search(root.text) else telling, shown)
         sighting.details["place"] = _place_text(place, frame) if kind.id not in {"DSA935", "DSA936"} else ""
         return sighting
-    details = {"what": text, "place": _place_text(place, frame)}
-    return Sighting(_finding_of(place, frame, background), shown, details)
+    sighting = Sighting(
+        _finding_of(place, frame, background), shown, {"what": text, "place": _place_text(place, frame)}
+    )
+    if "workspace" in root.message and re.search(r"overflow|[Ii]ncrease the workspace", root.message):
+        sighting.remedy = _WORKSPACE
+    return sighting
 
 
 def _finding_of(place: Place | None, frame: Frame | None, background: Background) -> str:

@@ -150,6 +150,44 @@ SITUATIONS: dict[str, Situation] = {
         ("DSA931",),
         ("headdim 96 has no dispatcher",),
     ),
+    "a kernel that was not compiled for the shape": Situation(
+        worker_fails(
+            '/v/flashinfer/mla/_core.py", line 1169, in _trtllm_batch_decode_sparse_mla_dsv4_sm120',
+            '/v/flashinfer/data/csrc/sparse_mla_sm120.cu", line 261, in void flashinfer::SparseMlaSm120PagedAttention(double)',
+            error="RuntimeError: Check failed: num_tokens > 64 (8 vs. 64) : Decode (num_tokens <= 64) must go through "
+            "sparse_mla_sm120_decode_dsv3_2 or sparse_mla_sm120_decode_dsv4",
+        ),
+        ("DSA212",),
+    ),
+    "a workspace that is too small": Situation(
+        worker_fails(
+            f'{SERVING}/v1/attention/backends/mla/flashinfer_mla_sparse.py", line 300, in forward_mqa',
+            error="RuntimeError: Error in function 'aligned_alloc' at /v/flashinfer/allocator.h:48: Buffer overflow when "
+            "allocating memory for trtllm_gen_softmax_workspace with size 2148532224. Increase the workspace buffer size.",
+        ),
+        ("DSA213",),
+        ("VLLM_FLASHINFER_WORKSPACE_BUFFER_SIZE", "--max-num-batched-tokens"),
+    ),
+    "an assertion without a word": Situation(
+        worker_fails(f'{SERVING}/v1/attention/backends/mla/indexer.py", line 300, in build', error="AssertionError"),
+        ("DSA308",),
+        ("build of mla/indexer.py",),
+    ),
+    "a quantised indexer": Situation(
+        worker_fails(
+            f'{SERVING}/model_executor/models/deepseek_v4.py", line 1535, in load_weights',
+            error="KeyError: 'model.layers.4.self_attn.indexer.wq_b.weight_scale'",
+        ),
+        ("DSA940",),
+        ("the indexer is quantised in only one",),
+    ),
+    "a GPU of another maker": Situation(
+        "INFO Automatically detected platform rocm.\n"
+        "(Worker_TP0 pid=9) ERROR 08-27 10:00:00 [x.py:1] torch.AcceleratorError: HIP error: invalid device function\n",
+        ("DSA101",),
+        (),
+        ("pip install dsa-doctor",),
+    ),
     # Memory
     "memory of the GPU at load": Situation(
         worker_fails(
@@ -339,6 +377,14 @@ SITUATIONS: dict[str, Situation] = {
         ("DSA937",),
         ("an option is not known",),
     ),
+    "a quantisation that the GPU lacks, by pydantic": Situation(
+        "(APIServer pid=1) pydantic_core._pydantic_core.ValidationError: 1 validation error for VllmConfig\n"
+        "(APIServer pid=1)   Value error, The quantization method modelopt is not supported for the current GPU. Minimum "
+        "capability: 89. Current capability: 80. [type=value_error]\n"
+        "(APIServer pid=1)     For further information visit https://errors.pydantic.dev/2.12/v/value_error\n",
+        ("DSA937",),
+        ("The quantization method modelopt is not supported", '"capability":"8.0"'),
+    ),
     "a context that is too long": Situation(
         "(APIServer pid=1) pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig\n"
         "(APIServer pid=1)   Value error, User-specified max_model_len (999999) is greater than the derived max_model_len "
@@ -366,6 +412,11 @@ SITUATIONS: dict[str, Situation] = {
         ),
         ("DSA940",),
         ("do not match",),
+    ),
+    "a container that may not mount": Situation(
+        'docker: Error response from daemon: OCI runtime create failed: error mounting "/run/nvidia" to rootfs: unknown.\n',
+        ("DSA942",),
+        ("the container runtime refused",),
     ),
     # Compilers
     "no C compiler": Situation(
@@ -591,6 +642,29 @@ SITUATIONS: dict[str, Situation] = {
         + '(APIServer pid=1) INFO:     10.0.0.1:5 - "GET /health HTTP/1.1" 200 OK\n' * 20,
         (),
         end="healthy",
+    ),
+    "ended by hand": Situation(
+        READY + ANSWER + "(APIServer pid=1) Traceback (most recent call last):\n"
+        '(APIServer pid=1)   File "/usr/lib/python3.12/asyncio/runners.py", line 1, in run\n(APIServer pid=1) KeyboardInterrupt\n',
+        (),
+        end="healthy",
+    ),
+    "interrupted while it starts": Situation(
+        START + LOADING + "(APIServer pid=1) Traceback (most recent call last):\n"
+        '(APIServer pid=1)   File "/usr/lib/python3.12/asyncio/runners.py", line 1, in run\n(APIServer pid=1) KeyboardInterrupt\n',
+        ("DSA932",),
+        ("from the keyboard",),
+    ),
+    "tuning that never ends": Situation(
+        START
+        + "".join(
+            f"(Worker_TP0 pid=5) INFO 09-02 10:{minute:02d}:01 [autotuner.py:1] Tuning profile {minute}/4096, still running\n"
+            for minute in range(40)
+        ),
+        ("DSA933",),
+    ),
+    "starts without an error between": Situation(
+        (START + LOADING) * 5, ("DSA933",), ("the start repeats itself, 5 times",)
     ),
     "sglang serves": Situation(
         "[2026-09-02 10:00:00] server_args=ServerArgs(model_path='zai-org/GLM-5-FP8', tp_size=8)\n"
