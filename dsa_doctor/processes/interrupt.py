@@ -39,6 +39,18 @@ def heed_signals() -> None:
             signal.signal(number, lambda _number, _frame: None)
 
 
+def leave(code: object) -> None:
+    """End the process with an exit status, now: while the interpreter cleans up, signals are no longer heeded.
+
+    Returns where the status is no number: the interpreter then says what it is.
+    """
+    if code is None or isinstance(code, int):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # told already, where it matters
+                stream.flush()
+        os._exit(int(code or 0) & 0xFF)
+
+
 def _beyond_streams(descriptor: int) -> int:
     """Move a descriptor above those of the standard streams, whose numbers are free where the shell closed them."""
     moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
