@@ -9,11 +9,9 @@ from dsa_doctor.planner.parallel import Parallel
 
 GIB = 2**30
 
-_USABLE = 0.985
-"""torch has less than the driver reports: 79.25 of 80 GiB (A100), 44.4 of 44.99 (L40S), 23.6 of 23.99 (4090).
-
-The share is between 0.98 and 0.996; that of the small cards is taken.
-"""
+_DRIVER = int(0.75 * GIB)
+_DRIVER_SHARE = 0.02
+"""torch has less than the driver reports: by 0.75 GiB of 80 (A100), 0.6 of 44.99 (L40S), 0.4 of 23.99 (4090)."""
 
 _CONTEXT = int(0.8 * GIB)
 _COLLECTIVES = int(1.2 * GIB)
@@ -32,7 +30,7 @@ _DEFAULT_EXPERTS_PER_TOKEN = 8
 
 def usable_bytes(reported: int) -> int:
     """Return what torch can use of the memory that a GPU's driver reports."""
-    return int(reported * _USABLE)
+    return reported - min(_DRIVER, int(reported * _DRIVER_SHARE))
 
 
 def fixed_bytes(parallel: Parallel) -> int:

@@ -2,6 +2,7 @@ import pytest
 
 from dsa_doctor.catalog.capability import SHARED_MEMORY_PER_BLOCK
 from dsa_doctor.catalog.targets import KNOWN_GPUS, find_gpu, target_from_text
+from dsa_doctor.planner.estimates import usable_bytes
 
 REQUIRED = [
     "a100",
@@ -83,3 +84,14 @@ def test_every_figure_of_memory_has_its_source():
 )
 def test_names_that_drivers_print_are_known(name):
     assert find_gpu(name) is not None
+
+
+@pytest.mark.parametrize(
+    ("alias", "least", "most"),
+    [
+        ("a100", 79.14, 79.33), ("h100", 78.85, 79.19), ("h200", 139.6, 139.82), ("l40s", 44.2, 44.53),
+        ("4090", 23.5, 23.65), ("3090", 23.5, 23.69), ("l4", 21.96, 22.05), ("rtx-pro-6000", 94.8, 95.03),
+    ],
+)  # fmt: skip
+def test_what_torch_can_use_is_what_out_of_memory_errors_call_the_total_capacity(alias, least, most):
+    assert least <= usable_bytes(find_gpu(alias).memory_bytes) / 2**30 <= most
