@@ -115,6 +115,10 @@ STOPS = {
         {**AWQ, "modules_to_not_convert": [*NO_INDEXER, "mlp.gate"]},
         "'mlp.gate' in modules_to_not_convert leaves model.layers.0.mlp.gate_up_proj unquantised",
     ),
+    "AWQ with vLLM's own name": (
+        {**AWQ, "modules_to_not_convert": [*NO_INDEXER, "0.mlp.gate_up_proj"]},
+        "leaves model.layers.0.mlp.gate_up_proj unquantised, and model.layers.0.mlp.gate_proj is not",
+    ),
     "half of a fused MLP": (
         quantised.compressed_tensors(INT4, ignore=[INDEXER, r"re:.*shared_experts\.up_proj"]),
         "shared_experts.gate_proj is int4 and model.layers.3.mlp.shared_experts.up_proj is bf16",
