@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from dsa_doctor.catalog.capability import Capability, plugin_serves
+from dsa_doctor.catalog.capability import Capability, has_native_path, plugin_serves
 
 Engine = Literal["vllm", "sglang"]
 Need = Literal["plugin", "cuda", "below 9.0", "9.0 or 10.x"]
@@ -70,7 +70,7 @@ def _fits(remedy: Remedy, setting: Setting) -> bool:
     if remedy.need == "below 9.0":
         return setting.capability < Capability(9, 0)
     if remedy.need == "9.0 or 10.x":
-        return setting.capability.major in {9, 10}
+        return has_native_path(setting.capability)
     return (
         plugin_serves(setting.capability) == "default"
         and setting.engine in {None, "vllm"}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from dsa_doctor.catalog.capability import Capability
+from dsa_doctor.catalog.capability import Capability, plugin_serves
 from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.facts.observation import Fact
 from dsa_doctor.launch.options import KnownOptions
@@ -186,5 +186,6 @@ def _asked(option: str, choice: Choice[Any]) -> list[Flag]:
 
 
 def _plugin_mode(target: object) -> str:
+    """Return the mode under which the plugin acts there, as the verdict has it: auto acts on 8.x alone."""
     capability = getattr(target, "capability", None)
-    return "force" if capability is not None and Capability.parse(capability).major == 12 else "auto"
+    return "auto" if capability is None or plugin_serves(Capability.parse(capability)) == "default" else "force"

@@ -301,3 +301,11 @@ def test_wrong_usage(arguments, expected):
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2
     assert expected in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("capability", "mode"), [("8.0", "auto"), ("8.9", "auto"), ("9.0", "force"), ("12.0", "force")]
+)
+def test_the_server_gets_the_mode_under_which_the_plugin_acts(capability, mode):
+    variables = {one.name: one.value for one in launch_variables(_verdict(capability=capability), _plan())}
+    assert variables["DSA_DOCTOR_PLUGIN"] == mode
