@@ -37,8 +37,10 @@ def print_launch(console: Console, prepared: Prepared, asked: LaunchOptions, *, 
     """
     verdict, plan = prepared.verdict, prepared.plan
     if verdict.exit_code == 0:
+        misfit = plan.fits is False
         line = Text(f"{headline(verdict)}: ", style="bold")
-        line.append(answer(verdict), style="bold green")
+        line.append(answer(verdict), style="bold yellow" if misfit else "bold green")
+        line.append(", but does not fit" if misfit else "", style="bold red")
         show(console, line)
         for finding in verdict.findings:
             if finding.status == "warn" and not finding.judge_only:

@@ -64,6 +64,7 @@ def test_no_command_is_shown_for_a_plan_that_does_not_hold(prepare):
     asked, preparation = prepare("GLM-5-FP8", {"gpus": 8}, target="h100")
     text = shown(asked, preparation)
     assert preparation.exit_code == 32
+    assert text.splitlines()[0].endswith("runs, but does not fit")
     assert "vllm serve" not in text
     assert "--nodes 2" in text.split("What fits")[1]
     last = " ".join(text.rstrip().split("\n\n")[-1].split())
