@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from dsa_doctor.launch.endpoint import Endpoint, Listener
 from dsa_doctor.launch.process import Exit, Server
@@ -92,6 +92,18 @@ class _Question(Generic[T]):
         self.answers.append(self._ask())
 
 
+class _Health(NamedTuple):
+    """Whether the server is healthy, and who listens; None is not known."""
+
+    healthy: bool
+    listeners: list[Listener] | None = None
+
+
+def _look(endpoint: Endpoint) -> _Health:
+    healthy = is_healthy(endpoint)
+    return _Health(healthy, endpoint.listeners() if healthy else None)  # every process is looked at: not for nothing
+
+
 class Interruptions:
     """Counts signals, in whichever thread they are told."""
 
@@ -137,7 +149,7 @@ class Watcher:
         self._told = 0
         self._disk_told = False
         self._strangers: tuple[Listener, ...] = ()
-        self._health: _Question[bool] | None = None
+        self._health: _Question[_Health] | None = None
         self._smoke: _Question[Answer] | None = None
         self._tail = Tail(server.log)
 
@@ -195,17 +207,16 @@ class Watcher:
             self._stop("not ready in time")
         elif self._health is not None:
             if self._health.is_over:
-                healthy = self._health.answers == [True]
+                looked = (self._health.answers or [_Health(False)])[0]
                 self._health = None
-                if healthy and self._is_ours():
+                if looked.healthy and self._is_ours(looked.listeners):
                     self._become_ready()
         elif now >= self._next_health:
             self._next_health = now + _HEALTH_INTERVAL
-            self._health = _Question(lambda: is_healthy(self.options.endpoint))
+            self._health = _Question(lambda: _look(self.options.endpoint))
 
-    def _is_ours(self) -> bool:
+    def _is_ours(self, listeners: list[Listener] | None) -> bool:
         """Whether what answers is the server that was started, and nobody else; says it once where it is not."""
-        listeners = self.options.endpoint.listeners()
         if listeners is None:
             return True
         unknown_before = any(one.pid is None for one in self.options.taken_by)
