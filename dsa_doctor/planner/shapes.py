@@ -1,5 +1,6 @@
 """Where a model does not fit: the nearest shapes in which it does, each with its cost said plainly."""
 
+import re
 from math import ceil
 
 from dsa_doctor.catalog.geometry import ModelGeometry
@@ -12,6 +13,8 @@ from dsa_doctor.planner.rows import kv_layout
 from dsa_doctor.planner.storage import storage_of
 
 _MOST_NODES = 16
+_STORAGE_WORDS = re.compile(r"-(?:fp8|bf16|nvfp4|mxfp4|awq|gptq|int\d|w\d+a\d+|\d+bit)\b.*$")
+"""What names of checkpoints say of their weights, and what follows it."""
 _OFFLOAD_MARGIN_GIB = 2
 """Room for what is only estimated."""
 _OFFLOAD_STEP_GIB = 4
@@ -122,10 +125,11 @@ def _other_checkpoints(model: ModelGeometry, hardware: Hardware, options: PlanOp
 
 
 def _same_model(one: ModelGeometry, other: ModelGeometry) -> bool:
-    """Whether two checkpoints are the same model: one name begins like the other, and the shapes are equal."""
-    names = sorted((one.name.rsplit("/")[-1].lower(), other.name.rsplit("/")[-1].lower()), key=len)
-    stem = names[0].rsplit("-", 1)[0] if names[0].endswith(("-fp8", "-nvfp4", "-bf16")) else names[0]
-    same = ("num_hidden_layers", "hidden_size", "n_routed_experts", "shared_indexer_layers", "vocab_size")
-    return (names[1] == stem or names[1].startswith(f"{stem}-")) and all(
-        getattr(one, field) == getattr(other, field) for field in same
-    )
+    """Whether two checkpoints are the same model: equal names but for how the weights are stored, and equal shapes."""
+    same = ("num_hidden_layers", "hidden_size", "n_routed_experts", "shared_indexer_layers", "vocab_size", "family")
+    return _stem(one.name) == _stem(other.name) and all(getattr(one, field) == getattr(other, field) for field in same)
+
+
+def _stem(name: str) -> str:
+    """Return a model's name without its organisation and without the words for its weights."""
+    return _STORAGE_WORDS.sub("", name.rsplit("/")[-1].lower())

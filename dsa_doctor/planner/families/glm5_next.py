@@ -18,6 +18,8 @@ from dsa_doctor.planner.rows import index_row_bytes, kv_layout, row_bytes
 _BLOCK = 128
 """vLLM rounds the block of a hybrid model up to a multiple of this."""
 _SM120 = "FLASHINFER_MLA_SPARSE_SM120"
+_SM120_ROWS = 64
+"""Rows of a page that FlashInfer's kernel takes there."""
 _INDEX_STATES = 64
 """Most index keys of a page that DeepGEMM takes; on 12.x it takes no fewer."""
 _WITHOUT_CHECKPOINT = ("TRITON_MLA_SPARSE",)
@@ -110,10 +112,10 @@ def caches(model: ModelGeometry, layer: int, options: CacheOptions) -> Iterator[
         return
     is_sm120, key = options.backend == _SM120, index_row_bytes(model.index_head_dim)
     block = lcm(first, _INDEX_STATES * model.index_kpool) if is_sm120 else first
-    yield Cache("rows", block, block * row, stride=1 if is_sm120 else row)
+    yield Cache("rows", block, block * row, stride=_SM120_ROWS * row if is_sm120 else row)
     if has_indexer(model, layer):
         read = gcd(_INDEX_STATES * model.index_kpool, block)
-        stride = read // model.index_kpool * key if read < block else 1
+        stride = read // model.index_kpool * key if read < block and not is_sm120 else 1
         yield Cache("index", block, -(-block // model.index_kpool) * key, stride=max(1, stride))
         span = -(-(model.index_kpool + options.drafts) // model.index_kpool)
         ring = model.index_kpool * (1 << (span - 1).bit_length())

@@ -32,7 +32,8 @@ def test_glm_5_3_flash_serves_a_million_tokens_on_eight_rtx_pro_6000(model):
     assert found.fits
     assert found.disk_bytes / GIB == pytest.approx(306, rel=0.01)
     assert found.kv_token_bytes < 8_000
-    assert found.kv_label == ("exact" if model == "catalog" else "estimated")
+    assert found.kv_label == "estimated"
+    assert found.assumed == (() if model == "catalog" else ("index_kpool", "layer_types"))
 
 
 def test_four_such_cards_serve_a_million_tokens_with_a_larger_share():
@@ -96,6 +97,5 @@ def test_the_users_own_command_ends_with_the_right_answer(folder, command, codes
         check=False,
     )
     assert done.returncode in codes, done.stderr[-1000:]
-    answer = json.loads(done.stdout)
-    if "plan" in answer:
-        assert answer["plan"]["fits"] is (done.returncode == 0)
+    if done.returncode in (0, 32):
+        assert json.loads(done.stdout)["plan"]["fits"] is (done.returncode == 0)

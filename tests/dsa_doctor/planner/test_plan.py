@@ -251,6 +251,22 @@ def test_another_quantisation_is_proposed_by_name():
     assert "GLM-5-FP8" in {shape.what for shape in shapes}
 
 
+@pytest.mark.parametrize(
+    ("model", "proposed"),
+    [
+        ("GLM-5.2-FP8", {"GLM-5.2-AWQ-INT4", "GLM-5.2-W4A16-MTP", "GLM-5.2-NVFP4"}),
+        ("GLM-5.3-Flash-BF16", {"GLM-5.3-Flash", "GLM-5.3-Flash-AWQ-W4A16"}),
+        ("GLM-5.1-FP8", {"GLM-5.1-NVFP4"}),
+        ("DeepSeek-V3.2", set()),
+    ],
+)
+def test_a_node_of_a100_is_offered_the_checkpoints_that_fit_it(model, proposed):
+    card = find_gpu("a100")
+    hardware = Hardware(name=card.name, gpus_per_node=8, memory_bytes=card.memory_bytes)
+    shapes = nearest_shapes(find_model(model).geometry(), hardware, PlanOptions(parallel=Parallel(tensor=8)))
+    assert {shape.what for shape in shapes if not shape.what.startswith("--")} == proposed
+
+
 def test_the_batch_is_left_alone_where_it_fits_and_lowered_where_it_must_be():
     model = find_model("GLM-5-FP8").geometry()
     hardware = Hardware(name="NVIDIA A800 80GB", gpus_per_node=8, nodes=2, memory_bytes=80 * GIB)
