@@ -155,8 +155,8 @@ def token_bytes(
 def is_exact(model: ModelGeometry, backend: str) -> bool:
     """Whether the pool is vLLM's to the block.
 
-    It is not where a list of the configuration is missing, and where linear attention meets the backend of 12.x: with 16
-    and more heads per rank vLLM's blocks lie up to 3 % farther apart.
+    It is not where a list of the configuration is missing, and where linear attention meets the backend of 12.x: with
+    16 and more heads per rank vLLM's blocks lie up to 3 % farther apart.
     """
     return not model.assumed and not (model.linear_attention is not None and backend == "FLASHINFER_MLA_SPARSE_SM120")
 
