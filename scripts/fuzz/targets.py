@@ -3,11 +3,13 @@
 No fuzzer is needed to import this: tests run the same targets on their seeds and on what was once found.
 """
 
+import atexit
 import contextlib
 import gzip
 import io
 import json
 import os
+import shutil
 import struct
 import tempfile
 import time
@@ -31,6 +33,7 @@ from dsa_doctor.render.json import render_json
 ROOT = Path(__file__).parents[2]
 _FOLDER = Path(tempfile.mkdtemp(prefix="dsa-doctor-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
 _LARGEST_ANSWER = 64 << 20
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -231,8 +234,6 @@ def _wheel(data: bytes) -> object:
         unpack(_file("vllm-1.0-py3-none-any.whl", data), folder)
         return sorted(one.relative_to(folder).as_posix() for one in folder.rglob("*"))
     finally:
-        import shutil
-
         shutil.rmtree(folder, ignore_errors=True)
 
 
