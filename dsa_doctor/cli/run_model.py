@@ -185,6 +185,12 @@ def run_model(
         fail_usage(
             f"--nodes {nodes}: several nodes are started by something else. Add --emit shell, docker, lws or ray."
         )
+    if image is not None and emit not in {Form.DOCKER, Form.LWS}:
+        fail_usage("--image: only --emit docker and --emit lws start containers. Leave it out, or add one of them.")
+    if output_format is Format.JSON and not dry_run:
+        fail_usage("--format json: only a dry run is a document. Add --dry-run, or leave it out.")
+    if detach and (dry_run or emit is not None):
+        fail_usage("--detach: nothing is started here. Leave it out, or leave out --dry-run and --emit.")
     if image is not None:
         _check_image(image)
     given = {

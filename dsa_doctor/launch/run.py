@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dsa_doctor.cache import Keeper
 from dsa_doctor.catalog.lookup import UnknownModelError, find_geometry
-from dsa_doctor.inputs import Options
+from dsa_doctor.inputs import Options, UsageError
 from dsa_doctor.launch.aftermath import diagnosis, leftovers
 from dsa_doctor.launch.endpoint import endpoint_of
 from dsa_doctor.launch.options import KnownOptions, known_options
@@ -28,6 +28,7 @@ from dsa_doctor.launch.process import LaunchError, Server
 from dsa_doctor.launch.request import LaunchOptions
 from dsa_doctor.launch.secrets import Mask, secrets_of
 from dsa_doctor.launch.watch import SMOKE_SECONDS, Interruptions, Outcome, Watcher, WatchOptions
+from dsa_doctor.planner.parallel import Parallel
 from dsa_doctor.preflight import judge_with_facts
 from dsa_doctor.probes import gpus as gpu_probe
 from dsa_doctor.processes.interrupt import signals_to
@@ -98,7 +99,10 @@ def judge(options: LaunchOptions, keeper: Keeper | None = None) -> tuple[Verdict
     visible = sum(1 for gpu in inventory.gpus if gpu.visible) if inventory is not None else 0
     gpus = options.gpus.value or visible or (DEFAULT_GPUS if options.elsewhere else 1)
     try:
-        tensor = parallel_of(options, find_geometry(options.model), gpus).tensor
+        parallel = parallel_of(options, find_geometry(options.model), gpus)
+        if options.gpus.is_given or visible or options.elsewhere:
+            _check_sizes(parallel, options, gpus)
+        tensor = parallel.tensor
     except UnknownModelError:
         tensor = options.tensor.value or 1  # preflight says what is wrong with the model
     asked = Options(
@@ -113,6 +117,22 @@ def judge(options: LaunchOptions, keeper: Keeper | None = None) -> tuple[Verdict
     asks = options.executable is None and own_vllm() is not None
     verdicts, facts = judge_with_facts([options.model], targets, asked, keeper=keeper, serve_options=asks)
     return verdicts[0], gpus, known_options(facts.selector) if asks else None
+
+
+def _check_sizes(parallel: Parallel, options: LaunchOptions, gpus: int) -> None:
+    """Refuse parallel sizes that need more GPUs than there are: no memory plan would notice.
+
+    Raises:
+        UsageError: they do.
+    """
+    nodes = options.nodes.value
+    if parallel.world_size > nodes * gpus:
+        sizes = f"tensor {parallel.tensor} x pipeline {parallel.pipeline} x data {parallel.data}"
+        there = f"{nodes} x {gpus}" if nodes > 1 else str(gpus)
+        raise UsageError(
+            f"The parallel sizes ({sizes}) need {parallel.world_size} GPUs, and there are {there}. Lower them, or give "
+            "more with --gpus (GPUs per node) or --nodes."
+        )
 
 
 def make_ready(

@@ -61,6 +61,24 @@ def test_an_error_of_usage_is_one_sentence_in_plain_words(arguments, said):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--image x", "--image: only --emit docker and --emit lws"),
+        ("--format json", "--format json: only a dry run"),
+        ("--detach --dry-run", "--detach: nothing is started here"),
+        ("-tp 16 --gpus 8 --target h200 --dry-run", "need 16 GPUs, and there are 8."),
+        ("--gpus 8 --nodes 2 --target h200 -tp 8 --dry-run -- -dp 3", "need 48 GPUs, and there are 2 x 8."),
+        ("-tp 7 --target h200 --dry-run", "does not divide the 64 attention heads"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(arguments, said):
+    done = run("run-model", "GLM-5-FP8", *arguments.split())
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("words", "expected"),
     [
         ("dsa-doctor check GLM-5.2", "GLM-5.2-FP8"),
