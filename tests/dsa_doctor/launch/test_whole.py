@@ -43,7 +43,6 @@ def test_a_missing_model_is_named(run):
 def test_a_vllm_that_cannot_be_asked_is_a_warning(run):
     one = run("no help", "--no-smoke").start_whole()
     one.wait_for("ready after")
-    assert "the flags could not be checked against this vLLM" in one.said()
     assert "torch is broken" in one.said()
 
 
