@@ -144,6 +144,7 @@ def _read(stream: BinaryIO) -> tuple[LogReader, Background, dict[str, _Collected
     needles = (*REQUESTS, *(needle.encode() for needle in (*(sign for sign, _ in SIGNS), *NEEDLES, *marks, *TROUBLE)))
     first_sign = len(REQUESTS)
     first_mark = first_sign + len(SIGNS) + len(NEEDLES)
+    first_trouble = first_mark + len(marks)
     reader = LogReader(needles, quotes=first_sign)
     background, collected, excerpt = Background(), dict[str, _Collected](), Excerpt()
     ids_of_key: dict[bytes, list[str]] = {}
@@ -155,7 +156,11 @@ def _read(stream: BinaryIO) -> tuple[LogReader, Background, dict[str, _Collected
                 collected[finding_id].count += hit.count
             continue
         if hit.needle >= first_mark:
-            excerpt.keep(hit, telling=hit.needle < first_mark + len(marks))
+            telling = hit.needle < first_trouble
+            excerpt.keep(hit, telling=telling)
+            if excerpt.full(telling=telling):
+                span = (first_mark, first_trouble) if telling else (first_trouble, len(needles))
+                reader.spent.update(range(*span))
             continue
         background.note(hit)
         if hit.needle >= first_sign + len(SIGNS):

@@ -27,12 +27,16 @@ class Excerpt:
                 from the many that only speak of errors.
         """
         number = passage.line.number
-        if self._covered[0] <= number <= self._covered[1] or self._parts[telling] >= _PARTS or self._size > _MOST:
+        if self._covered[0] <= number <= self._covered[1] or self.full(telling=telling):
             return
         self._parts[telling] += 1
         first, raw = passage.surroundings(_BEFORE, _AFTER)
         self._add(first, raw)
         self._covered = (number, first + len(raw) - 1)
+
+    def full(self, *, telling: bool) -> bool:
+        """Whether nothing more is kept of places of this kind."""
+        return self._parts[telling] >= _PARTS or self._size > _MOST
 
     def end(self, first: int, raw: list[bytes]) -> None:
         """Keep the log's last lines, whatever was kept before."""

@@ -126,6 +126,7 @@ class LogReader:
         bytes: of the whole stream, as UTF-8.
         tail: the last lines, and the number of the first of them.
         remark: what was wrong with the stream.
+        spent: needles whose further hits nobody wants, not even counted.
     """
 
     def __init__(self, needles: Sequence[bytes], *, quotes: int = 0) -> None:
@@ -137,6 +138,7 @@ class LogReader:
         self.bytes = 0
         self.remark = ""
         self.tail: tuple[int, list[bytes]] = (1, [])
+        self.spent: set[int] = set()
         self._quotes = quotes
         self._quoted_until = 0
         self._base = 0
@@ -172,6 +174,9 @@ class LogReader:
         matches = self._automaton.find_matches_as_indexes(buffer[low : high + 256], overlapping=True)
         while matches and low + matches[-1][1] >= high:
             matches.pop()
+        if self.spent:
+            spent = self.spent
+            matches = [match for match in matches if match[0] not in spent]
         counted_to = low
         visited, skipped, budget = Counter[int](), Counter[int](), set[int]()
         rest = matches[_VISITED_FIRST:]
