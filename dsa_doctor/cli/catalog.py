@@ -17,26 +17,24 @@ _FORMAT = typer.Option("--format", "-f", help="How to print the list.")
 def models(output_format: Annotated[Format, _FORMAT] = Format.HUMAN) -> None:
     """List the DSA models known by name, with their geometry."""
     from dsa_doctor.catalog.models import KNOWN_MODELS
+    from dsa_doctor.planner.storage import storage_of
 
     geometries = [known.geometry() for known in KNOWN_MODELS]
     if output_format is Format.JSON:
         print_data(json.dumps([one.model_dump() for one in geometries], indent=2) + "\n")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("MODEL", "HUB ID", "LAYERS", "HEADS", "KV ROW", "INDEXER", "TOP-K", "WEIGHTS"):
-        table.add_column(
-            heading, no_wrap=True, justify="left" if heading in {"MODEL", "HUB ID", "WEIGHTS"} else "right"
-        )
+    for heading in ("MODEL", "FROM", "LAYERS", "KV ROW", "INDEXER", "TOP-K", "WEIGHTS"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading in {"MODEL", "FROM", "WEIGHTS"} else "right")
     for one in geometries:
         table.add_row(
             one.name,
-            one.hub_id or "",
+            (one.hub_id or "").partition("/")[0],
             str(one.num_hidden_layers),
-            str(one.num_attention_heads),
-            f"{one.kv_lora_rank}+{one.qk_rope_head_dim}",
+            f"{one.head_size - one.qk_rope_head_dim}+{one.qk_rope_head_dim}",
             f"{one.index_n_heads}x{one.index_head_dim}",
             str(one.index_topk),
-            one.quantization or "bf16",
+            storage_of(one).name,
         )
     console().print(table)
 

@@ -2,10 +2,12 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
 from dsa_doctor.catalog.hub import HubError
 from dsa_doctor.catalog.lookup import MistypedModelError, UnknownModelError, check_spelling, find_geometry
-from dsa_doctor.catalog.models import find_model
+from dsa_doctor.catalog.models import KNOWN_MODELS, find_model
+from dsa_doctor.cli.app import app
 
 
 def test_an_alias_comes_from_the_catalog():
@@ -155,3 +157,15 @@ def test_a_quantisation_that_lies_in_a_file_of_its_own_on_the_hub_is_read(monkey
 def test_what_was_meant_is_said_first(typed, meant):
     with pytest.raises(UnknownModelError, match=rf"Did you mean [^?]*{meant}"):
         find_geometry(typed)
+
+
+def test_a_hub_id_is_the_organisation_and_the_name():
+    """`dsa-doctor models` prints the two in columns of their own."""
+    assert all(known.hub_id.partition("/")[2] == known.name for known in KNOWN_MODELS)
+
+
+def test_the_list_of_models_cuts_no_name_at_eighty_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    printed = CliRunner().invoke(app, ["models"]).stdout
+    assert all(f"{known.name} " in printed for known in KNOWN_MODELS)
+    assert "…" not in printed
