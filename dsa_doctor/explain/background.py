@@ -20,7 +20,8 @@ NEEDLES = (
     "GLM-5", "glm-5", "GLM5", "DeepSeek-V3.2", "deepseek-v3.2", "DeepSeek-V4",
     "Application startup complete", "The server is fired up", "Traceback (most recent", "non-default args",
     "server_args=ServerArgs", "platform is", "detected platform", "llama_model_load", "ggml_",
-    "text_generation_launcher", "[TensorRT-LLM]", "[TRT-LLM]", "lmdeploy", "ollama", "LocalAI", "internal loader",
+    "text_generation_launcher", "[TensorRT-LLM]", "[TRT-LLM]", "lmdeploy", "ollama", "llama runner",
+    "LocalAI", "internal loader",
     "sgl-kernel", "sgl_kernel", "TRITON_MLA_SPARSE", "dsa_doctor",
     "gfx9", "MI300", "MI325", "MI355", "ROCm", "Ascend",
     "npu", "docker run", "SpecDecoding metrics", "accept len:", " LLM engine",
@@ -71,7 +72,7 @@ _ENGINES = (
     ("TensorRT-LLM", re.compile(r"\[TensorRT-LLM\]|\[TRT-LLM\]")),
     ("TGI", re.compile(r"text_generation_launcher")),
     ("LMDeploy", re.compile(r"/lmdeploy/|lmdeploy serve")),
-    ("Ollama", re.compile(r"\bollama\b")),
+    ("Ollama", re.compile(r"\bollama\b|llama runner|llama server")),
     ("LocalAI", re.compile(r"LocalAI|internal loader")),
 )
 _PLATFORMS = (

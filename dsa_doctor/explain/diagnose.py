@@ -123,7 +123,7 @@ def explain(
         arguments=_arguments(background),
         starts=ending.starts,
         ready_line=ending.ready or None,
-        end=ending.state,
+        end="healthy" if ending.came_back else ending.state,
         stage=ending.stage or None,
         cut_off=bool(ending.cut) or ending.state == "unfinished" or bool(reader.remark),
     )

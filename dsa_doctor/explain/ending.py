@@ -33,6 +33,7 @@ _IGNORED = re.compile(r"Exception ignored in|exception was never retrieved")
 _ERROR_LINE = re.compile(
     r"(?:^|\s)(?:ERROR|CRITICAL|FATAL|PANIC|[Ee]rror|[Ff]atal(?: error)?|panic)\b\s?[:\]|=]?\s|^E\d{4} |\berror:\s"
     r"|^(?:[\w./\-]{1,40}: )?(?:[Ff]ailed|[Uu]nable|[Cc]annot|[Cc]ould not)\b|\(core dumped\)"
+    r"|\blevel=(?:error|ERROR|fatal|FATAL)\b|\]\s?\[E\]\s"
     r"|^[Aa]ssertion (?:error|failed)"
 )
 _REQUEST_NAMES = tuple(name.decode() for name in REQUESTS)

@@ -24,7 +24,7 @@ _PLACES: tuple[tuple[str, FindingLayer, str], ...] = (
     ),
     (
         r"sparse_mla|mla_sparse|flash_?mla|MLASparse|attention/backends?/|/attention/(?:nsa|dsa)|(?:nsa|dsa)_backend"
-        r"|mla_attention|/attention\.py|compressor|flashinfer/(?:mla|decode|prefill|sparse|attention)|attention/layer|attention/selector"
+        r"|mla_attention|layers/mla\.py|/attention\.py|compressor|flashinfer/(?:mla|decode|prefill|sparse|attention)|attention/layer|attention/selector"
         r"|attention/\w*backend|layers/attention/|/attention/ops/|trtllm_\w*mla|[Ff]mha|FusedMultiHeadAttention|flash_attn|fa_utils|forward_mqa",
         "attention",
         "an attention backend",
@@ -62,6 +62,11 @@ _PLACES: tuple[tuple[str, FindingLayer, str], ...] = (
     (r"/multimodal/|processing\.py|image_processing", "runtime", "the processing of images, audio or video"),
     (r"kv_cache_utils|block_pool|kv_cache_manager|single_type_kv", "runtime", "the KV cache"),
     (r"model_executor/models|/models/|modeling_\w+\.py", "runtime", "the model's code"),
+    (
+        r"entrypoints/(?:openai|serve)/\S*serving|serving_chat|serving_completion|serving_engine",
+        "runtime",
+        "the handling of a request",
+    ),
     (r"entrypoints|argparse|arg_utils|/cli/|server_args|config/", "runtime", "the options and their checks"),
     (r"/scheduler|core/sched", "runtime", "the scheduler"),
     (r"pydantic", "runtime", "the options and their checks"),
@@ -73,7 +78,7 @@ _LIBRARY = re.compile(
     r"|starlette|fastapi|uvicorn|typing\w*\.py|runpy\.py|site\.py|re|os\.py|selectors\.py|pathlib\.py)(?:[/\\]|$)|^<|\.pyx$"
 )
 _PLUMBING = re.compile(
-    r"multiproc_executor|uniproc_executor|worker_base|/utils/(?:func|system)_utils|tracing/|gpu_worker|v1/executor"
+    r"multiproc_executor|ray_utils|ray_executor|uniproc_executor|worker_base|/utils/(?:func|system)_utils|tracing/|gpu_worker|v1/executor"
     r"|engine/(?:core|async_llm|core_client|llm_engine|utils)|run_method|serial_utils|entrypoints/(?:cli/main|utils)"
     r"|scheduler\.py$|managers/(?:scheduler|tp_worker)|launch_server"
 )
@@ -91,10 +96,11 @@ def place_of(frames: list[Frame]) -> tuple[Place | None, Frame | None]:
             continue
         if (place := _place(frame)) is not None:
             return place, frame
-    for frame in reversed(frames):
+    own = [frame for frame in telling if not _PLUMBING.search(frame.path)]
+    for frame in reversed(frames if not own else []):
         if (place := _place(frame)) is not None:
             return place, frame
-    left = telling or frames
+    left = own or telling or frames
     return None, left[-1] if left else None
 
 

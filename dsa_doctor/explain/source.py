@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
@@ -14,6 +15,7 @@ _MAX_ZEROS = 64 << 20
 """A log that was cut at its head while it was written begins with a hole of zero bytes; more of them are no log."""
 _CONTROL = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]")
 _MOST_CONTROL = 0.03
+_DOCKER = re.compile(rb"\s*\{\"log\":\s?\"")
 
 _OTHER_FILES = (
     (b"\x7fELF", "a program or library (ELF)"),
@@ -58,7 +60,7 @@ class Source:
         blocks, compression = _chain(head, self._stream), compression_of(head[:6])
         if compression is not None:
             blocks = self._unpacked(decompressed(io.BufferedReader(_Raw(blocks)), compression))
-        yield from _decoded(_without_hole(blocks))
+        yield from _unwrapped(_decoded(_without_hole(blocks)))
 
     def _unpacked(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         size = 0
@@ -134,6 +136,30 @@ def _decoded(blocks: Iterator[bytes]) -> Iterator[bytes]:
     for block in _prepend(head, blocks):
         if text := decoder.decode(block):
             yield text.encode("utf-8", "replace")
+
+
+def _unwrapped(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Take the lines out of the objects in which Docker's json-file driver stores them."""
+    head = next(blocks, b"")
+    if not _DOCKER.match(head):
+        yield from _prepend(head, blocks)
+        return
+    rest = b""
+    for block in _prepend(head, blocks):
+        *lines, rest = (rest + block).split(b"\n")
+        if len(rest) > BLOCK:  # no driver writes such lines: it is passed on as it is
+            lines, rest = [*lines, rest], b""
+        yield b"".join(map(_line_within, lines))
+    if rest:
+        yield _line_within(rest)
+
+
+def _line_within(raw: bytes) -> bytes:
+    try:
+        text = json.loads(raw)["log"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return raw + b"\n"
+    return str(text).encode("utf-8", "surrogatepass")
 
 
 def _prepend(head: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:

@@ -578,6 +578,23 @@ SITUATIONS: dict[str, Situation] = {
         ("class is not known",),
         ("pip install -U vllm", "vllm serve"),
     ),
+    "Ollama's runner": Situation(
+        'time=2026-09-02T10:00:00Z level=ERROR source=sched.go:456 msg="error loading llama server" error="llama runner '
+        'process has terminated: exit status 2"\n',
+        ("DSA931",),
+        ("llama runner",),
+        ("pip install -U vllm",),
+    ),
+    "TensorRT-LLM's executor": Situation(
+        "[09/02/2026-10:00:00] [TRT-LLM] [E] Failed to initialize executor on rank 0: odd engine\n", ("DSA931",)
+    ),
+    "Ray's processes": Situation(
+        START + LOADING + f"{CORE}EngineCore failed to start.\r\n{CORE}Traceback (most recent call last):\r\n"
+        f'{CORE}  File "{SERVING}/v1/executor/ray_utils.py", line 75, in execute_method\r\n'
+        f'{CORE}  File "{SERVING}/model_executor/layers/mla.py", line 75, in forward\r\n{CORE}ArithmeticError: odd\r\n',
+        ("DSA213",),
+        ("forward of layers/mla.py",),
+    ),
     # Nothing wrong
     "served, with requests that were refused": Situation(
         START
@@ -683,5 +700,6 @@ SITUATIONS: dict[str, Situation] = {
         + ANSWER,
         ("DSA931",),
         ("ArithmeticError: pages", "runs again from line", "2 starts"),
+        end="healthy",
     ),
 }

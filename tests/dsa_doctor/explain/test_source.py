@@ -1,6 +1,7 @@
 import bz2
 import gzip
 import io
+import json
 import lzma
 import tracemalloc
 
@@ -100,6 +101,15 @@ def test_a_bomb_is_unpacked_in_bounded_memory():
         tracemalloc.stop()
         assert size == 140_000_000
         assert peak < 16_000_000
+
+
+def test_the_objects_of_dockers_log_files_are_unwrapped():
+    lines = ["INFO start\n", "RuntimeError: CUDA error: no kernel ", "image is available\n", "Größe\n"]
+    data = "".join(json.dumps({"log": line, "stream": "stderr", "time": "2026-09-02"}) + "\n" for line in lines)
+    assert read(data.encode()) == "".join(lines).encode()
+    assert read((data + "no object\n").encode()).endswith("Größe\nno object\n".encode())
+    (found,) = explain(io.BytesIO(data.encode())).findings
+    assert (found.id, found.line) == ("DSA101", 2)
 
 
 def test_text_in_other_alphabets_is_text():
