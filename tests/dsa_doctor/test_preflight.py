@@ -112,7 +112,7 @@ def test_several_models_on_this_machines_gpus(tmp_path):
 def test_vllm_is_asked_once_for_all_combinations(monkeypatch):
     asked = []
 
-    def gather(environment, *, selector, fingerprint):
+    def gather(environment, *, selector, fingerprint, keeper):
         asked.append(selector)
         return library.facts(answers=answers(("GLM-5-FP8", "DeepSeek-V3.2"), ("a100", "h100")))
 
