@@ -17,7 +17,7 @@ from dsa_doctor.planner.families.base import Cache, CacheOptions
 from dsa_doctor.planner.parallel import Parallel, pipeline_layers
 from dsa_doctor.planner.rows import KvLayout, kv_layout
 
-__all__ = ["Group", "KvLayout", "Pool", "is_exact", "kv_layout", "pool_of", "stage_caches", "token_bytes"]
+__all__ = ["Group", "KvLayout", "Pool", "kv_layout", "pool_of", "stage_caches", "token_bytes"]
 
 _GROWING = ("rows", "index")
 
@@ -150,15 +150,6 @@ def token_bytes(
     options = CacheOptions(parallel.tensor, kv_cache_dtype, backend, block, drafts=1 if mtp else 0)
     caches = stage_caches(model, parallel, stage, options, mtp=mtp)
     return _per_token(caches, "rows"), _per_token(caches, "index")
-
-
-def is_exact(model: ModelGeometry, backend: str) -> bool:
-    """Whether the pool is vLLM's to the block.
-
-    It is not where a list of the configuration is missing, and where linear attention meets the backend of 12.x: with
-    16 and more heads per rank vLLM's blocks lie up to 3 % farther apart.
-    """
-    return not model.assumed and not (model.linear_attention is not None and backend == "FLASHINFER_MLA_SPARSE_SM120")
 
 
 def _per_token(caches: Iterable[Cache], kind: str) -> int:

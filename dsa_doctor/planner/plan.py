@@ -12,7 +12,7 @@ from pydantic import Field
 
 from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.facts.observation import Fact
-from dsa_doctor.planner.cache import Pool, is_exact, pool_of, stage_caches, token_bytes
+from dsa_doctor.planner.cache import Pool, pool_of, stage_caches, token_bytes
 from dsa_doctor.planner.checkpoint import Checkpoint, configured_size
 from dsa_doctor.planner.estimates import GIB, activation_bytes, fixed_bytes, graph_bytes, usable_bytes
 from dsa_doctor.planner.families.base import CacheOptions
@@ -270,7 +270,7 @@ def _stage_plan(
         kv_token_bytes=rows + indexer,
         indexer_token_bytes=indexer,
         kv_request_bytes=pool.request_bytes(context, in_flight),
-        kv_label="exact" if is_exact(model, options.attention_backend) else "estimated",
+        kv_label="estimated" if model.assumed else "exact",
         assumed=model.assumed,
         kv_tokens=tokens,
         max_model_len=context,

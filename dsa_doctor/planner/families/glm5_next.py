@@ -115,7 +115,7 @@ def caches(model: ModelGeometry, layer: int, options: CacheOptions) -> Iterator[
     yield Cache("rows", block, block * row, stride=_SM120_ROWS * row if is_sm120 else row)
     if has_indexer(model, layer):
         read = gcd(_INDEX_STATES * model.index_kpool, block)
-        stride = read // model.index_kpool * key if read < block and not is_sm120 else 1
+        stride = read // model.index_kpool * key if read < block else 1
         yield Cache("index", block, -(-block // model.index_kpool) * key, stride=max(1, stride))
         span = -(-(model.index_kpool + options.drafts) // model.index_kpool)
         ring = model.index_kpool * (1 << (span - 1).bit_length())
