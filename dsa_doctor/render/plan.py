@@ -158,11 +158,18 @@ def _filled(texts: Sequence[str], room: int) -> list[str]:
 
 
 def print_conditions(console: Console, conditions: Sequence[Condition], *, verbose: bool) -> None:
-    """Print what was looked at before the start; what passes only where asked."""
+    """Print what was looked at before the start; what passes only where asked.
+
+    A terminal gets columns; a file or pipe whole lines, so that a search finds what a long path would break.
+    """
     shown = [one for one in conditions if verbose or one.status != "pass"]
     if shown:
         show(console, Text("\nBefore the start", style="bold"))
     for one in shown:
+        if not console.is_terminal:
+            remedy = f" {one.remedy}" if one.remedy and one.status != "pass" else ""
+            console.print(Text(f"  {one.status.upper():7}  {one.name}: {one.summary}.{remedy}"), soft_wrap=True)
+            continue
         grid = Table.grid(padding=(0, 2), expand=True)
         grid.add_column(width=9, no_wrap=True)
         grid.add_column(width=14, no_wrap=True)

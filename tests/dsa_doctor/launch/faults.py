@@ -157,7 +157,7 @@ def _(make: Make) -> Run:
     return one
 
 
-@fault("the port is taken, with --force", LOADING, 1, "its end says: OSError: [Errno 98] Address already in use")
+@fault("the port is taken, with --force", LOADING, 1, "OSError: [Errno 98] Address already in use")
 def _(make: Make) -> Run:
     one = make("good")
     with socket.socket() as holder:
