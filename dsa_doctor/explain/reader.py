@@ -7,6 +7,7 @@ counted, not looked at again.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from operator import itemgetter
 from typing import BinaryIO
 
@@ -130,7 +131,7 @@ class LogReader:
     """
 
     def __init__(self, needles: Sequence[bytes], *, quotes: int = 0) -> None:
-        self._automaton = BytesAhoCorasick(needles, implementation=Implementation.DFA)
+        self._automaton = _automaton(tuple(needles))
         self._seen: dict[bytes, int] = {}
         self._full = Counter[int]()
         self._total = 0
@@ -237,6 +238,12 @@ class LogReader:
         line = parse_line(number, buffer[start:end].decode("utf-8", "replace"))
         behind = LOOK_BEHIND if self._full[needle] <= 2 * _SAME_TEXT else 8 << 10  # enough for one traceback
         return Passage(needle, key, line, buffer, position, start, end, behind)
+
+
+@lru_cache(maxsize=2)
+def _automaton(needles: tuple[bytes, ...]) -> BytesAhoCorasick:
+    """Return the automaton for `needles`; it holds no state of a search, so one serves every log of the process."""
+    return BytesAhoCorasick(needles, implementation=Implementation.DFA)
 
 
 def _enough(blocks: Iterator[bytes]) -> bytes:

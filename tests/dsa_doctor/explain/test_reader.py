@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsa_doctor.explain import explain
+from dsa_doctor.explain import explain, reader
 from dsa_doctor.explain.reader import LogReader, Passage
 from dsa_doctor.explain.signs import SIGNS
 from dsa_doctor.explain.source import BLOCK, NotALogError
@@ -14,9 +14,12 @@ from dsa_doctor.explain.source import BLOCK, NotALogError
 SIGN = b"RuntimeError: CUDA error: no kernel image is available for execution on the device"
 
 
+REAL = reader.BytesAhoCorasick
+
+
 def hits(data: bytes, needles=(b"no kernel image",)) -> list[Passage]:
-    reader = LogReader(needles)
-    return [hit for hit in reader.scan(io.BytesIO(data)) if isinstance(hit, Passage)]
+    found = LogReader(needles)
+    return [hit for hit in found.scan(io.BytesIO(data)) if isinstance(hit, Passage)]
 
 
 @pytest.mark.parametrize("before", [0, 1, 1000, BLOCK - 40, BLOCK - 8, BLOCK, 2 * BLOCK - 20, 3 * BLOCK + 5])
@@ -32,6 +35,18 @@ def test_every_boundary_position_is_found_once():
     for shift in range(-len(SIGN) - 2, 3):
         data = b"a" * (BLOCK + shift) + SIGN + b"b" * 50_000
         assert len(hits(data)) == 1
+
+
+def test_the_automaton_is_built_once_for_every_log_of_the_process(monkeypatch):
+    built = []
+    monkeypatch.setattr(
+        reader, "BytesAhoCorasick", lambda *args, **options: built.append(args) or REAL(*args, **options)
+    )
+    reader._automaton.cache_clear()
+    needles = (b"needle of this test",)
+    for text in (b"a needle of this test\n", b"nothing\n", b"needle of this test, again\n"):
+        assert len(hits(text, needles)) == text.count(needles[0])
+    assert len(built) == 1
 
 
 def test_repeats_are_counted():
