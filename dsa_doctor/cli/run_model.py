@@ -260,9 +260,6 @@ def run_model(
             raise typer.Exit(serve(asked, prepared, how, narrator))
     except UsageError as error:
         fail_usage(str(error))
-    except KeyboardInterrupt:
-        narrator.note("interrupted; nothing is left running")
-        raise typer.Exit(130) from None
 
 
 def _show_verdict(out: "Console", verdict: "Verdict", *, insists: bool, verbose: bool) -> None:
