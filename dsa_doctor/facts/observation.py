@@ -8,6 +8,9 @@ from typing_extensions import Self
 
 T = TypeVar("T")
 
+NOTHING_IS_RUN = "nothing of this environment is run (--no-execute)"
+"""The cause of what is unknown because the user wants no code of the judged environment to run."""
+
 
 class Fact(BaseModel):
     """Base of all facts: immutable; unknown fields of a newer file are ignored, so old readers still judge it."""

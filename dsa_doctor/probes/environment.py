@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from dsa_doctor.compat.settings import changes_answers
+from dsa_doctor.facts.observation import NOTHING_IS_RUN
 from dsa_doctor.probes.isolation import is_needed
 
 
@@ -37,9 +38,7 @@ class Environment:
 
     def files_alone(self) -> "Environment":
         """Return this environment with nothing of it run: what needs an interpreter is then unknown."""
-        return replace(
-            self, python=None, temporary=True, without_python="nothing of this environment is run (--no-execute)"
-        )
+        return replace(self, python=None, temporary=True, without_python=NOTHING_IS_RUN)
 
     def distributions(self) -> Iterator[metadata.Distribution]:
         """Yield every distribution on the search path, earlier folders first."""

@@ -1,6 +1,7 @@
 """Layer 2: is there a sparse-MLA backend for this GPU, by vLLM's own word?"""
 
 from dsa_doctor import __version__
+from dsa_doctor.facts.observation import NOTHING_IS_RUN
 from dsa_doctor.installation import this_installation
 from dsa_doctor.resolver.judgement import Judged, Judgement, finding, judged
 from dsa_doctor.resolver.own_attention import judge_own_attention, own_backends
@@ -136,6 +137,8 @@ def _not_asked(case: Judgement) -> Judged:
 def _ask_again(case: Judgement) -> str:
     """Return what to do where the selector gave no answer: only a failure is shown in full by an import."""
     selector = case.facts.selector
+    if selector.cause == NOTHING_IS_RUN:
+        return "the same command without --no-execute   # or --facts FILE: dsa-doctor facts writes it where vLLM serves"
     failed = "absent" in {selector.status, case.facts.vllm_import.status}
     if failed or selector.evidence or selector.seconds > 1:
         return "python -c 'import vllm'   # in the judged environment: shows the failure in full"

@@ -1,5 +1,7 @@
 """The verdicts of machines that matter, from handwritten facts."""
 
+from dataclasses import replace
+
 import pytest
 
 from dsa_doctor.catalog.models import find_model
@@ -7,6 +9,8 @@ from dsa_doctor.catalog.targets import target_from_text
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Csrc, CudaToolkit, DeepGemm, Fingerprint, Selector, Software, TritonFp8Kernel
 from dsa_doctor.installation import this_installation
+from dsa_doctor.probes.environment import Environment
+from dsa_doctor.probes.selector import probe as probe_selector
 from dsa_doctor.resolver import Request, Target, resolve
 from tests.dsa_doctor import facts_library as library
 
@@ -379,3 +383,15 @@ def test_an_import_is_advised_only_where_one_failed(selector, imported, import_i
     verdict = judge(library.a100_facts(selector=selector, vllm_import=imported))
     (line,) = by_id(verdict, "DSA204").remedy
     assert line.startswith("python -c 'import vllm'") == import_is_tried
+
+
+@pytest.mark.parametrize("seconds", [0.0, 20.0])
+def test_who_wants_nothing_run_is_not_told_to_run_it(tmp_path, seconds):
+    (tmp_path / "vllm").mkdir()
+    files = replace(Environment.current(), search_path=(tmp_path,)).files_alone()
+    selector, imported = probe_selector(files, (library.answer("8.0", None).query,))
+    late = selector.model_copy(update={"seconds": seconds})
+    verdict = judge(library.a100_facts(selector=late, vllm_import=imported))
+    (line,) = by_id(verdict, "DSA204").remedy
+    assert line.startswith("the same command without --no-execute ")
+    assert "dsa-doctor facts" in line
