@@ -109,6 +109,8 @@ def judge_with_facts(
         verdict if verdict.model is not None else verdict.model_copy(update={"asked": one_line(text)})
         for verdict, text in zip(verdicts, asked, strict=True)
     ]
+    if given is not None:
+        named_verdicts = [verdict.model_copy(update={"from_file": True}) for verdict in named_verdicts]
     return named_verdicts, facts
 
 

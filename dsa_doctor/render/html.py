@@ -6,6 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from dsa_doctor.policy.report import Report
 from dsa_doctor.render import wording
+from dsa_doctor.render.human import kept_line
 from dsa_doctor.render.steps import todo_lines
 
 _STATE_MARKS = {"native": "good", "upstream": "good", "plugin": "plugin", "unresolved": "bad", "unknown": "doubt"}
@@ -23,6 +24,7 @@ def render_html(report: Report) -> str:
         case_conclusion=wording.case_conclusion,
         report_conclusion=wording.report_conclusion,
         versions=wording.versions,
+        kept_line=kept_line,
         by_gravity=wording.by_gravity,
         finding_of=wording.finding_of,
         todo_lines=todo_lines,

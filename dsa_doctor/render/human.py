@@ -1,7 +1,7 @@
 """The report for people: answer first, then what to do, then why; plain characters, at most 100 columns."""
 
 import re
-from datetime import datetime, timezone
+from datetime import timezone
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -144,9 +144,14 @@ def conclusion(verdict: Verdict) -> str:
     return f"{sentence[0].upper()}{sentence[1:]}. Exit code {verdict.exit_code}."
 
 
-def kept_line(since: datetime) -> str:
-    """Say that an earlier run's answers were used, and how to do without."""
-    return f"with answers kept from {since.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC; --no-cache asks anew"
+def kept_line(verdict: Verdict) -> str | None:
+    """Say that an earlier run's answers were used, and how to do without; None where none was."""
+    if verdict.kept_from is None:
+        return None
+    since = f"with answers kept from {verdict.kept_from.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
+    if verdict.from_file:
+        return f"{since} in the facts file; gather it anew for fresh ones: dsa-doctor facts --no-cache > facts.json"
+    return f"{since}; --no-cache asks anew"
 
 
 def _heading(verdict: Verdict, title: str) -> Text:
@@ -160,8 +165,8 @@ def _heading(verdict: Verdict, title: str) -> Text:
     text = Text(f"{title}: ", style="bold")
     text.append(answer(verdict), style=style)
     text.append(f"\n{', '.join(versions)}, dsa-doctor {software.dsa_doctor}", style="not bold dim")
-    if verdict.kept_from is not None:
-        text.append(f"\n{kept_line(verdict.kept_from)}", style="not bold dim")
+    if (kept := kept_line(verdict)) is not None:
+        text.append(f"\n{kept}", style="not bold dim")
     if verdict.model is not None:
         model = verdict.model
         text.append(

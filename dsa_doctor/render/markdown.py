@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 
 from dsa_doctor.policy.report import GatedVerdict, Report
+from dsa_doctor.render.human import kept_line
 from dsa_doctor.render.steps import todo_lines
 from dsa_doctor.render.wording import (
     by_gravity,
@@ -85,6 +86,7 @@ def _case(case: GatedVerdict) -> list[str]:
         "",
         _text(versions(case)),
         "",
+        *([_text(kept), ""] if (kept := kept_line(case)) is not None else []),
         _text(case_conclusion(case)),
         "",
     ]

@@ -115,6 +115,8 @@ class Verdict(Fact):
     kept_from: datetime | None = None
     """When the oldest answer that this rests on was observed, where an earlier run's was kept; None where all is of
     this run."""
+    from_file: bool = False
+    """Whether it rests on a facts file: nothing was asked in this run."""
     exit_code: int
 
 

@@ -93,6 +93,7 @@ def test_a_fleet_gives_what_each_combination_gives_alone(tmp_path):
     path.write_text(facts.model_dump_json())
     together = judge_fleet(models, targets, Options(), facts_file=path)
     alone = [preflight(model, Options(target=target), facts_file=path) for model in models for target in targets]
+    assert all(one.from_file for one in together)
     assert together == alone
     assert {one.exit_code for one in together} == {0, 32}
 

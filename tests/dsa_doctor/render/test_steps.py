@@ -1,8 +1,11 @@
 """The answer of a verdict, and what to do about it as steps."""
 
+from datetime import datetime, timezone
+
 import pytest
 
 from dsa_doctor.catalog.findings import KNOWN_FINDINGS, trouble_of
+from dsa_doctor.render.formats import ReportFormat, render
 from dsa_doctor.render.human import answer, kept_from_judging
 from dsa_doctor.render.memory import blocks
 from dsa_doctor.render.steps import remedy_of, todo, todo_lines
@@ -10,7 +13,7 @@ from dsa_doctor.resolver.judgement import finding
 from dsa_doctor.resolver.resolve import undetermined
 from tests.dsa_doctor import facts_library as library
 from tests.dsa_doctor.render.test_plan import _plan
-from tests.dsa_doctor.reports import verdict
+from tests.dsa_doctor.reports import report, verdict
 
 
 def _with(*findings, **changes):
@@ -110,3 +113,16 @@ def test_a_range_of_weights_is_shown_as_one():
     weights = blocks(found.model_copy(update={"lines": (line, *found.lines[1:])}))[0]
     least = (weights.size - (2 << 30)) / 2**30
     assert weights.label == f"at most; at least {least:.2f} GiB"
+
+
+@pytest.mark.parametrize("form", [ReportFormat.HUMAN, ReportFormat.MARKDOWN, ReportFormat.HTML])
+@pytest.mark.parametrize("from_file", [False, True])
+def test_answers_of_an_earlier_run_are_told_with_what_brings_fresh_ones(form, from_file):
+    """A facts file is not asked anew by an option: it is gathered anew."""
+    since = datetime(2026, 2, 3, 4, 5, tzinfo=timezone.utc)
+    kept = verdict().model_copy(update={"kept_from": since, "from_file": from_file})
+    text = " ".join(render(report(kept), form).replace("\\", "").replace("&gt;", ">").split())
+    assert "with answers kept from 2026-02-03 04:05 UTC" in text
+    assert ("UTC; --no-cache asks anew" in text) == (not from_file)
+    assert ("dsa-doctor facts --no-cache > facts.json" in text) == from_file
+    assert "answers kept from" not in render(report(), form)
