@@ -19,7 +19,7 @@ def judge_runtime(case: Judgement, layers: tuple[Layer, ...]) -> tuple[Finding, 
     states = {layer.layer: layer.state for layer in layers}
     found = [
         *_triton_e4m3(case, by_plugin=states["indexer"] == "plugin"),
-        *_top_k(case, by_plugin=states["indexer"] == "plugin"),
+        *_top_k(case, by_plugin=states["indexer"] == "plugin", unserved=states["indexer"] == "unresolved"),
         *_forced_kv_cache(case, by_plugin=states["attention"] == "plugin"),
         *_model_class(case),
         *judge_loading(case),
@@ -59,7 +59,7 @@ def _triton_e4m3(case: Judgement, *, by_plugin: bool) -> list[Finding]:
     return found
 
 
-def _top_k(case: Judgement, *, by_plugin: bool) -> list[Finding]:
+def _top_k(case: Judgement, *, by_plugin: bool, unserved: bool) -> list[Finding]:
     fingerprint = case.facts.fingerprint.value
     if fingerprint is None or fingerprint.topk_persistent_gate in {"absent", "capability"}:
         return []
@@ -76,7 +76,9 @@ def _top_k(case: Judgement, *, by_plugin: bool) -> list[Finding]:
     if by_plugin:
         summary = "The wheel's top-k op can select wrong tokens here; the plugin selects with an exact one."
         return [finding("DSA902", "pass", summary, evidence=tuple(risks))]
-    remedy = ("--sparse-indexer-topk-backend per_row",) if fingerprint.topk_backend_setting else ()
+    # Where nothing serves the indexer, a flag that chooses its top-k op changes nothing.
+    settable = fingerprint.topk_backend_setting and not unserved
+    remedy = ("--sparse-indexer-topk-backend per_row",) if settable else ()
     summary = "The top-k op that this vLLM uses can select wrong tokens without an error."
     return [finding("DSA902", "warn", summary, evidence=tuple(risks), remedy=remedy)]
 

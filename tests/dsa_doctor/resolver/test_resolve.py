@@ -348,6 +348,16 @@ def test_torch_without_cuda():
     assert elsewhere.exit_code == 0
 
 
+@pytest.mark.parametrize("model", ["GLM-5-FP8", "GLM-5.3-Flash", "DeepSeek-V4-Flash", "DeepSeek-V4.1-Flash"])
+def test_a_flag_for_the_top_k_op_is_advised_only_where_something_serves_the_indexer(model):
+    geometry = find_model(model).geometry()
+    unserved = by_id(judge(library.a100_facts(), model=geometry), "DSA902")
+    assert (unserved.status, unserved.remedy) == ("warn", ())
+    old = Observation[Fingerprint].ok(library.fingerprint(topk_overflow_fix=False))
+    served = by_id(judge(library.h100_facts(fingerprint=old), target("h100"), model=geometry), "DSA902")
+    assert (served.status, served.remedy) == ("warn", ("--sparse-indexer-topk-backend per_row",))
+
+
 def test_no_cuda_toolkit_where_deep_gemm_compiles():
     verdict = judge(library.h100_facts(cuda_toolkit=Observation[CudaToolkit].absent("none found")), target("h100"))
     assert by_id(verdict, "DSA905").status == "warn"
