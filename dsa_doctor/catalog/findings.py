@@ -77,7 +77,7 @@ KNOWN_FINDINGS: tuple[KnownFinding, ...] = (
     KnownFinding("DSA928", "runtime", "An attention backend fails for a model without sparse attention"),
     KnownFinding("DSA929", "runtime", "Another package's extension cannot be loaded"),
     KnownFinding("DSA930", "runtime", "The NVIDIA driver is missing or too old"),
-    KnownFinding("DSA931", "runtime", "Stopped by something that is not known here"),
+    KnownFinding("DSA931", "runtime", "A failure that is not known here"),
     KnownFinding("DSA932", "runtime", "The process was ended from outside"),
     KnownFinding("DSA933", "runtime", "No progress: a hang, a loop or a time limit"),
     KnownFinding("DSA934", "runtime", "The log is cut off: it does not hold the cause"),

@@ -337,7 +337,7 @@ CAUSES: dict[str, Cause] = {
         dsa=False,
     ),
     "DSA931": Cause(
-        "Stopped by something that is not known here: {what}.{place_text}",
+        "{stopped_text}: {what}.{place_text}",
         (),
         dsa=None,
         collect=(_WHOLE_LOG, _FLAGS, _VERSIONS),

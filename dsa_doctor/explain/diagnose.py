@@ -317,6 +317,11 @@ def _notes(ending: Ending, background: Background, remark: str) -> list[str]:
         notes.append(f"The log holds {ending.starts} starts of the server.")
     if ending.came_back:
         notes.append(f"After that failure the server runs again from line {ending.came_back} on.")
+    if ending.answered is not None:
+        notes.append(
+            f"The server did not stop by it: it answered the request with an error (line {ending.answered.number}), "
+            "and the log shows no death."
+        )
     if ending.survived and ending.state in {"healthy", "stopped"}:
         first = ending.survived[0]
         notes.append(

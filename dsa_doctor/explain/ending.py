@@ -12,6 +12,7 @@ from dsa_doctor.explain.marks import (
     IDLE_WAIT,
     MARKS,
     READY,
+    REQUEST_FAILED,
     SERVED,
     SIGNAL,
     STAGES,
@@ -23,7 +24,7 @@ from dsa_doctor.explain.reader import REQUEST_ENDS, REQUESTS
 from dsa_doctor.explain.story import Raised, Story, read_story
 from dsa_doctor.explain.text import Line
 
-State = Literal["healthy", "stopped", "failed", "stuck", "unfinished", "unclear"]
+State = Literal["healthy", "stopped", "failed", "request failed", "stuck", "unfinished", "unclear"]
 
 _QUIET = {"INFO", "DEBUG", "TRACE", "WARNING", "WARN"}
 _ANNOUNCES = re.compile(r"failed to start|hit an exception|fatal error")
@@ -52,6 +53,8 @@ _END = 15
 """Lines at the end of a log in which an error is taken as what ended it."""
 _REPEATED = 3
 """Starts without an error between them that make a loop."""
+_ANSWER_AFTER = 40
+"""Lines after an exception within which the answer to its request stands."""
 _LOOP = 8
 """Equal lines at the end that make a loop."""
 
@@ -74,6 +77,7 @@ class Ending:
         signal: the line that names a signal or a kill.
         died: the line that says first that a process died.
         stuck: why it is taken as stuck.
+        answered: the line that answers 5xx to the request that raised the root, where nothing died.
     """
 
     state: State = "unclear"
@@ -89,6 +93,7 @@ class Ending:
     signal: Line | None = None
     died: Line | None = None
     stuck: str = ""
+    answered: Line | None = None
 
 
 def judge(lines: list[Line]) -> Ending:
@@ -116,6 +121,8 @@ def judge(lines: list[Line]) -> Ending:
     ending.signal = marks[SIGNAL][0] if marks[SIGNAL] else None
     fatal = _fatal(story, lines, died, good, stages, ending)
     _choose(fatal, died, ending)
+    if not died:
+        ending.answered = _answer(fatal, lines, ending.root)
     last_bad = max([line.number for line in died] + [one.line.number for one in fatal] + [0])
     last_good = max([*good, 0])
     if last_bad and last_good > last_bad:
@@ -143,7 +150,7 @@ def _name_the_state(
 ) -> None:
     stopped = [line for line in marks[STOPPED] if line.number > last_bad]
     if fatal or marks[DIED] or ending.state == "failed":
-        ending.state = "failed"
+        ending.state = "failed" if ending.answered is None else "request failed"
         return
     if ending.starts >= _REPEATED and not last_good:
         ending.state, ending.lines = "stuck", [marks[STARTED][0], marks[STARTED][-1]]
@@ -273,6 +280,15 @@ def _choose(fatal: list[Raised], died: list[Line], ending: Ending) -> None:
             if inner := _inner(one):
                 ending.root = inner
                 return
+
+
+def _answer(fatal: list[Raised], lines: list[Line], root: Raised | None) -> Line | None:
+    """Return where the process that raised the root answers its request with 5xx; None where another failed too."""
+    if root is None or any(one.line.rank != root.line.rank for one in fatal):
+        return None
+    first = max(one.line.number for one in fatal)
+    near = (line for line in lines if first < line.number <= first + _ANSWER_AFTER and line.rank == root.line.rank)
+    return next((line for line in near if REQUEST_FAILED.search(line.text)), None)
 
 
 def _only_reports(one: Raised) -> bool:

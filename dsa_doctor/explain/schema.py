@@ -90,7 +90,8 @@ class LogContext(Fact):
     ready_line: int | None = None
     """Where it said last that it was ready."""
     end: str = "unclear"
-    """"healthy", "stopped" (in order), "failed", "stuck", "unfinished" (during the start) or "unclear"."""
+    """"healthy", "stopped" (in order), "failed", "request failed" (and the server goes on), "stuck", "unfinished"
+    (during the start) or "unclear"."""
     stage: str | None = None
     """What the server was at when it failed or the log ended, where that was before it was ready."""
     cut_off: bool = False

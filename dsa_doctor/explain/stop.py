@@ -37,7 +37,10 @@ _SPARSE = re.compile(r"sparse|mla|nsa|dsa|MLA", re.IGNORECASE)
 def stopped_by(ending: Ending, lines: list[Line], background: Background) -> list[Sighting]:
     """Return what stopped the log's server, one finding at most; nothing where it did not stop."""
     if ending.root is not None:
-        return [_of_exception(ending.root, background)]
+        sighting = _of_exception(ending.root, background)
+        if ending.answered is not None:
+            sighting.details["answered"] = str(ending.answered.number)
+        return [sighting]
     if ending.state == "stuck":
         return [Sighting("DSA933", ending.lines, {"what": ending.stuck})]
     if ending.cut == "traceback":

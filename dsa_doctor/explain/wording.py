@@ -23,6 +23,8 @@ def summary_of(finding_id: str, details: dict[str, str], background: Background)
         values[name] = template.replace(f"{{{source}}}", values[source]) if values.get(source) else ""
     hung = background.chosen_backend
     values["backend_text"] = f"; {hung} is known to hang" if hung == "FLASHINFER_MLA_SPARSE_SM120" else ""
+    request = "A request failed for a reason" if details.get("answered") else "Stopped by something"
+    values["stopped_text"] = f"{request} that is not known here"
     values["earlier_text"] = "; the log shows no earlier error"
     text = re.sub(r"\{(\w+)\}", lambda match: values.get(match.group(1), ""), CAUSES[finding_id].summary)
     text = re.sub(r"\s{2,}", " ", text).replace(" :", ":").replace("()", "").replace(" .", ".").strip()

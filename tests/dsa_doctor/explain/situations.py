@@ -50,6 +50,14 @@ DEAD = (
     "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n"
 )
 SERVING = "/usr/lib/python3/dist-packages/vllm"
+REQUEST = "(APIServer pid=1) ERROR 09-02 10:06:00 [serving_chat.py:1000] "
+REQUEST_FAILS = (
+    "(APIServer pid=1) INFO:     Application startup complete.\n"
+    f"{REQUEST}Error in chat completion stream generator.\n{REQUEST}Traceback (most recent call last):\n"
+    f'{REQUEST}  File "{SERVING}/tool_parsers/glm.py", line 70, in extract\n'
+    f"{REQUEST}IndexError: list index out of range\n"
+    + '(APIServer pid=1) INFO:     10.0.0.9:40110 - "POST /v1/chat/completions HTTP/1.1" 500 Internal Server Error\n'
+)
 
 
 def worker_fails(*frames: str, error: str) -> str:
@@ -123,6 +131,40 @@ SITUATIONS: dict[str, Situation] = {
         ),
         ("DSA931",),
         ("nixlBackendError", "transfer or offloading"),
+    ),
+    "a request that fails on a server that goes on": Situation(
+        START + REQUEST_FAILS,
+        ("DSA931",),
+        (
+            "A request failed for a reason that is not known here: IndexError: list index out of range",
+            "The server did not stop by it: it answered the request with an error (line 9)",
+        ),
+        ("Stopped by",),
+        end="request failed",
+    ),
+    "a request that fails before another that is answered": Situation(
+        START + REQUEST_FAILS + ANSWER,
+        (),
+        ("1 errors that the server survived",),
+        ("Stopped by",),
+        end="healthy",
+    ),
+    "an error of a request's process and a death": Situation(
+        START + REQUEST_FAILS + DEAD,
+        ("DSA931",),
+        ("Stopped by something that is not known here: IndexError",),
+        ("did not stop",),
+        end="failed",
+    ),
+    "a request's error and another process's": Situation(
+        START
+        + REQUEST_FAILS
+        + f'{CORE}Traceback (most recent call last):\n{CORE}  File "{SERVING}/v1/engine/core.py", line 9, in run\n'
+        f"{CORE}ArithmeticError: odd\n",
+        ("DSA931",),
+        ("Stopped by something that is not known here",),
+        ("did not stop",),
+        end="failed",
     ),
     "only the report of a death": Situation(
         START + DEAD, ("DSA934",), ("names an error that stands above", "the whole log from the start"), end="failed"
