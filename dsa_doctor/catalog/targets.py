@@ -26,6 +26,7 @@ class KnownGpu:
         memory_source: where that figure was read.
         others: further spellings.
         free_mib: most that is free when a server starts, on GPUs that share the host's memory; None on all others.
+        per_node: GPUs of a machine, where none is said: the usual node's, or those that the module is built with.
     """
 
     alias: str
@@ -35,6 +36,7 @@ class KnownGpu:
     memory_source: str = ""
     others: tuple[str, ...] = ()
     free_mib: int | None = None
+    per_node: int = 8
 
     @property
     def memory_gib(self) -> float | None:
@@ -157,6 +159,7 @@ KNOWN_GPUS: tuple[KnownGpu, ...] = (
         "free at a start; MiaAI-Lab/GLM-5.3-Flash-EXL3-2x-DGX-Sparks#47",
         ("dgx-spark",),
         free_mib=103731,
+        per_node=1,
     ),
     KnownGpu(
         "thor",
@@ -165,6 +168,7 @@ KNOWN_GPUS: tuple[KnownGpu, ...] = (
         125748,
         "the host's memory, as CUDA reports it in public logs; what the system leaves free is not known",
         ("jetson-thor", "agx-thor", "jetson-agx-thor"),
+        per_node=1,
     ),
 )
 

@@ -65,7 +65,10 @@ def run_model(
         ),
     ] = None,
     gpus: Annotated[
-        int | None, typer.Option("--gpus", metavar="N", min=1, help="GPUs per node. [default: this machine's, or 8]")
+        int | None,
+        typer.Option(
+            "--gpus", metavar="N", min=1, help="GPUs per node. [default: this machine's, or 8; 1 for gb10, thor]"
+        ),
     ] = None,
     nodes: Annotated[int, typer.Option("--nodes", metavar="N", min=1, help="Nodes; more than one needs --emit.")] = 1,
     tensor_parallel_size: Annotated[

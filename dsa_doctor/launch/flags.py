@@ -1,6 +1,6 @@
 """The flags of a launch: value, reason and origin of each, checked against what the installed vLLM knows."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 from dsa_doctor.catalog.capability import Capability, plugin_serves
@@ -57,7 +57,12 @@ def launch_flags(verdict: Verdict, model: ModelGeometry, plan: Plan, options: La
     if recipe is not None:
         flags += [Flag(option=one.option, value=one.value, why=one.why, source=recipe.source) for one in recipe.flags]
     flags += _address(options)
-    return tuple(flags)
+    return (*flags, *_advised(verdict, {flag.option for flag in flags}))
+
+
+def advice_of(finding_id: str) -> str:
+    """Return the source of a flag that a finding advises."""
+    return f"advice of {finding_id}"
 
 
 def launch_variables(verdict: Verdict, plan: Plan) -> tuple[Variable, ...]:
@@ -124,6 +129,20 @@ def _selection(verdict: Verdict) -> list[Flag]:
         why = "tokens per KV page that the paged indexer cache is laid out for"
         flags.append(Flag(option="--block-size", value=str(configuration.block_size), why=why, source=_RESOLVER))
     return flags
+
+
+def _advised(verdict: Verdict, taken: Collection[str]) -> list[Flag]:
+    """Return the flags that warnings of the verdict advise, where nothing else sets the option."""
+    flags: dict[str, Flag] = {}
+    for one in verdict.findings:
+        if one.status != "warn" or one.judge_only or not one.remedy or not one.remedy[0].startswith("--"):
+            continue
+        option, _, value = one.remedy[0].partition("   #")[0].strip().partition(" ")
+        if option not in taken:
+            flags.setdefault(
+                option, Flag(option=option, value=value or None, why=one.summary, source=advice_of(one.id))
+            )
+    return list(flags.values())
 
 
 def _sizes(plan: Plan, options: LaunchOptions) -> list[Flag]:

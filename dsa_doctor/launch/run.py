@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dsa_doctor.cache import Keeper
 from dsa_doctor.catalog.lookup import UnknownModelError, find_geometry
+from dsa_doctor.catalog.targets import find_gpu
 from dsa_doctor.inputs import Options, UsageError
 from dsa_doctor.launch.aftermath import diagnosis, leftovers
 from dsa_doctor.launch.endpoint import endpoint_of
@@ -97,7 +98,7 @@ def judge(options: LaunchOptions, keeper: Keeper | None = None) -> tuple[Verdict
     """
     inventory = gpu_probe.probe().value if options.target is None else None
     visible = sum(1 for gpu in inventory.gpus if gpu.visible) if inventory is not None else 0
-    gpus = options.gpus.value or visible or (DEFAULT_GPUS if options.elsewhere else 1)
+    gpus = options.gpus.value or visible or (_gpus_elsewhere(options.target) if options.elsewhere else 1)
     try:
         parallel = parallel_of(options, find_geometry(options.model), gpus)
         if options.gpus.is_given or visible or options.elsewhere:
@@ -117,6 +118,11 @@ def judge(options: LaunchOptions, keeper: Keeper | None = None) -> tuple[Verdict
     asks = options.executable is None and own_vllm() is not None
     verdicts, facts = judge_with_facts([options.model], targets, asked, keeper=keeper, serve_options=asks)
     return verdicts[0], gpus, known_options(facts.selector) if asks else None
+
+
+def _gpus_elsewhere(target: str | None) -> int:
+    known = find_gpu(target) if target is not None else None
+    return known.per_node if known is not None else DEFAULT_GPUS
 
 
 def _check_sizes(parallel: Parallel, options: LaunchOptions, gpus: int) -> None:

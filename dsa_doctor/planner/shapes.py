@@ -1,6 +1,7 @@
 """Where a model does not fit: the nearest shapes in which it does, each with its cost said plainly."""
 
 import re
+from collections.abc import Iterator
 from math import ceil
 
 from dsa_doctor.catalog.geometry import ModelGeometry
@@ -8,6 +9,7 @@ from dsa_doctor.catalog.models import KNOWN_MODELS
 from dsa_doctor.facts.observation import Fact
 from dsa_doctor.planner.checkpoint import Checkpoint
 from dsa_doctor.planner.estimates import GIB
+from dsa_doctor.planner.parallel import Parallel
 from dsa_doctor.planner.plan import Hardware, Plan, PlanOptions, plan
 from dsa_doctor.planner.rows import kv_layout
 from dsa_doctor.planner.storage import storage_of
@@ -76,16 +78,26 @@ def _more_nodes(
     model: ModelGeometry, hardware: Hardware, options: PlanOptions, checkpoint: Checkpoint | None
 ) -> Shape | None:
     for nodes in range(hardware.nodes + 1, _MOST_NODES + 1):
-        parallel = options.parallel.model_copy(update={"pipeline": options.parallel.pipeline * nodes // hardware.nodes})
-        if options.parallel.pipeline * nodes % hardware.nodes or parallel.pipeline > model.num_hidden_layers:
-            continue
         wider = hardware.model_copy(update={"nodes": nodes})
-        found = plan(model, wider, options.model_copy(update={"parallel": parallel}), checkpoint)
-        if found.fits:
-            gpus = nodes * hardware.gpus_per_node
-            what = f"--nodes {nodes} (tensor parallel {parallel.tensor}, pipeline parallel {parallel.pipeline})"
-            return Shape(what=what, cost=f"{gpus} GPUs; the nodes need a fast network between them", plan=found)
+        gpus = nodes * hardware.gpus_per_node
+        cost = f"{gpus} GPUs; the nodes need a fast network between them"
+        for parallel, what in _across(options.parallel, hardware, nodes, model):
+            found = plan(model, wider, options.model_copy(update={"parallel": parallel}), checkpoint)
+            if found.fits:
+                return Shape(what=what, cost=cost, plan=found)
     return None
+
+
+def _across(old: Parallel, hardware: Hardware, nodes: int, model: ModelGeometry) -> Iterator[tuple[Parallel, str]]:
+    """Yield how a launch can spread over more nodes: its layers, and where a node has one GPU, its heads too."""
+    pipeline, rest = divmod(old.pipeline * nodes, hardware.nodes)
+    if not rest and pipeline <= model.num_hidden_layers:
+        what = f"--nodes {nodes} (tensor parallel {old.tensor}, pipeline parallel {pipeline})"
+        yield old.model_copy(update={"pipeline": pipeline}), what
+    tensor, rest = divmod(old.tensor * nodes, hardware.nodes)
+    if hardware.gpus_per_node == 1 and not rest and model.num_attention_heads % tensor == 0:
+        what = f"--nodes {nodes} -tp {tensor} -pp {old.pipeline}"
+        yield old.model_copy(update={"tensor": tensor}), what
 
 
 def _offload(

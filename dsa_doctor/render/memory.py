@@ -108,9 +108,9 @@ def _spread(plan: Plan) -> str:
     sizes += [f"pipeline parallel {parallel.pipeline}"] if parallel.pipeline > 1 else []
     sizes += [f"data parallel {parallel.data}"] if parallel.data > 1 else []
     sizes += ["expert parallel"] if parallel.expert else []
-    low = plan.disk_low_bytes
-    least = f"{low / 1e9:.0f} to " if low is not None and low < plan.disk_bytes else ""
-    disk = f"weights in {plan.storage}, {least}{plan.disk_bytes / 1e9:.0f} GB on disk"
+    low = plan.disk_bytes if plan.disk_low_bytes is None else min(plan.disk_low_bytes, plan.disk_bytes)
+    ends = dict.fromkeys(f"{size / 1e9:.0f}" for size in (low, plan.disk_bytes))
+    disk = f"weights in {plan.storage}, {' to '.join(ends)} GB on disk"
     return f"{nodes}{hardware.gpus_per_node} x {hardware.name}; {', '.join(sizes)}; {disk}"
 
 

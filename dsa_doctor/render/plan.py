@@ -10,7 +10,7 @@ from rich.text import Text
 
 from dsa_doctor.emit.ranks import node_arguments
 from dsa_doctor.launch.conditions import Condition
-from dsa_doctor.launch.flags import Variable
+from dsa_doctor.launch.flags import Variable, advice_of
 from dsa_doctor.launch.prepare import Prepared
 from dsa_doctor.launch.request import LaunchOptions
 from dsa_doctor.launch.secrets import hidden, left_out
@@ -44,7 +44,9 @@ def print_launch(console: Console, prepared: Prepared, asked: LaunchOptions, *, 
         show(console, line)
         for finding in verdict.findings:
             if finding.status == "warn" and not finding.judge_only:
-                show(console, Text(f"  warning, {finding.id}: {finding.summary}", style="yellow"))
+                met = next((one.arguments for one in prepared.flags if one.source == advice_of(finding.id)), None)
+                said = f"{finding.summary} The command has {shlex.join(met)}." if holds and met else finding.summary
+                show(console, Padding(Text(f"warning, {finding.id}: {said}", style="yellow"), (0, 0, 0, 2)))
     print_memory(console, plan, verbose=verbose)
     if prepared.shapes:
         show(console, Text("\nWhat fits", style="bold"))

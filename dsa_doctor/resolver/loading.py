@@ -13,6 +13,8 @@ _FUSED_INDEXERS = ("DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM")
 """Architectures whose modules have the names below."""
 _EXPERT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 _SHOWN = 6
+_BRING_NO_METHOD = ("dsa_doctor.", "vllm.")
+"""Where plugins come from that add no quantisation method: this package, and vLLM's own, which finds LoRA adapters."""
 _ALIASES = {"compressed_tensors": "compressed-tensors", "auto_round": "auto-round", "gptqmodel": "gptq"}
 
 
@@ -27,17 +29,18 @@ def judge_loading(case: Judgement) -> list[Finding]:
     if support is not None:
         stops = _by_kind(_stops(case, stored, support))
         if stops:
-            foreign = case.facts.software.value.vllm_plugins if case.facts.software.value is not None else ()
-            added = not _is_method(stored, support) and any(not one.value.startswith("dsa_doctor.") for one in foreign)
+            lacks_method = not _is_method(stored, support)
+            plugins = case.facts.software.value.vllm_plugins if case.facts.software.value is not None else ()
+            added = lacks_method and any(not one.value.startswith(_BRING_NO_METHOD) for one in plugins)
             summary = f"This vLLM cannot load these {stored.method} weights: {stops[0]}."
             evidence = (*stops[1:_SHOWN], f"told from the configuration ({case.model.source}) and from vLLM's sources")
             if added:
                 summary = f"This vLLM itself cannot load {stored.method} weights; a plugin of this environment may."
                 evidence = (stops[0], *evidence)
-            remedy = (
-                "choose a checkpoint that leaves these modules in bf16, or quantise it anew so",
-                "`dsa-doctor check --facts FILE` judges another vLLM",
-            )
+            instead = "choose a checkpoint that leaves these modules in bf16, or quantise it anew so"
+            if lacks_method:
+                instead = f"choose a checkpoint in a format that this vLLM has, or install what adds {stored.method}"
+            remedy = (instead, "`dsa-doctor check --facts FILE` judges another vLLM")
             found.append(finding("DSA917", "warn" if added else "fail", summary, evidence=evidence, remedy=remedy))
         elif drafts := _mtp_stop(case.model, stored, support):
             summary = "Multi-token prediction cannot be used with these weights; without it they load."

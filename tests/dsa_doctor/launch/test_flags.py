@@ -22,7 +22,7 @@ from dsa_doctor.launch.extra import ExtraArgumentError
 from dsa_doctor.launch.options import KnownOptions, known_options, parse_help
 from dsa_doctor.launch.recipes import recipe_for
 from dsa_doctor.planner import Hardware, Parallel, PlanOptions, plan
-from dsa_doctor.verdict.schema import Configuration, Layer, Software, TargetInfo, Verdict
+from dsa_doctor.verdict.schema import Configuration, Finding, Layer, Software, TargetInfo, Verdict
 from tests.dsa_doctor.launch.stand_in import HELP
 
 GIB = 2**30
@@ -78,6 +78,23 @@ def test_every_flag_has_a_reason_and_an_origin():
     assert flags["--tool-call-parser"].source == "recipe zai-org/GLM-5 @ 03927c9"
     assert all(flag.why and flag.source for flag in flags.values())
     assert "--max-model-len" not in flags, "the whole context fits"
+
+
+def test_what_a_warning_advises_is_in_the_command_unless_the_user_says_otherwise():
+    advice = Finding(
+        id="DSA902", layer="runtime", status="warn", summary="wrong tokens", remedy=("--topk-op per_row   # slower",)
+    )
+    taken = advice.model_copy(update={"id": "DSA903", "remedy": ("--kv-cache-dtype bfloat16",)})
+    verdict = _verdict().model_copy(update={"findings": (advice, taken)})
+    model, options = find_model("GLM-5-FP8").geometry(), launch_options("GLM-5-FP8")
+    flags = launch_flags(verdict, model, _plan(), options)
+    assert [(one.value, one.source, one.why) for one in flags if one.option == "--topk-op"] == [
+        ("per_row", "advice of DSA902", "wrong tokens")
+    ]
+    assert [one.value for one in flags if one.option == "--kv-cache-dtype"] == ["auto"]
+    known = KnownOptions(frozenset(one.option for one in flags), {})
+    own = launch_options("GLM-5-FP8", None, ["--topk-op", "auto"])
+    assert "--topk-op" not in {one.option for one in verified(flags, known, own).flags}
 
 
 def test_what_the_plan_shortens_is_said():

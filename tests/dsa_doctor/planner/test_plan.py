@@ -235,6 +235,16 @@ def test_offload_is_not_proposed_where_the_gpu_shares_the_hosts_memory():
     assert not any("offload" in shape.what for shape in shapes)
 
 
+def test_nodes_of_one_gpu_share_the_heads_where_the_layers_cannot_be_shared():
+    gb10 = find_gpu("gb10")
+    hardware = Hardware(name=gb10.name, gpus_per_node=gb10.per_node, memory_bytes=gb10.memory_bytes)
+    model, options = find_model("GLM-5.3-Flash").geometry(), PlanOptions(parallel=Parallel(tensor=1))
+    (shape, *_) = nearest_shapes(model, hardware, options)
+    assert shape.what == "--nodes 4 -tp 4 -pp 1"
+    assert (shape.plan.parallel.world_size, shape.plan.fits) == (4, True)
+    assert "tensor parallel" in nearest_shapes(find_model("GLM-5-FP8").geometry(), hardware, options)[0].what
+
+
 def test_a_context_too_long_is_answered_with_a_shorter_one_and_with_fp8():
     model = find_model("GLM-5.2-FP8").geometry()
     hardware = Hardware(name="NVIDIA H200", gpus_per_node=8, memory_bytes=141 * GIB)

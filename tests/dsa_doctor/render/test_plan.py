@@ -136,3 +136,18 @@ def test_the_answer_of_a_plan(memory_gib, options, said):
 def test_options_keep_their_values():
     assert options_of(["vllm", "serve", "m", "--a", "1", "2", "-b", "x y"]) == ["vllm serve m", "--a 1 2", "-b 'x y'"]
     assert command_text((), ["vllm", "serve", "m", "--a", "1"]) == "vllm serve m \\\n  --a 1"
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "gpus"), [("dgx-spark", None, 1), ("thor", None, 1), ("gb10", 2, 2), ("a100", None, 8)]
+)
+def test_a_gpu_that_its_machine_has_once_is_planned_for_once(prepare, target, given, gpus):
+    asked = launch_options("GLM-5-FP8", {"gpus": given}, target=target, elsewhere=True)
+    assert run.judge(asked)[1] == gpus
+
+
+def test_a_warning_names_the_flag_that_meets_it(prepare):
+    asked, preparation = prepare("GLM-5.2-AWQ-INT4", target="rtx-pro-6000")
+    text = shown(asked, preparation)
+    assert "The command has --sparse-indexer-topk-backend per_row." in " ".join(text.split())
+    assert "--sparse-indexer-topk-backend per_row" in text.split("\nCommand\n")[1]

@@ -191,6 +191,16 @@ def test_another_package_may_bring_the_method():
     assert found.status == "warn"
 
 
+def test_the_plugins_that_vllm_itself_brings_add_no_method():
+    own = library.PLUGIN_ENTRY_POINT.model_copy(
+        update={"value": "vllm.plugins.lora_resolvers.hf_hub_resolver:register", "name": "lora_hf_hub_resolver"}
+    )
+    software = library.software().model_copy(update={"vllm_plugins": (library.PLUGIN_ENTRY_POINT, own)})
+    (found,) = _found({"quant_method": "exl3"}, software=software)
+    assert found.status == "fail"
+    assert "in a format that this vLLM has" in found.remedy[0]
+
+
 def test_gptq_with_mtp_is_a_warning():
     (found,) = _found(GPTQ)
     assert (found.status, "Multi-token prediction" in found.summary) == ("warn", True)
