@@ -8,7 +8,7 @@ from pathlib import Path
 from dsa_doctor.catalog.bounds import ConfigError
 from dsa_doctor.catalog.geometry import QUANTIZATION_FILE, ModelGeometry, geometry_from_file
 from dsa_doctor.catalog.hub import SECONDS, HubError, fetch, fetch_beside, published_bytes
-from dsa_doctor.catalog.models import KNOWN_MODELS, find_model, similar_names
+from dsa_doctor.catalog.models import find_model, similar_names
 from dsa_doctor.processes.child import scratch_folder
 from dsa_doctor.reading import ReadingError, check_name
 
@@ -65,11 +65,16 @@ def check_spelling(text: str) -> None:
 
 
 def _mistyped(text: str) -> MistypedModelError:
+    if text.startswith((".", "/", "~")) or text.endswith(".json"):
+        instead = "Give a folder with a config.json, or that file."
+        return MistypedModelError(f"MODEL {text!r}: no such file or folder. {instead}")
     return MistypedModelError(f"MODEL {text!r} is neither a known model nor an existing path. {_accepted(text)}")
 
 
 def _check_text(text: str) -> None:
     """Refuse a URL, and what no report, script or manifest should repeat."""
+    if not text.strip():
+        raise MistypedModelError(f"MODEL {text!r} is empty. {_accepted(text)}")
     try:
         check_name(text)
     except ReadingError as error:
@@ -86,8 +91,10 @@ def _accepted(text: str) -> str:
     near = similar_names(text)
     if near:
         return f"Did you mean {' or '.join(near)}? `dsa-doctor models` lists the names."
-    names = ", ".join(model.name for model in KNOWN_MODELS)
-    return f"Accepted: {names}, a folder with a config.json, a config.json, or a Hub id (org/name)."
+    return (
+        "Accepted: a name that `dsa-doctor models` lists, a folder with a config.json, a config.json, or a Hub id "
+        "(org/name)."
+    )
 
 
 def _is_hub_id(text: str) -> bool:

@@ -5,6 +5,7 @@ than the label on many cards (ECC takes 1/16 of GDDR6). Each entry names where i
 """
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from dsa_doctor.catalog.capability import SHARED_MEMORY_PER_BLOCK, Capability
 
@@ -195,8 +196,11 @@ def target_from_text(text: str) -> KnownGpu:
     try:
         capability = Capability.parse(text)
     except ValueError:
+        spellings = {_plain(one): gpu.alias for gpu in KNOWN_GPUS for one in (gpu.alias, *gpu.others)}
+        near = dict.fromkeys(spellings[one] for one in get_close_matches(_plain(text), spellings, n=3, cutoff=0.7))
+        meant = f" Did you mean {' or '.join(near)}?" if near else ""
         raise ValueError(
-            f"--target {text!r} is not known. Accepted: a GPU ({aliases}), or a capability such as sm80 or 8.0. "
+            f"--target {text!r} is not known.{meant} Accepted: a GPU ({aliases}), or a capability such as sm80 or 8.0. "
             "See `dsa-doctor targets`."
         ) from None
     if capability not in SHARED_MEMORY_PER_BLOCK:

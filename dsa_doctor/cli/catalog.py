@@ -18,6 +18,7 @@ def models(output_format: Annotated[Format, _FORMAT] = Format.HUMAN) -> None:
     """List the DSA models known by name, with their geometry."""
     from dsa_doctor.catalog.models import KNOWN_MODELS
     from dsa_doctor.planner.storage import storage_of
+    from dsa_doctor.render.human import show
 
     geometries = [known.geometry() for known in KNOWN_MODELS]
     if output_format is Format.JSON:
@@ -36,7 +37,7 @@ def models(output_format: Annotated[Format, _FORMAT] = Format.HUMAN) -> None:
             str(one.index_topk),
             storage_of(one).name,
         )
-    console().print(table)
+    show(console(), table)
 
 
 def targets(output_format: Annotated[Format, _FORMAT] = Format.HUMAN) -> None:

@@ -1,5 +1,6 @@
 """`dsa-doctor explain`."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ def explain(
     from dsa_doctor.catalog.pages import names_a_finding
 
     if names_a_finding(log) and not Path(log).exists():
-        _print_page(log)
+        _print_page(log, as_json=output_format is Format.JSON)
         return
     from dsa_doctor.explain import explain as explain_log  # pydantic and the automaton: not for --help
     from dsa_doctor.explain.source import NotALogError
@@ -95,15 +96,20 @@ def explain(
     raise typer.Exit(explanation.exit_code)
 
 
-def _print_page(finding_id: str) -> None:
-    """Print the page of a finding: laid out on a terminal, as Markdown elsewhere."""
-    from dsa_doctor.catalog.findings import KNOWN_FINDINGS
+def _print_page(finding_id: str, *, as_json: bool) -> None:
+    """Print the page of a finding: laid out on a terminal, as Markdown elsewhere, or as a JSON object that holds it."""
+    from dsa_doctor.catalog.findings import FINDINGS_BY_ID, KNOWN_FINDINGS
     from dsa_doctor.catalog.pages import page_of
 
     page = page_of(finding_id)
     if page is None:
         ids = ", ".join(one.id for one in KNOWN_FINDINGS)
         fail_usage(f"{finding_id} is neither a finding nor a file. Findings: {ids}.")
+    if as_json:
+        known = FINDINGS_BY_ID[finding_id.strip().upper()]
+        fields = {"id": known.id, "layer": known.layer, "title": known.title, "page": page}
+        print_data(json.dumps(fields, indent=2) + "\n")
+        return
     if not sys.stdout.isatty():
         print_data(page)
         return

@@ -114,7 +114,8 @@ def environment_of_wheel(path: Path, *, execute: bool = True) -> Iterator[Enviro
     """
     accepted = "Accepted: a complete wheel of vLLM, vllm-VERSION-PYTHON-ABI-PLATFORM.whl."
     if not path.is_file():
-        raise UnusableEnvironmentError(f"--wheel {one_line(str(path))}: no such file. {accepted}")
+        problem = "it is a folder" if path.is_dir() else "no such file"
+        raise UnusableEnvironmentError(f"--wheel {one_line(str(path))}: {problem}. {accepted}")
     with scratch_folder("dsa-doctor-wheel-") as folder:
         try:
             check_wheel_name(path.name)

@@ -2,11 +2,10 @@
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from dsa_doctor.explain.schema import Explanation, LogContext, LogFinding
-from dsa_doctor.render.human import MAX_WIDTH
+from dsa_doctor.render.human import show
 
 _LAYER_NUMBERS = {"csrc": "1 csrc", "attention": "2 attention", "indexer": "3 indexer", "runtime": "runtime"}
 
@@ -19,29 +18,24 @@ def print_explanation(console: Console, explanation: Explanation, *, verbose: bo
         explanation: what to show.
         verbose: also every rejected attention backend.
     """
-    width = min(console.width, MAX_WIDTH)
-
-    def show(renderable: Text | Table | Padding) -> None:
-        console.print(renderable, width=width)
-
     layers_fail = any(one.layer != "runtime" for one in explanation.findings)
     sound = explanation.context.end in {"healthy", "stopped"}
     style = "bold red" if layers_fail else "bold yellow" if explanation.findings or not sound else "bold green"
-    show(Text(f"{explanation.message} Exit code {explanation.exit_code}.", style=style))
+    show(console, Text(f"{explanation.message} Exit code {explanation.exit_code}.", style=style))
     context = describe_context(explanation.context)
     if context:
-        show(Text(context, style="dim"))
+        show(console, Text(context, style="dim"))
     for note in explanation.notes:
-        show(Text(f"note: {note}"))
+        show(console, Text(f"note: {note}"))
     for finding in explanation.findings:
-        show(Text())
-        show(_heading(finding))
-        show(Padding(_body(finding, verbose=verbose), (0, 0, 0, 2)))
+        show(console, Text())
+        show(console, _heading(finding))
+        show(console, Padding(_body(finding, verbose=verbose), (0, 0, 0, 2)))
     if not explanation.findings:
         note = (
             "Wrong output without an error leaves no trace in a log: dsa-doctor check MODEL judges the configuration."
         )
-        show(Text(f"\n{note}", style="dim"))
+        show(console, Text(f"\n{note}", style="dim"))
 
 
 def describe_context(context: LogContext) -> str:

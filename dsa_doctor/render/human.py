@@ -2,6 +2,7 @@
 
 import re
 from datetime import timezone
+from shlex import quote
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -20,6 +21,7 @@ _TRAILING_BLANKS = re.compile(r" +((?:\x1b\[0m)?)$", re.MULTILINE)
 _SENTENCE = re.compile(r"(?<=[.])\s+(?=[A-Z])")
 _CLAUSE = re.compile(r"; |, where |, and every ")
 _LAYER_WIDTHS = 25
+_STEP_INDENT = 5
 _DENSE = "sparse not supported"
 """vLLM's own words of a backend that no sparse model asks for."""
 _MOST_EVIDENCE = 3
@@ -36,10 +38,19 @@ STATUS_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skip": 
 _STATUS_ORDER = {"fail": 0, "unknown": 1, "warn": 2, "skip": 3, "pass": 4}
 
 
-def show(console: Console, renderable: RenderableType) -> None:
-    """Print within the report's width, without the blanks that pad tables: in a ticket they are in the way."""
+def show(console: Console, renderable: RenderableType, *, whole: bool = False) -> None:
+    """Print within the report's width, without the blanks that pad tables: in a ticket they are in the way.
+
+    Args:
+        console: where to print.
+        renderable: what to print.
+        whole: break no line, whatever its length: a command that is to be copied.
+    """
     with console.capture() as capture:
-        console.print(renderable, width=min(console.width, MAX_WIDTH))
+        if whole:
+            console.print(renderable, soft_wrap=True)
+        else:
+            console.print(renderable, width=min(console.width, MAX_WIDTH))
     trimmed = _TRAILING_BLANKS.sub(r"\1", capture.get()).removesuffix("\n")
     console.print(Text.from_ansi(trimmed), soft_wrap=True)
 
@@ -85,9 +96,10 @@ def print_verdict(
     notes = [] if verbose else [_counts(verdict)]
     doubtful = next((one.id for one in findings if one.status not in {"pass", "skip"}), None)
     notes += [f"A finding in full, offline: dsa-doctor explain {doubtful}"] if doubtful else []
-    notes += [_memory_note(verdict)] if verdict.exit_code == 0 else []
     for note in filter(None, notes):
         show(console, Text(note, style="dim"))
+    if verdict.exit_code == 0:
+        _print_memory_note(console, verdict)
     show(console, _conclusion(verdict, outcome or conclusion(verdict)))
 
 
@@ -167,7 +179,7 @@ def _heading(verdict: Verdict, title: str) -> Text:
     text.append(f"\n{', '.join(versions)}, dsa-doctor {software.dsa_doctor}", style="not bold dim")
     if (kept := kept_line(verdict)) is not None:
         text.append(f"\n{kept}", style="not bold dim")
-    if verdict.model is not None:
+    if verdict.model is not None and verdict.model.uses_dsa:
         model = verdict.model
         text.append(
             f"\n{model.num_attention_heads} heads, {model.heads_per_rank} per rank; KV row {model.head_size}; "
@@ -225,17 +237,19 @@ def _counts(verdict: Verdict) -> str:
     skipped = sum(one.status == "skip" for one in verdict.findings)
     parts = [f"{passed} {'check passes' if passed == 1 else 'checks pass'}"] if passed else []
     parts += [f"{skipped} {'was' if skipped == 1 else 'were'} skipped"] if skipped else []
-    return f"{' and '.join(parts)}: --verbose shows them." if parts else ""
+    return f"{' and '.join(parts)}: --verbose shows {'it' if passed + skipped == 1 else 'them'}." if parts else ""
 
 
-def _memory_note(verdict: Verdict) -> str:
-    """Return how to have judged what a verdict leaves out: whether the model fits."""
+def _print_memory_note(console: Console, verdict: Verdict) -> None:
+    """Print how to have judged what a verdict leaves out, whether the model fits: a command, in one piece."""
     target = verdict.target
     known = find_gpu(target.name) if target is not None else None
     named = f" --target {known.alias if known is not None else target.sm}" if target is not None else ""
     elsewhere = target is not None and target.source == "--target"
     model = (verdict.model.hub_id or verdict.model.name) if verdict.model is not None else "MODEL"
-    return f"Whether it fits: dsa-doctor run-model {model}{named if elsewhere else ''} --dry-run"
+    lead, command = "Whether it fits:", f"dsa-doctor run-model {quote(model)}{named if elsewhere else ''} --dry-run"
+    fits = len(lead) + 1 + len(command) <= min(console.width, MAX_WIDTH)
+    show(console, Text(f"{lead}{' ' if fits else chr(10) + '  '}{command}", style="dim"), whole=True)
 
 
 def _print_todo(console: Console, verdict: Verdict) -> None:
@@ -255,13 +269,21 @@ def _print_todo(console: Console, verdict: Verdict) -> None:
 
 
 def _print_step(console: Console, mark: str, step: Step) -> None:
+    width = min(console.width, MAX_WIDTH)
     for index, remedy in enumerate(step.remedies):
         line = Text(f"{OR if index else mark}{remedy.lead}")
         line.append(remedy.text, style="bold")
-        if remedy.note:
-            line.append(f"   # {remedy.note}", style="dim")
-        show(console, Padding(line, (0, 0, 0, 2)))
-    show(console, Padding(Text(f"for {step.reason}", style="dim"), (0, 0, 0, 5)))
+        note = Text(f"   # {remedy.note}" if remedy.note else "", style="dim")
+        if remedy.kind == "advice":
+            for number, part in enumerate((line + note).wrap(console, width - _STEP_INDENT)):
+                show(console, Padding(part, (0, 0, 0, _STEP_INDENT if number else 2)))
+        elif line.cell_len + note.cell_len <= width - 2:
+            show(console, Padding(line + note, (0, 0, 0, 2)))
+        else:
+            show(console, Text("  ") + line, whole=True)
+            if remedy.note:
+                show(console, Padding(Text(f"# {remedy.note}", style="dim"), (0, 0, 0, _STEP_INDENT)))
+    show(console, Padding(Text(f"for {step.reason}", style="dim"), (0, 0, 0, _STEP_INDENT)))
 
 
 def _conclusion(verdict: Verdict, sentence: str) -> Text:

@@ -51,8 +51,26 @@ def test_the_hub_is_asked_once_and_the_answer_is_a_sentence(monkeypatch, capfd):
 
 def test_a_missing_file_is_not_asked_of_the_hub(monkeypatch):
     monkeypatch.setattr("dsa_doctor.catalog.lookup._from_hub", lambda _: pytest.fail("asked the Hub"))
-    with pytest.raises(UnknownModelError, match="neither a known model nor an existing path"):
+    with pytest.raises(UnknownModelError, match="no such file or folder"):
         find_geometry("./models/config.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty. Accepted: a name that `dsa-doctor models` lists"),
+        ("  ", "is empty"),
+        ("/nowhere/model", "no such file or folder. Give a folder with a config.json"),
+        ("~/nowhere", "no such file or folder"),
+        ("nothing-like-it", "Accepted: a name that `dsa-doctor models` lists"),
+        ("GLM-5-FP", "Did you mean GLM-5-FP8"),
+    ],
+)
+def test_what_names_no_model_is_told_in_its_own_terms(text, said):
+    with pytest.raises(MistypedModelError) as raised:
+        check_spelling(text)
+    assert said in str(raised.value)
+    assert len(str(raised.value)) < 250
 
 
 def test_a_broken_config_names_model_and_file(tmp_path):

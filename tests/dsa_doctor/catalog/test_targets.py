@@ -95,3 +95,14 @@ def test_names_that_drivers_print_are_known(name):
 )  # fmt: skip
 def test_what_torch_can_use_is_what_out_of_memory_errors_call_the_total_capacity(alias, least, most):
     assert least <= usable_bytes(find_gpu(alias).memory_bytes) / 2**30 <= most
+
+
+@pytest.mark.parametrize(("text", "meant"), [("a1000", "a100"), ("h10", "h100"), ("rtx-pro-600", "rtx-pro-6000")])
+def test_a_mistyped_target_is_told_what_was_meant(text, meant):
+    with pytest.raises(ValueError, match=rf"Did you mean [^?]*\b{meant}\b"):
+        target_from_text(text)
+
+
+def test_nothing_is_suggested_for_what_resembles_no_gpu():
+    with pytest.raises(ValueError, match=r"is not known\. Accepted:"):
+        target_from_text("zzz")

@@ -72,3 +72,16 @@ def test_what_cannot_be_read_is_wrong_usage(arguments):
     done = run(*arguments)
     assert done.returncode == 2
     assert b"Traceback" not in done.stderr
+
+
+def test_the_page_of_a_finding_is_an_object_where_json_is_asked_for():
+    done = run("dsa301", "--format", "json")
+    page = json.loads(done.stdout)
+    assert (done.returncode, page["id"], page["layer"]) == (0, "DSA301", "indexer")
+    assert page["page"] == run("DSA301").stdout.decode()
+
+
+def test_no_line_ends_in_blanks():
+    done = run(stdin=b"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n" * 3)
+    assert done.stdout
+    assert not [line for line in done.stdout.decode().splitlines() if line.endswith(" ")]

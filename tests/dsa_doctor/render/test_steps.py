@@ -126,3 +126,27 @@ def test_answers_of_an_earlier_run_are_told_with_what_brings_fresh_ones(form, fr
     assert ("UTC; --no-cache asks anew" in text) == (not from_file)
     assert ("dsa-doctor facts --no-cache > facts.json" in text) == from_file
     assert "answers kept from" not in render(report(), form)
+
+
+def test_a_command_is_in_one_piece_and_advice_hangs_below_its_number(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    command = f"pip install {' '.join(f'package-{number}' for number in range(9))}"
+    advice = "choose a checkpoint that leaves these modules in bf16, or quantise it anew so"
+    judged = _with(
+        finding("DSA301", "fail", "one", remedy=(f"{command}   # with a note that does not fit beside it",)),
+        finding("DSA917", "fail", "two", remedy=(advice,)),
+        exit_code=16,
+    )
+    lines = render(report(judged), ReportFormat.HUMAN).splitlines()
+    assert f"  1. run: {command}" in lines
+    assert lines[lines.index(f"  1. run: {command}") + 1].startswith("     # with a note")
+    first = next(number for number, line in enumerate(lines) if line.startswith("  2. choose"))
+    assert lines[first + 1].startswith("     ")
+    assert " ".join(" ".join(lines[first : first + 3]).split()).startswith(f"2. {advice}")
+
+
+def test_the_geometry_of_a_model_without_dsa_is_not_shown():
+    judged = verdict()
+    assert "top-k 2048" in render(report(judged), ReportFormat.HUMAN)
+    dense = judged.model_copy(update={"model": judged.model.model_copy(update={"uses_dsa": False})})
+    assert "top-k" not in render(report(dense), ReportFormat.HUMAN).split("\n\n")[0]
