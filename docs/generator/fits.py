@@ -5,6 +5,7 @@ from dsa_doctor.catalog.models import KNOWN_MODELS
 from dsa_doctor.catalog.targets import KnownGpu, find_gpu
 from dsa_doctor.planner import Hardware, Parallel, Plan, PlanOptions, nearest_shapes, plan
 from dsa_doctor.planner.estimates import GIB
+from generator.matrix import verdict_on
 from generator.tables import page, table
 
 NODES = (
@@ -41,14 +42,21 @@ def fits_page() -> str:
     cards = [(_card(alias), gpus, nodes) for alias, gpus, nodes in NODES]
     heads = [f"{gpus * nodes} x {card.alias}" for card, gpus, nodes in cards]
     rows = [
-        (", ".join(names), *(_cell(model, card, gpus, nodes) for card, gpus, nodes in cards))
+        (
+            ", ".join(names),
+            *(
+                f"{verdict_on(names[0], card.alias, gpus * nodes)} · {_cell(model, card, gpus, nodes)}"
+                for card, gpus, nodes in cards
+            ),
+        )
         for names, model in _models()
     ]
     return page(
         "What fits where",
-        "Memory alone, from the same plans as `run-model --dry-run`: tensor parallelism over all GPUs of the column, "
-        "vLLM's default share of the memory, the KV cache dtype `auto`. Whether this GPU runs the model at all is in "
-        "[support-matrix.md](support-matrix.md). `1,048,576 (38.1)`: the largest context, with the weights in GiB per "
+        "The verdict of `check` and the plan of `run-model --dry-run` side by side: tensor parallelism over all GPUs "
+        "of the column, vLLM's default share of the memory, the KV cache dtype `auto`. First the verdict, on the facts "
+        "and in the words of [support-matrix.md](support-matrix.md): `native`, `plugin`, or `no` with the layers that "
+        "are not resolved. Then memory alone. `1,048,576 (38.1)`: the largest context, with the weights in GiB per "
         "GPU. `no, 20.3 (89.0)`: GiB that each GPU lacks, and what would fit first. [memory-planning.md]"
         "(memory-planning.md) says what the plan counts.",
         table(("Model", *heads), rows),

@@ -6,6 +6,7 @@ from pathlib import Path
 from dsa_doctor.catalog.capability import SHARED_MEMORY_PER_BLOCK, Capability, vllm_minimum
 from dsa_doctor.catalog.lookup import find_geometry
 from dsa_doctor.catalog.models import DEFAULT_MODEL, KNOWN_MODELS
+from dsa_doctor.catalog.targets import target_from_text
 from dsa_doctor.facts.schema import SelectorQuery
 from dsa_doctor.inputs import DEFAULT_TENSOR_PARALLEL_SIZE, Options, load_facts
 from dsa_doctor.preflight import preflight
@@ -14,7 +15,7 @@ from dsa_doctor.resolver.request import PluginMode
 from dsa_doctor.verdict.schema import Verdict
 from generator.tables import code, page, table
 
-_FACTS = Path(__file__).parents[2] / "tests" / "data" / "facts-vllm-0.32.0.json"
+_FACTS = Path(__file__).parents[2] / "tests" / "data" / "facts-vllm-0.33.0.json"
 _CAPABILITIES = sorted(one for one in SHARED_MEMORY_PER_BLOCK if one >= vllm_minimum())
 
 
@@ -58,7 +59,21 @@ def _by_layer() -> str:
 def _cell(model: str, capability: Capability) -> str:
     if not _asked(model, capability):
         return "?"
-    verdict = _verdict(model, capability, "auto")
+    return verdict_word(_verdict(model, capability, "auto"))
+
+
+def verdict_on(model: str, target: str, ranks: int) -> str:
+    """Return the verdict on a known model and a GPU, in the words of the matrix; "?" where the facts hold no answer."""
+    geometry, gpu = find_geometry(model), target_from_text(target)
+    if geometry.compression is None:
+        query = query_for(geometry, gpu.capability, Request(tensor_parallel_size=ranks))
+        if query not in _queries():
+            return "?"
+    return verdict_word(preflight(model, Options(target=target, tensor_parallel_size=ranks), facts_file=_FACTS))
+
+
+def verdict_word(verdict: Verdict) -> str:
+    """Return a verdict in a word or two, as the matrix explains them."""
     if verdict.exit_code == 0:
         return "plugin" if any(layer.state == "plugin" for layer in verdict.layers) else "native"
     for state, word in (("unresolved", "no"), ("unknown", "unknown")):
@@ -70,6 +85,8 @@ def _cell(model: str, capability: Capability) -> str:
 
 
 def _asked(model: str, capability: Capability) -> bool:
+    if find_geometry(model).compression is not None:
+        return True  # its family picks its attention class without asking
     request = Request(tensor_parallel_size=DEFAULT_TENSOR_PARALLEL_SIZE)
     return query_for(find_geometry(model), capability, request) in _queries()
 

@@ -9,6 +9,7 @@ from dsa_doctor.preflight import preflight
 
 DATA = Path(__file__).parents[2] / "data"
 STOCK_WHEEL = DATA / "facts-vllm-0.32.0.json"
+NEWEST_WHEEL = DATA / "facts-vllm-0.33.0.json"
 H100 = DATA / "facts-h100-no-vllm.json"
 H100_SERVING = DATA / "facts-h100-vllm-0.26.0.json"
 
@@ -69,7 +70,7 @@ def test_the_files_of_that_machine_have_no_code_for_an_a100():
     assert "_C::rms_norm" in verdict.layers[0].reason
 
 
-@pytest.mark.parametrize("file", [STOCK_WHEEL, H100, H100_SERVING], ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [STOCK_WHEEL, NEWEST_WHEEL, H100, H100_SERVING], ids=lambda file: file.stem)
 def test_no_path_user_or_host_is_in_a_facts_file(file):
     text = file.read_text()
     for private in ("/root", "/home/", "/work", "/tmp/", "GPU-"):
