@@ -15,7 +15,7 @@ from dsa_doctor.cli.check import check
 from dsa_doctor.cli.errors import run
 from dsa_doctor.cli.explain import explain
 from dsa_doctor.cli.facts import facts
-from dsa_doctor.cli.output import EXIT_OUTPUT
+from dsa_doctor.cli.output import EXIT_BUG, EXIT_OUTPUT
 from dsa_doctor.cli.run_model import run_model
 from dsa_doctor.cli.streams import OutputLostError, abandon_output, guard_streams
 from dsa_doctor.cli.verify import verify
@@ -79,3 +79,10 @@ def main() -> None:
         sys.stderr.write(f"dsa-doctor: {error}.\n")
         abandon_output()
         raise SystemExit(EXIT_OUTPUT) from None
+    except Exception:
+        sys.excepthook(*sys.exc_info())  # the traceback, as Python prints it
+        sys.stderr.write(
+            "dsa-doctor: this is a bug in dsa-doctor, and no verdict: exit code 1. "
+            "Please report it with the traceback above and the command.\n"
+        )
+        raise SystemExit(EXIT_BUG) from None

@@ -7,6 +7,7 @@ from typing import NoReturn
 import typer
 from rich.console import Console
 
+EXIT_BUG = 1
 EXIT_USAGE = 2
 EXIT_OUTPUT = 74
 """Standard output could not be written; EX_IOERR of sysexits.h. No sum of the layers' bits is 74 (64 is none)."""

@@ -174,7 +174,8 @@ def run_model(
     """Serve a DSA model: check, plan the memory, choose the flags, start vLLM, verify it, stop it cleanly.
 
     Exit code: that of `check` where a layer is not resolved; 32 where memory or machine do not allow it, or the smoke
-    prompt gets no sane answer; 124 not ready in time; 130 or 143 interrupted; else vLLM's own.
+    prompt gets no sane answer; 124 not ready in time; 129, 130, 131 or 143 ended by a signal; else
+    vLLM's own.
     """
     check_models([model])
     from dsa_doctor.inputs import UsageError, plugin_mode_from  # pydantic and the probes: not for --help

@@ -9,7 +9,7 @@ from dsa_doctor.catalog.capability import Capability
 from dsa_doctor.catalog.findings import FINDINGS_BY_ID
 from dsa_doctor.catalog.targets import find_gpu
 from dsa_doctor.explain.background import NEEDLES, Background
-from dsa_doctor.explain.causes import CAUSES
+from dsa_doctor.explain.causes import CAUSES, Cause
 from dsa_doctor.explain.ending import Ending, judge
 from dsa_doctor.explain.excerpt import Excerpt
 from dsa_doctor.explain.marks import MARKS, SERVED, TROUBLE
@@ -93,7 +93,7 @@ def explain(
                 count=max(one.count, 1),
                 summary=redact(summary_of(one.first.id, details, background)),
                 evidence=_evidence(one),
-                remedy=tuple(redact(text) for text in fitting((*one.first.remedy, *cause.remedy), setting)),
+                remedy=tuple(redact(text) for text in _remedies(one.first, cause, setting)),
                 backends=one.first.backends,
                 next=next_failures(one.first.id, capability, layers) if shown_next else (),
                 plugin=plugin_outlook(one.first.id, details, gate[0], judged=gate[1]) if gate is not None else None,
@@ -353,6 +353,13 @@ def _gpu(
         found, gpu, number = background.gpu
         return found, gpu, f"line {number}"
     return None, None, None
+
+
+def _remedies(sighting: Sighting, cause: Cause, setting: Setting) -> tuple[str, ...]:
+    """Return what helps; where the passage told which cause it is, the remedies for the other causes are left out."""
+    if sighting.decided and (own := fitting(sighting.remedy, setting)):
+        return own
+    return fitting((*sighting.remedy, *cause.remedy), setting)
 
 
 def _evidence(one: _Collected) -> tuple[EvidenceLine, ...]:

@@ -35,7 +35,7 @@ def message_of(findings: tuple[LogFinding, ...], context: LogContext) -> str:
     """Say in one or two sentences what the whole log shows."""
     if not context.bytes:
         return "The log is empty: there is nothing to explain."
-    size = f"{context.lines} lines"
+    size = f"{context.lines} {'line' if context.lines == 1 else 'lines'}"
     layers = [layer for layer in ("csrc", "attention", "indexer") if any(one.layer == layer for one in findings)]
     others = [one for one in findings if one.layer == "runtime"]
     if layers:

@@ -128,3 +128,11 @@ def test_facts_are_a_summary_on_a_terminal_and_whole_in_a_pipe(tmp_path):
     assert "…" not in text
     piped = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert json.loads(piped.stdout)["schema_version"]
+
+
+def test_a_bug_is_called_one_and_never_a_verdict():
+    broken = "import dsa_doctor.cli.app as one; one.run = lambda _: {}['unforeseen']; one.main()"
+    done = subprocess.run([sys.executable, "-c", broken], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "KeyError: 'unforeseen'" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("dsa-doctor: this is a bug in dsa-doctor, and no verdict")

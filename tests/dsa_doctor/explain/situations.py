@@ -269,7 +269,7 @@ SITUATIONS: dict[str, Situation] = {
         "encountered an issue. See stack trace (above) for the root cause.\n",
         ("DSA923",),
         ("grows with the tokens of a step", "--max-num-batched-tokens"),
-        ("the weights and the cache do not fit",),
+        ("the weights and the cache do not fit", "raise --tensor-parallel-size"),
     ),
     "the kernel's out-of-memory killer": Situation(
         START
