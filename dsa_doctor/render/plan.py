@@ -40,7 +40,8 @@ def print_launch(console: Console, prepared: Prepared, asked: LaunchOptions, *, 
         misfit = plan.fits is False
         line = Text(f"{headline(verdict)}: ", style="bold")
         line.append(answer(verdict), style="bold yellow" if misfit else "bold green")
-        line.append(", but does not fit" if misfit else "", style="bold red")
+        but = ", but vLLM refuses these options" if plan.problems else ", but does not fit" if misfit else ""
+        line.append(but, style="bold red")
         show(console, line)
         for finding in verdict.findings:
             if finding.status == "warn" and not finding.judge_only:

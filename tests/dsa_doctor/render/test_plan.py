@@ -151,3 +151,13 @@ def test_a_warning_names_the_flag_that_meets_it(prepare):
     text = shown(asked, preparation)
     assert "The command has --sparse-indexer-topk-backend per_row." in " ".join(text.split())
     assert "--sparse-indexer-topk-backend per_row" in text.split("\nCommand\n")[1]
+
+
+def test_what_vllm_refuses_is_not_called_too_large(prepare):
+    asked, preparation = prepare("GLM-5.3-Flash", {"gpus": 8, "pipeline": 2, "nodes": 2}, force=True)
+    assert preparation.prepared.plan.problems
+    print_launch(
+        console := Console(file=io.StringIO(), width=100), preparation.prepared, asked, holds=False, verbose=False
+    )
+    first = console.file.getvalue().splitlines()[0]
+    assert first.endswith(", but vLLM refuses these options")
