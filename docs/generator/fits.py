@@ -57,8 +57,9 @@ def fits_page() -> str:
         "of the column, vLLM's default share of the memory, the KV cache dtype `auto`. First the verdict, on the facts "
         "and in the words of [support-matrix.md](support-matrix.md): `native`, `plugin`, or `no` with the layers that "
         "are not resolved. Then memory alone. `1,048,576 (38.1)`: the largest context, with the weights in GiB per "
-        "GPU. `no, 20.3 (89.0)`: GiB that each GPU lacks, and what would fit first. [memory-planning.md]"
-        "(memory-planning.md) says what the plan counts.",
+        "GPU. `no, 20.3 (89.0)`: GiB that each GPU lacks, and what would fit first; `estimates decide` where it is "
+        "no more than what is estimated beside weights and cache. [memory-planning.md](memory-planning.md) says what "
+        "the plan counts.",
         table(("Model", *heads), rows),
         "## Review",
         *_REVIEWED,
@@ -107,7 +108,8 @@ def _cell(model: ModelGeometry, card: KnownGpu, gpus: int, nodes: int) -> str:
         return f"{found.largest_context:,} {weights}"
     shapes = [one for one in nearest_shapes(model, hardware, options) if one.what.startswith("--")]
     first = f"; {shapes[0].what.split(' (')[0]}" if shapes else ""
-    return f"no, {found.shortfall_bytes / GIB:.1f} {weights}{first}"
+    said = "estimates decide" if found.estimates_decide else "no"
+    return f"{said}, {found.shortfall_bytes / GIB:.1f} {weights}{first}"
 
 
 def _weights(found: Plan) -> float:

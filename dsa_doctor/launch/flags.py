@@ -165,11 +165,15 @@ def _sizes(plan: Plan, options: LaunchOptions) -> list[Flag]:
         flags.append(Flag(option="--enable-expert-parallel", why="whole experts per GPU", source=options.expert.source))
     if options.max_model_len.is_given:
         flags += _asked("--max-model-len", options.max_model_len)
-    elif plan.fits and plan.max_model_len is not None and plan.max_model_len < plan.native_context:
+    elif (
+        (plan.fits or plan.estimates_decide)
+        and plan.max_model_len is not None
+        and plan.max_model_len < plan.native_context
+    ):
         why = f"the largest context that fits (estimated); the model's own is {plan.native_context:,}"
         flags.append(Flag(option="--max-model-len", value=str(plan.max_model_len), why=why, source=_PLAN))
     flags += _asked("--max-num-seqs", options.max_num_seqs)
-    if plan.sets_batch and plan.fits:
+    if plan.sets_batch and (plan.fits or plan.estimates_decide):
         why = "smaller than vLLM's default, so that its profile run leaves room for the KV cache"
         if not options.max_num_batched_tokens.is_given:
             flags.append(Flag(option="--max-num-batched-tokens", value=str(plan.batched_tokens), why=why, source=_PLAN))

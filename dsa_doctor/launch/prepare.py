@@ -122,7 +122,7 @@ def prepare(options: LaunchOptions, verdict: Verdict, gpus: int, ask_vllm: Calla
     asked = plan_options(options, parallel_of(options, model, gpus), verdict.configuration)
     checkpoint, warnings = checkpoint_at_hand(local_folder(options.model), model)
     found = plan(model, hardware, asked, checkpoint)
-    shapes = nearest_shapes(model, hardware, asked, checkpoint) if found.fits is False else ()
+    shapes = nearest_shapes(model, hardware, asked, checkpoint) if found.fits is False or found.estimates_decide else ()
     checked = verified(launch_flags(verdict, model, found, options), ask_vllm(), options)
     served = served_model(options.model, model)
     executable = ["vllm"] if options.elsewhere else (find_executable(options.executable) or ["vllm"])

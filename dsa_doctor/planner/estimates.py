@@ -1,5 +1,9 @@
 """What vLLM needs beside weights and KV cache. Every figure here is an estimate and is labelled so in the plan.
 
+They err upwards. Little of them is certain: vLLM takes its first snapshot after the CUDA context and NCCL exist, so
+that neither counts against its budget (v1/worker/gpu_worker.py, init_device; the rest of the card must hold them), and
+measures graphs and activations itself. A plan that only they speak against is therefore not a misfit.
+
 The terms follow the buffers that vLLM's profile run touches (model_executor/layers/sparse_attn_indexer.py,
 fused_moe, v1/attention/backends/mla/indexer.py, v1/sample): named, so that a reader can check each against a log.
 """
@@ -69,6 +73,14 @@ def activation_bytes(
         attention += _V4_PREFILL_REQUESTS * gathered * model.head_dim * 2
     logits = _LOGITS_COPIES * sequences * model.vocab_size * 4
     return max(hidden + experts + attention + indexer, hidden + logits)
+
+
+def certain_activation_bytes(model: ModelGeometry, *, batched_tokens: int, max_model_len: int) -> int:
+    """Return the part of `activation_bytes` that is certain: hidden states once, gathered index keys."""
+    hidden = batched_tokens * model.hidden_size * 2
+    if not model.uses_dsa:
+        return hidden
+    return hidden + _GATHER_TOKENS * (max_model_len // _tokens_per_key(model)) * (model.index_head_dim + 4)
 
 
 def _tokens_per_key(model: ModelGeometry) -> int:

@@ -14,7 +14,14 @@ from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.facts.observation import Fact
 from dsa_doctor.planner.cache import Pool, pool_of, stage_caches, token_bytes
 from dsa_doctor.planner.checkpoint import Checkpoint, configured_size
-from dsa_doctor.planner.estimates import GIB, activation_bytes, fixed_bytes, graph_bytes, usable_bytes
+from dsa_doctor.planner.estimates import (
+    GIB,
+    activation_bytes,
+    certain_activation_bytes,
+    fixed_bytes,
+    graph_bytes,
+    usable_bytes,
+)
 from dsa_doctor.planner.families.base import CacheOptions
 from dsa_doctor.planner.parallel import Parallel, host_bytes, part_bytes, problems_of, rank_bytes, stage_weights
 from dsa_doctor.planner.storage import Label, lowest, storage_of, stored_bytes
@@ -109,9 +116,13 @@ class Plan(Fact):
     sets_batch: bool = False
     """Whether the plan chose batched_tokens and sequences below vLLM's defaults: they must then be given to it."""
     fits: bool | None
-    """None where the memory of the GPU is not known, or where the weights fit at one end of their range only."""
+    """None where the memory of the GPU is not known, or where an estimate or the range of the weights decides."""
     shortfall_bytes: int
     """Missing per GPU; 0 where it fits."""
+    uncertain_bytes: int = 0
+    """What of the estimated reserve, graphs and activations may not be needed."""
+    estimates_decide: bool = False
+    """Whether it fits without what is uncertain, and not with it."""
     disk_bytes: int
     """Of the checkpoint; the most that it can be where only a range is known."""
     disk_low_bytes: int | None = None
@@ -146,14 +157,14 @@ def plan(model: ModelGeometry, hardware: Hardware, options: PlanOptions, checkpo
     never turns a fit into a misfit. Weights whose format is not fully known are counted at the most that they can be;
     whether they fit is said only where both ends of the range agree.
     """
-    found = _at_one_size(model, hardware, options, checkpoint)
+    found = _judged(_at_one_size(model, hardware, options, checkpoint))
     storage, least = storage_of(model), lowest(model)
     if checkpoint is not None:
         return found
     found = found.model_copy(update={"weights_doubts": storage.reasons, "disk_low_bytes": _disk_low(model)})
     if least is model:
         return found
-    low = _at_one_size(least, hardware, options, None)
+    low = _judged(_at_one_size(least, hardware, options, None))
     sizes = {line.name: line.bytes for line in low.lines}
     lines = tuple(
         line.model_copy(update={"low_bytes": sizes[line.name]})
@@ -163,6 +174,12 @@ def plan(model: ModelGeometry, hardware: Hardware, options: PlanOptions, checkpo
     )
     fits = found.fits if found.fits == low.fits else None
     return found.model_copy(update={"lines": lines, "fits": fits})
+
+
+def _judged(found: Plan) -> Plan:
+    """Return a plan that says of a shortfall within the estimates that they decide, and not that it does not fit."""
+    decide = not found.problems and 0 < found.shortfall_bytes <= found.uncertain_bytes
+    return found.model_copy(update={"fits": None, "estimates_decide": True}) if decide else found
 
 
 def _at_one_size(model: ModelGeometry, hardware: Hardware, options: PlanOptions, checkpoint: Checkpoint | None) -> Plan:
@@ -254,6 +271,9 @@ def _stage_plan(
     context = options.max_model_len or largest or min(MINIMUM_CONTEXT, native)
     static.append(Line(name="activations", bytes=activations(context), label="estimated", note="vLLM's profile run"))
     shortfall = max(0, -spare(context)) if budget is not None else 0
+    certain = certain_activation_bytes(model, batched_tokens=batch[0], max_model_len=context)
+    estimated = fixed_bytes(parallel) + graph_bytes(eager=options.enforce_eager) + activations(context)
+    uncertain = max(0, estimated - certain)
     left = budget - taken - activations(context) if budget is not None else None
     tokens = pool.token_capacity(max(0, left), context, in_flight) if left is not None else None
     host = _host_lines(hardware, parallel, tables)
@@ -281,6 +301,7 @@ def _stage_plan(
         sequences=batch[1],
         fits=None if budget is None else shortfall == 0,
         shortfall_bytes=shortfall,
+        uncertain_bytes=uncertain,
         disk_bytes=checkpoint.disk_bytes if checkpoint is not None else on_disk[0],
         parameters=on_disk[1],
         mtp_parameters=on_disk[2],

@@ -42,6 +42,7 @@ def print_launch(console: Console, prepared: Prepared, asked: LaunchOptions, *, 
         line.append(answer(verdict), style="bold yellow" if misfit else "bold green")
         but = ", but vLLM refuses these options" if plan.problems else ", but does not fit" if misfit else ""
         line.append(but, style="bold red")
+        line.append("; whether it fits could not be told" if plan.estimates_decide else "", style="bold yellow")
         show(console, line)
         for finding in verdict.findings:
             if finding.status == "warn" and not finding.judge_only:
@@ -71,7 +72,8 @@ def print_plan_answer(console: Console, prepared: Prepared, *, exit_code: int | 
     """
     plan = prepared.plan
     ending = f" Exit code {exit_code}." if exit_code is not None else ""
-    nearest = f" Nearest fit: {prepared.shapes[0].what}." if prepared.shapes else ""
+    sure = "sure " if plan.estimates_decide else ""
+    nearest = f" Nearest {sure}fit: {prepared.shapes[0].what}." if prepared.shapes else ""
     style = {True: "bold green", False: "bold red", None: "bold yellow"}[plan.fits]
     show(console, Text(f"\n{plan_answer(plan)}{nearest}{ending}", style=style))
 
@@ -83,6 +85,12 @@ def plan_answer(plan: Plan) -> str:
     if plan.fits is None:
         if plan.budget_bytes is None:
             return "Whether it fits is not known: the GPU's memory is not. --gpu-memory GIB says it."
+        if plan.estimates_decide:
+            short = f"{plan.shortfall_bytes / GIB:.1f} of the {plan.uncertain_bytes / GIB:.1f} GiB per GPU"
+            return (
+                f"Whether it fits could not be told (estimates decide): for {plan.max_model_len:,} tokens of context "
+                f"it is short by {short} that are estimated beside weights and cache. vLLM measures them at its start."
+            )
         return "Whether it fits is not known: the weights fit at one end of their range only."
     if not plan.fits:
         missing = f"{plan.shortfall_bytes / GIB:.1f} GiB per GPU are missing"

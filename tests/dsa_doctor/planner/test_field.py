@@ -11,6 +11,7 @@ from dsa_doctor.catalog.geometry import geometry_from_file
 from dsa_doctor.catalog.models import find_model
 from dsa_doctor.catalog.targets import find_gpu
 from dsa_doctor.planner import Hardware, Parallel, PlanOptions, plan
+from dsa_doctor.planner.plan import MINIMUM_CONTEXT
 
 GIB = 2**30
 FIELD = Path(__file__).parents[2] / "data" / "field"
@@ -42,6 +43,21 @@ def test_four_such_cards_serve_a_million_tokens_with_a_larger_share():
         parallel=Parallel(tensor=4), attention_backend=SM120, gpu_memory_utilization=0.95, max_model_len=1048576
     )
     assert plan(find_model("GLM-5.3-Flash").geometry(), _hardware("rtx-pro-6000", 4), options).fits
+
+
+def test_a_quarter_of_a_million_tokens_on_four_rtx_4090_of_48_gib_is_not_called_a_misfit():
+    """A user runs it so: what speaks against it is the estimated reserve, graphs and activations alone."""
+    card = find_gpu("4090")
+    hardware = Hardware(name=card.name, gpus_per_node=4, memory_bytes=48 * GIB)
+    options = PlanOptions(
+        parallel=Parallel(tensor=4), gpu_memory_utilization=0.98, max_model_len=262144, max_num_seqs=1
+    )
+    geometry = geometry_from_file(FIELD / "32-glm53-flash-awq")
+    found = plan(geometry, hardware, options)
+    assert (found.fits, found.estimates_decide) == (None, True)
+    assert found.largest_context >= MINIMUM_CONTEXT
+    small = hardware.model_copy(update={"memory_bytes": 40 * GIB})
+    assert plan(geometry, small, options).fits is False
 
 
 def test_eight_bit_weights_of_753_billion_parameters_do_not_fit_on_eight_a100():

@@ -248,11 +248,34 @@ def test_nodes_of_one_gpu_share_the_heads_where_the_layers_cannot_be_shared():
 def test_a_context_too_long_is_answered_with_a_shorter_one_and_with_fp8():
     model = find_model("GLM-5.2-FP8").geometry()
     hardware = Hardware(name="NVIDIA H200", gpus_per_node=8, memory_bytes=141 * GIB)
-    options = PlanOptions(parallel=Parallel(tensor=8), max_model_len=420_000, kv_cache_dtype="bfloat16")
+    options = PlanOptions(parallel=Parallel(tensor=8), max_model_len=600_000, kv_cache_dtype="bfloat16")
     assert plan(model, hardware, options).fits is False
     shapes = {shape.what.split(" ")[0]: shape for shape in nearest_shapes(model, hardware, options)}
     assert {"--max-model-len", "--kv-cache-dtype"} <= shapes.keys()
     assert shapes["--max-model-len"].plan.max_model_len < 420_000
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_what_only_estimates_speak_against_is_not_called_a_misfit(eager):
+    """Ever longer contexts: it fits, then the estimates decide for as many GiB as they hold, then it does not fit."""
+    model = find_model("GLM-5.2-FP8").geometry()
+    hardware = Hardware(name="NVIDIA H200", gpus_per_node=8, memory_bytes=141 * GIB)
+
+    def at(context):
+        options = PlanOptions(
+            parallel=Parallel(tensor=8), max_model_len=context, kv_cache_dtype="bfloat16", enforce_eager=eager
+        )
+        return plan(model, hardware, options)
+
+    found = [at(context) for context in range(250_000, 650_000, 10_000)]
+    said = [one.fits for one in found]
+    assert said == sorted(said, key=[True, None, False].index)
+    assert set(said) == {True, None, False}
+    for one in found:
+        assert one.estimates_decide == (one.fits is None)
+        estimated = sum(line.bytes for line in one.lines if line.name in {"reserve", "CUDA graphs", "activations"})
+        assert 0 < one.uncertain_bytes < estimated
+        assert (one.fits is False) == (one.shortfall_bytes > one.uncertain_bytes)
 
 
 def test_another_quantisation_is_proposed_by_name():

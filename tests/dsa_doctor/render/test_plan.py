@@ -48,6 +48,19 @@ def shown(asked, preparation, *, width=100, verbose=False):
     return stream.getvalue()
 
 
+def test_a_launch_that_only_estimates_speak_against_is_started_and_told_so(prepare):
+    asked, preparation = prepare("GLM-5-FP8", {"gpus": 8, "max_model_len": 200_000, "gpu_memory_utilization": 0.79})
+    told = " ".join(shown(asked, preparation).split())
+    assert preparation.prepared.plan.estimates_decide
+    assert told.startswith("GLM-5-FP8 on NVIDIA H200 (sm90): runs; whether it fits could not be told ")
+    assert re.search(
+        r"\(estimates decide\): for 200,000 tokens of context it is short by [\d.]+ of the [\d.]+ GiB", told
+    )
+    assert "Nearest sure fit: --max-model-len" in told
+    assert "oes not fit" not in told
+    assert f"--max-num-batched-tokens {preparation.prepared.plan.batched_tokens}" in told
+
+
 def test_the_answer_comes_last_and_the_command_can_be_pasted(prepare):
     asked, preparation = prepare("GLM-5-FP8", {"gpus": 8})
     text = shown(asked, preparation)
