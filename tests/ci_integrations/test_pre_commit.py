@@ -12,7 +12,7 @@ import pytest
 from tests.dsa_doctor import facts_library as library
 
 ROOT = Path(__file__).parents[2]
-IN_THE_CLONE = ("dsa_doctor", "kernels", "pyproject.toml", "README.md", "LICENSE", ".pre-commit-hooks.yaml")
+IN_THE_CLONE = ("dsa_doctor", "kernels", "docs", "pyproject.toml", "README.md", "LICENSE", ".pre-commit-hooks.yaml")
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PRE_COMMIT", "PIP_"))},
     "GIT_CONFIG_GLOBAL": os.devnull,

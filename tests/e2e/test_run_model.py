@@ -24,8 +24,7 @@ def test_a_dsa_model_is_served_through_run_model(tmp_path: Path) -> None:
     subprocess.run([str(python), str(ORACLE), "make", str(checkpoint)], check=True, capture_output=True)
     run = Run(
         tmp_path,
-        # Forced: the CPU build is no GPU that the preflight could judge.
-        ["--force", "--verbose", "--stop-timeout", "20"],
+        ["--verbose", "--stop-timeout", "20"],
         {
             "PYTHONPATH": os.pathsep.join(map(str, (HARNESS, REPOSITORY, REPOSITORY / "kernels"))),
             "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -35,7 +34,8 @@ def test_a_dsa_model_is_served_through_run_model(tmp_path: Path) -> None:
         executable=os.fspath(python.with_name("vllm")),
     )
     try:
-        run.start(model=os.fspath(checkpoint), extra=EXTRA)
+        # Forced: the CPU build is no GPU that the preflight could judge.
+        run.start_whole(os.fspath(checkpoint), EXTRA, force=True)
         run.wait_for("smoke prompt:", seconds=600)
         said = run.said()
         assert "references serve sparse MLA and the indexer" in run.log.read_text(), "the plugin is what serves"

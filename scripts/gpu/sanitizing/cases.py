@@ -13,6 +13,8 @@ import torch
 
 import dsa_kernels as dsa
 from dsa_kernels import gluon_support
+from dsa_kernels.selftest import compressor_cases
+from dsa_kernels.selftest.case import Place
 
 Case = Callable[[torch.device], None]
 
@@ -137,6 +139,50 @@ def indexer_k(device: torch.device, scale_fmt: str) -> None:
     dsa.indexer_k_quant_and_cache(k, cache, slots, scale_fmt=scale_fmt)
 
 
+def pooled_keys(device: torch.device) -> None:
+    """Rotation of a ragged tile; pools of prefill, masked and skipped; steps of decoding with a padded token."""
+    generator = torch.Generator().manual_seed(8)
+    key, gate = (torch.randn(23, 4, 128, generator=generator).to(torch.bfloat16).to(device) for _ in range(2))
+    ape = torch.randn(4, 128, generator=generator).to(device)
+    cache = torch.zeros((4, 64, 132), dtype=torch.uint8).to(device)[::2]
+    dsa.hadamard_quantize_fp8(key.view(-1, 128)[:-5])
+    slots = torch.arange(127, 104, -1)
+    slots[::5] = -1
+    dsa.kpool_compress_and_cache(cache, key, gate, ape, slots.to(device), (torch.arange(23) % 3 != 0).to(device))
+    tail = torch.randn(5, 2, 8, 128, generator=generator).to(torch.bfloat16).to(device)
+    for first in (2, 5):
+        positions = torch.arange(first, first + 3).repeat(5, 1)
+        tails = torch.arange(5)[:, None] * 8 + positions % 8
+        ends = torch.where(positions % 4 == 3, torch.arange(5)[:, None] * 4 + positions // 4, -1)
+        for integers in (positions, tails, ends):
+            integers[1, -1] = -1
+        moved = [one.int().to(device) for one in (tails, ends, positions)]
+        dsa.kpool_decode_update(cache, tail, moved[0], key[:5, :3], gate[:5, :3], ape, moved[1], moved[2])
+
+
+def compressed_keys(device: torch.device, ratio: int, overlap: bool) -> None:
+    """Groups of several requests in shuffled blocks of states; padded tokens; pages that lie apart."""
+    for width in (512, 128) if overlap else (512,):
+        given, groups = compressor_cases.requests(Place(torch.device("cpu"), full=False), width, ratio, overlap)
+        moved = {name: one.to(device) if isinstance(one, torch.Tensor) else one for name, one in given.items()}
+        pages = -(-groups // 64)
+        if width == 512:
+            rows = torch.zeros((2 * pages, 64, 512), dtype=torch.bfloat16).to(device)
+            dsa.compress_to_rows(kv_cache=rows[::2], **moved)
+        else:
+            keys = torch.zeros((2 * pages, 64, 132), dtype=torch.uint8).to(device)
+            dsa.compress_to_index_keys(kv_cache=keys[::2], **moved)
+
+
+def output_rope(device: torch.device) -> None:
+    """Heads of a wider tensor, rotated back and grouped."""
+    generator = torch.Generator().manual_seed(9)
+    o = torch.randn(5, 11, 512, generator=generator).to(torch.bfloat16).to(device)[:, :8]
+    positions = torch.tensor([0, 49, 3, 3, 7]).to(device)
+    angles = torch.randn(50, 64, generator=generator).to(device)
+    dsa.inverse_rope_grouped(o, positions, angles, 4)
+
+
 def all_cases() -> dict[str, Case]:
     """Every case by name."""
     found: dict[str, Case] = {}
@@ -182,4 +228,8 @@ def all_cases() -> dict[str, Case]:
         found[f"indexer q, {'halves' if is_neox else 'neighbours'}"] = partial(indexer_q, heads=32, is_neox=is_neox)
     for scale_fmt in ("ue8m0", ""):
         found[f"indexer k, scale {scale_fmt or 'plain'}"] = partial(indexer_k, scale_fmt=scale_fmt)
+    found["pooled index keys"] = pooled_keys
+    for ratio, overlap in ((4, True), (128, False)):
+        found[f"compressed keys, groups of {ratio}"] = partial(compressed_keys, ratio=ratio, overlap=overlap)
+    found["the output's rope"] = output_rope
     return found

@@ -15,6 +15,7 @@ import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 OUTPUT = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # vLLM's own output must not mix with the answer
@@ -215,7 +216,9 @@ class Release:
 
         STATE.judged.clear()
         self.listen()
-        made = self.engine_config(config, **arguments)
+        # Elsewhere vLLM is to load no plugin by itself; a server that judges itself has loaded this one.
+        with mock.patch.dict(os.environ, VLLM_PLUGINS="dsa_doctor"):
+            made = self.engine_config(config, **arguments)
         return {"kv_cache_dtype": str(made.cache_config.cache_dtype), "log": self.log.getvalue()}
 
     def step_construct(self, config: dict[str, Any], draft: bool = False, **arguments: Any) -> dict[str, Any]:

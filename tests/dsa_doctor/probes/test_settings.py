@@ -86,7 +86,8 @@ def test_another_environment_gets_none_of_them(monkeypatch, tmp_path):
     looked_at = {"VLLM_PLUGINS", "VLLM_USE_DEEP_GEMM", "DSA_DOCTOR_PLUGIN", "CUDA_VISIBLE_DEVICES"}
     assert looked_at <= seen(current)
     assert not looked_at & seen(foreign)
-    assert "VLLM_CACHE_ROOT" in seen(foreign)
+    assert "PATH" in seen(foreign)
+    assert "VLLM_CACHE_ROOT" not in seen(foreign)
 
 
 def test_without_vllm_the_plugin_s_own_are_recorded(monkeypatch, tmp_path):
