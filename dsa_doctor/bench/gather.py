@@ -69,7 +69,7 @@ def require_gpu() -> None:
     """
     for module in ("torch", "triton"):
         if importlib.util.find_spec(module) is None:
-            raise BenchError(f"bench needs {module}, which is not installed here: pip install 'dsa-doctor[vllm]'.")
+            raise BenchError(f"bench needs {module}, which is not installed here: pip install vllm brings both.")
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise BenchError("TRITON_INTERPRET=1: times of the interpreter say nothing. Unset it.")
     import torch

@@ -9,7 +9,7 @@ _REINSTALL = Remedy(
     "pip install --force-reinstall --no-deps vllm   # a stock wheel is built with every op", engine="vllm", need="cuda"
 )
 _PLUGIN = Remedy(
-    "pip install dsa-doctor   # its vLLM plugin serves this part on compute capability 8.x",
+    "{install}; its plugin serves this part on compute capability 8.x",
     engine="vllm",
     need="plugin",
 )

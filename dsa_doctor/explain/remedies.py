@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from dsa_doctor.catalog.capability import Capability, has_native_path, plugin_serves
+from dsa_doctor.installation import this_installation
 
 Engine = Literal["vllm", "sglang"]
 Need = Literal["plugin", "cuda", "below 9.0", "9.0 or 10.x"]
@@ -14,7 +15,7 @@ class Remedy(NamedTuple):
     """A command or a sentence, with where it helps.
 
     Attributes:
-        text: {model} and {target} are filled.
+        text: {model} and {target} are filled, and {install} by what installs dsa-doctor as it was installed here.
         engine: the only engine that it fits; None fits every one.
         need: "plugin": a GPU that dsa-doctor's plugin serves, on vLLM; "cuda": an NVIDIA GPU; or capabilities.
     """
@@ -82,4 +83,5 @@ def _filled(text: str, setting: Setting) -> str:
     model = setting.model or ""
     named = model if _HUB_ID.fullmatch(model) or model.startswith(("/", "./", "~")) else "MODEL"
     target = f" --target {setting.target}" if setting.target else ""
+    text = text.replace("{install}", this_installation().install)
     return text.replace("{model}", named or "MODEL").replace("{target}", target)

@@ -228,7 +228,7 @@ SITUATIONS: dict[str, Situation] = {
         "(Worker_TP0 pid=9) ERROR 08-27 10:00:00 [x.py:1] torch.AcceleratorError: HIP error: invalid device function\n",
         ("DSA101",),
         (),
-        ("pip install dsa-doctor",),
+        ("its plugin serves this part",),
     ),
     # Memory
     "memory of the GPU at load": Situation(

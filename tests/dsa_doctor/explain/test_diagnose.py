@@ -4,10 +4,11 @@ import pytest
 
 from dsa_doctor.catalog.findings import FINDINGS_BY_ID
 from dsa_doctor.catalog.targets import target_from_text
-from dsa_doctor.explain import explain
+from dsa_doctor.explain import explain, remedies
 from dsa_doctor.explain.causes import CAUSES
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Facts
+from dsa_doctor.installation import Installation
 from dsa_doctor.resolver import Target
 
 SELECTOR = (
@@ -173,26 +174,26 @@ def test_a_target_that_contradicts_the_log_is_a_finding():
     [
         (
             "NVIDIA A100-SXM4-80GB\nvllm serve zai-org/GLM-5-FP8\n",
-            ("pip install dsa-doctor", "zai-org/GLM-5-FP8 --target a100"),
+            ("its plugin serves this part", "zai-org/GLM-5-FP8 --target a100"),
             (),
         ),
         (
             "NVIDIA RTX PRO 6000\nvllm serve zai-org/GLM-5-FP8\n",
             ("--target rtx-pro-6000",),
-            ("pip install dsa-doctor",),
+            ("its plugin serves this part",),
         ),
-        ("NVIDIA H100 80GB HBM3\n", (), ("pip install dsa-doctor",)),
-        ("INFO Automatically detected platform cpu.\n", (), ("pip install dsa-doctor",)),
-        ("INFO Automatically detected platform rocm.\n", (), ("pip install dsa-doctor",)),
+        ("NVIDIA H100 80GB HBM3\n", (), ("its plugin serves this part",)),
+        ("INFO Automatically detected platform cpu.\n", (), ("its plugin serves this part",)),
+        ("INFO Automatically detected platform rocm.\n", (), ("its plugin serves this part",)),
         (
             "NVIDIA A100-SXM4-80GB\nINFO [cuda.py:9] Using TRITON_MLA_SPARSE attention backend\n",
             (),
-            ("pip install dsa-doctor",),
+            ("its plugin serves this part",),
         ),
         (
             "server_args=ServerArgs(model_path='zai-org/GLM-5-FP8')\n",
             (),
-            ("pip install dsa-doctor", "dsa-doctor check"),
+            ("its plugin serves this part", "dsa-doctor check"),
         ),
     ],
 )
@@ -203,6 +204,12 @@ def test_remedies_fit_the_gpu_the_platform_the_engine_and_what_is_installed(befo
     assert not any(text in remedies for text in silent)
     if "GLM" in before:
         assert "MODEL" not in remedies
+
+
+def test_the_plugin_is_installed_as_this_dsa_doctor_was(monkeypatch):
+    monkeypatch.setattr(remedies, "this_installation", lambda: Installation("pip install ./a.whl", ""))
+    (found,) = explained("NVIDIA A100-SXM4-80GB\n" + SELECTOR.format(sparse=True)).findings
+    assert found.remedy[0].startswith("pip install ./a.whl; its plugin")
 
 
 def test_the_deciding_reason_is_in_the_summary():
