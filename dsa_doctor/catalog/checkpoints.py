@@ -2,6 +2,19 @@
 
 from typing import Any
 
+GLM51_AWQ_4BIT: dict[str, Any] = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "config_groups": {
+        "group_0": {
+            "targets": [r"re:model\.layers\.([5-9]|[1-6]\d|7[0-2])\.mlp\..*(gate|up)_proj$"],
+            "weights": {"num_bits": 4, "type": "int", "symmetric": False, "group_size": 128, "strategy": "group"},
+        }
+    },
+    "ignore": ["lm_head"],
+}
+"""Gate and up projections of the experts in layers 5 to 72 in int4, groups of 128; everything else in bf16."""
+
 GLM52_AWQ_INT4: dict[str, Any] = {
     "quant_method": "compressed-tensors",
     "format": "pack-quantized",

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from dsa_doctor.catalog.checkpoints import GLM52_AWQ_INT4, GLM52_NVFP4, GLM52_W4A16_MTP, GLM53_FLASH_W4A16
+from dsa_doctor.catalog.checkpoints import (
+    GLM51_AWQ_4BIT,
+    GLM52_AWQ_INT4,
+    GLM52_NVFP4,
+    GLM52_W4A16_MTP,
+    GLM53_FLASH_W4A16,
+)
 from dsa_doctor.catalog.geometry import ModelGeometry, geometry_from_config
 
 _FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
@@ -248,6 +254,12 @@ KNOWN_MODELS: tuple[KnownModel, ...] = (
     KnownModel("GLM-5-FP8", "zai-org/GLM-5-FP8", {**_GLM5, "quantization_config": _FP8}, _GLM5_SOURCE),
     KnownModel("GLM-5.1", "zai-org/GLM-5.1", _GLM5, _GLM5_SOURCE),
     KnownModel("GLM-5.1-FP8", "zai-org/GLM-5.1-FP8", {**_GLM5, "quantization_config": _FP8}, _GLM5_SOURCE),
+    KnownModel(
+        "GLM-5.1-AWQ-4bit",
+        "mconcat/GLM-5.1-AWQ-4bit",
+        {**_GLM5, "quantization_config": GLM51_AWQ_4BIT},
+        f"{_GLM5_SOURCE}; quantisation from the checkpoint's model card",
+    ),
     KnownModel(
         "GLM-5.1-NVFP4",
         "nvidia/GLM-5.1-NVFP4",

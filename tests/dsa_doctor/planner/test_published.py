@@ -185,6 +185,19 @@ def test_a_quantised_checkpoint_has_its_published_size(model, section, published
     assert storage_of(geometry).label == "exact"
 
 
+def test_a_checkpoint_that_leaves_down_proj_in_bf16_is_no_four_bit_one():
+    """mconcat/GLM-5.1-AWQ-4bit: the card's recipe makes gate and up projections smaller, in 68 of 78 layers."""
+    known = find_model("mconcat/GLM-5.1-AWQ-4bit")
+    low, high = _stored(known.geometry())
+    whole, _ = _stored(find_model("GLM-5.1").geometry())
+    weights = 68 * 257 * 2 * 6144 * 2048
+    saved = weights * (2 - 4 / 8) - weights / 128 * (2 + 4 / 8)  # a bf16 scale and a 4-bit zero point a group
+    assert high == pytest.approx(whole - saved, rel=1e-4)
+    assert low < high, "nothing says whether the MTP layer is in it"
+    hardware = Hardware(name="NVIDIA A100-SXM4-80GB", gpus_per_node=8, memory_bytes=80 * GIB)
+    assert plan(known.geometry(), hardware, PlanOptions(parallel=TP8)).fits is False
+
+
 def test_eight_bit_weights_do_not_fit_where_four_bit_ones_do():
     hardware = Hardware(name="NVIDIA A100-SXM4-80GB", gpus_per_node=8, memory_bytes=80 * GIB)
     wide = plan(_quantised("GLM-5.2", GLM52_W8A16), hardware, PlanOptions(parallel=TP8))
