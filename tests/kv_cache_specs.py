@@ -1,19 +1,16 @@
 """Asks the installed vLLM for the KV cache of a model, with a capability in force and without a GPU.
 
-As a script it is the child of `kv_cache_of`: request on standard input, one JSON line on standard output. vLLM's real
-configuration, model construction and KV cache planning run; parameters are on the meta device, nothing is computed.
+vLLM's real configuration, model construction and KV cache planning run, in the child (see `tests.emulated_vllm`);
+parameters are on the meta device, nothing is computed.
 """
 
-import importlib.util
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-MARK = "kv cache: "
+from tests.emulated_vllm import ask, reply
 
 
 def kv_cache_of(
@@ -31,50 +28,7 @@ def kv_cache_of(
         "layers": name to {"kind", "block", "page", "most"} (tokens of a block, bytes of its page, most bytes that one
         request may hold); "blocks" and "concurrency": of a pool of `memory_gib`, at --max-model-len.
     """
-    from dsa_doctor.compat import emulation
-
-    request = {
-        "emulation": emulation.__file__, "folder": str(folder), "capability": capability, "config": config,
-        "options": options, "memory": memory_gib * 2**30,
-    }  # fmt: skip
-    with tempfile.TemporaryDirectory() as scratch:
-        variables = {
-            **dict.fromkeys(("XDG_CACHE_HOME", "VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "TMPDIR"), scratch),
-            "VLLM_PLUGINS": "",
-            "HF_HUB_OFFLINE": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-        }
-        done = subprocess.run(
-            [sys.executable, __file__],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env={**os.environ, **variables},
-            check=False,
-        )
-    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    assert lines, done.stdout[-3000:] + done.stderr[-4000:]
-    return dict(json.loads(lines[-1].removeprefix(MARK)))
-
-
-def _main() -> None:
-    request = json.load(sys.stdin)
-    sys.path[0] = request["folder"]
-    spec = importlib.util.spec_from_file_location("dsa_doctor_emulation", request["emulation"])
-    assert spec is not None
-    assert spec.loader is not None
-    emulation = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = emulation
-    spec.loader.exec_module(emulation)
-    emulated = emulation.install(request["capability"], unloadable="any")
-    emulated.platform()
-    emulated.inspect_models_here()
-    emulated.assume_deep_gemm()
-    answer = _answer(request, emulated)
-    sys.stdout.write(f"\n{MARK}{json.dumps(answer)}\n")
-    sys.stdout.flush()
-    os._exit(0)
+    return ask(__name__, folder, capability, timeout=timeout, config=config, options=options, memory=memory_gib * 2**30)
 
 
 def _answer(request: dict[str, Any], emulated: Any) -> dict[str, Any]:
@@ -150,4 +104,4 @@ def _pool(config: Any, specs: dict[str, Any], memory: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    _main()
+    reply(_answer)

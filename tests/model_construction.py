@@ -1,19 +1,16 @@
 """Constructs a tiny DSA model with the real code of a vLLM release, with a capability in force and without a GPU.
 
-As a script it is the child of `construct`: request on standard input, one JSON line on standard output. It runs vLLM's
-real configuration, backend selection and model construction; parameters are on the meta device, nothing is computed.
+vLLM's real configuration, backend selection and model construction run, in the child (see `tests.emulated_vllm`);
+parameters are on the meta device, nothing is computed.
 """
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Any
 
-MARK = "construction: "
+from tests.emulated_vllm import ask, reply
 
 
 def construct(
@@ -39,37 +36,16 @@ def construct(
         options: further options of EngineArgs.
         timeout: seconds.
     """
-    from dsa_doctor.compat import emulation
-
-    request = {
-        "emulation": emulation.__file__,
-        "folder": str(folder),
-        "capability": capability,
-        "model": tiny_config(architecture, fp8=fp8),
-        "options": {**({"speculative_config": {"method": "mtp", "num_speculative_tokens": 1}} if mtp else {})}
-        | (options or {}),
-        "plugins": list(plugins),
-    }
-    with tempfile.TemporaryDirectory() as scratch:
-        variables = {
-            **dict.fromkeys(("XDG_CACHE_HOME", "VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "TMPDIR"), scratch),
-            "VLLM_PLUGINS": ",".join(plugins),
-            "HF_HUB_OFFLINE": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        done = subprocess.run(
-            [sys.executable, __file__],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env={**os.environ, **variables},
-            check=False,
-        )
-    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    assert lines, done.stderr[-3000:]
-    return dict(json.loads(lines[-1].removeprefix(MARK)))
+    drafts = {"speculative_config": {"method": "mtp", "num_speculative_tokens": 1}} if mtp else {}
+    return ask(
+        __name__,
+        folder,
+        capability,
+        timeout=timeout,
+        plugins=plugins,
+        model=tiny_config(architecture, fp8=fp8),
+        options={**drafts, **(options or {})},
+    )
 
 
 def tiny_config(architecture: str, *, fp8: bool) -> dict[str, Any]:
@@ -129,32 +105,15 @@ def tiny_config(architecture: str, *, fp8: bool) -> dict[str, Any]:
     return config
 
 
-def _main() -> None:
-    request = json.load(sys.stdin)
-    sys.path[0] = request["folder"]
+def _answer(request: dict[str, Any], emulated: Any) -> dict[str, Any]:
     try:
-        answer = _construct(request)
+        return _construct(request, emulated)
     except Exception as error:
-        import traceback
-
         traceback.print_exc()
-        answer = {"error": f"{type(error).__name__}: {error}"}
-    sys.stdout.write(f"\n{MARK}{json.dumps(answer)}\n")
-    sys.stdout.flush()
-    os._exit(0)
+        return {"error": f"{type(error).__name__}: {error}"}
 
 
-def _construct(request: dict[str, Any]) -> dict[str, Any]:
-    spec = importlib.util.spec_from_file_location("dsa_doctor_emulation", request["emulation"])
-    assert spec is not None
-    assert spec.loader is not None
-    emulation = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = emulation
-    spec.loader.exec_module(emulation)
-    emulated = emulation.install(request["capability"], unloadable="any")
-    emulated.platform()
-    emulated.inspect_models_here()
-    emulated.assume_deep_gemm()
+def _construct(request: dict[str, Any], emulated: Any) -> dict[str, Any]:
     import torch
     from vllm.engine.arg_utils import EngineArgs
 
@@ -194,4 +153,4 @@ def _construct(request: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    _main()
+    reply(_answer)

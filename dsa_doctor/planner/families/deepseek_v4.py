@@ -147,9 +147,8 @@ def head_weights(model: ModelGeometry) -> Iterator[Weight]:
 
 def caches(model: ModelGeometry, layer: int, options: CacheOptions) -> Iterator[Cache]:
     """Yield the caches of one layer: the window's, the compressed rows and index keys, the compressors' states."""
-    compression, packed = _compression(model), is_packed(options)
-    alignment = 576 if packed else 512
-    row = _FP8_ROW if packed else model.head_dim * (1 if options.dtype.startswith("fp8") else 2)
+    compression = _compression(model)
+    row, alignment = row_layout(model, options)
     yield Cache("window", _WINDOW_BLOCK, padded(_WINDOW_BLOCK * row, alignment), window=compression.window)
     ratio = compression.ratios[layer] if layer < model.num_hidden_layers else 0
     if ratio <= 1:
@@ -173,6 +172,13 @@ def problems(model: ModelGeometry, tensor: int, pipeline: int) -> Iterator[str]:
 def is_packed(options: CacheOptions) -> bool:
     """Whether vLLM stores packed fp8 rows: always, but where FlashInfer's backend or a two-byte type is asked for."""
     return options.backend not in _PLAIN_BACKENDS and options.dtype not in _PLAIN_DTYPES
+
+
+def row_layout(model: ModelGeometry, options: CacheOptions) -> tuple[int, int]:
+    """Return the bytes of a row, of the window as of a compressed cache, and the alignment of their pages."""
+    if is_packed(options):
+        return _FP8_ROW, 576
+    return model.head_dim * (1 if options.dtype.startswith("fp8") else 2), 512
 
 
 def padded(size: int, alignment: int) -> int:

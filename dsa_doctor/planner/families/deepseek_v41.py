@@ -11,14 +11,13 @@ from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.catalog.hybrid import Compression, Engram
 from dsa_doctor.planner.families import deepseek_v4
 from dsa_doctor.planner.families.base import Cache, CacheOptions, Family, Weight, norm, pipeline_layers
-from dsa_doctor.planner.families.deepseek_v4 import is_packed, padded
+from dsa_doctor.planner.families.deepseek_v4 import is_packed, padded, row_layout
 from dsa_doctor.planner.families.glm5_next import hyper_connection_weights
 from dsa_doctor.planner.rows import index_row_bytes
 
 _PACKED_BLOCK = 64
 _PLAIN_BLOCK = 128
 _WINDOW_BLOCK = 32
-_FP8_ROW = 584
 _RING = 8
 """Least rows of a compressor's ring: drafts, one token and the row before it, rounded up to a power of two."""
 
@@ -59,13 +58,12 @@ def head_weights(model: ModelGeometry) -> Iterator[Weight]:
 
 def caches(model: ModelGeometry, layer: int, options: CacheOptions) -> Iterator[Cache]:
     """Yield the caches of one layer; layers that read another's compressed cache own the window's alone."""
-    compression, packed = _compression(model), is_packed(options)
-    alignment = 576 if packed else 512
-    row = _FP8_ROW if packed else model.head_dim * (1 if options.dtype.startswith("fp8") else 2)
+    compression = _compression(model)
+    row, alignment = row_layout(model, options)
     yield Cache("window", _WINDOW_BLOCK, padded(_WINDOW_BLOCK * row, alignment), window=compression.window)
     if layer >= model.num_hidden_layers or not _owns(compression, layer):
         return
-    ratio, block = compression.ratios[layer], _PACKED_BLOCK if packed else _PLAIN_BLOCK
+    ratio, block = compression.ratios[layer], _PACKED_BLOCK if is_packed(options) else _PLAIN_BLOCK
     yield Cache("rows", block, padded(block // ratio * row, alignment))
     if layer in (compression.index_sources or ()):
         yield Cache("index", block, padded(block // ratio * index_row_bytes(model.index_head_dim), alignment))
