@@ -90,7 +90,9 @@ def lives(mutant: Mutant, tests: list[str], seconds: float) -> bool:
         for part in ("dsa_doctor", "kernels", "tests", "docs", "scripts", "pyproject.toml"):
             source = ROOT / part
             if source.is_dir():
-                shutil.copytree(source, Path(folder) / part, copy_function=_link, ignore=_caches)
+                shutil.copytree(
+                    source, Path(folder) / part, copy_function=_link, ignore=shutil.ignore_patterns("__pycache__")
+                )
             else:
                 shutil.copy(source, folder)
         target = Path(folder) / mutant.file.relative_to(ROOT)
@@ -113,10 +115,6 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # another file system
         shutil.copy2(source, target)
-
-
-def _caches(_folder: str, names: list[str]) -> set[str]:
-    return {name for name in names if name == "__pycache__"}
 
 
 def main() -> int:

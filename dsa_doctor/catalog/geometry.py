@@ -111,6 +111,10 @@ class ModelGeometry(Fact):
         """Return the layers of the draft model that lies in the checkpoint: MTP layers, or DSpark's stages."""
         return self.dspark.stages if self.dspark is not None else self.num_nextn_predict_layers
 
+    def is_sparse(self, layer: int) -> bool:
+        """Whether a layer's MLP is a mixture of experts; that of a draft layer is."""
+        return self.n_routed_experts > 0 and layer not in self.dense_layer_ids
+
     def is_linear(self, layer: int) -> bool:
         """Whether a decoder layer is linear attention; draft layers never are."""
         return self.linear_attention is not None and layer in self.linear_attention.layers

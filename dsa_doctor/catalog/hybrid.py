@@ -11,7 +11,6 @@ from dsa_doctor.facts.observation import Fact
 _WIDTH = 1 << 20
 _ROWS = 1 << 34
 
-_V4_RATIOS = {"sliding_attention": 0, "compressed_sparse_attention": 4, "heavily_compressed_attention": 128}
 _GLM_LAYER_TYPES = ("linear_attention", "indexed_attention", "full_attention")
 _MLP_TYPES = ("dense", "sparse", "hash_moe", "moe")
 
@@ -104,7 +103,7 @@ def read_dense_layers(keys: Keys, layers: int, first_dense: int) -> tuple[int, .
 
 def read_v4_compression(keys: Keys, layers: int, assumed: list[str]) -> Compression:
     """Return the compression of a DeepSeek-V4 model: ratio 4 with an indexer, ratio 128 without, or a window alone."""
-    types = keys.words("layer_types", tuple(_V4_RATIOS), layers)
+    types = keys.words("layer_types", ("sliding_attention", *_V4_RATE_KEYS), layers)
     rates = {one: keys.whole(key, 1, _WIDTH, rate) for one, (key, rate) in _V4_RATE_KEYS.items()}
     nested = keys.section("compress_rates")
     if nested is not None:
@@ -112,7 +111,7 @@ def read_v4_compression(keys: Keys, layers: int, assumed: list[str]) -> Compress
     if types is not None:
         ratios: tuple[int, ...] | None = tuple(rates.get(one, 0) for one in types)
     else:
-        ratios = _layer_ratios(keys, layers, most=_WIDTH)
+        ratios = _layer_ratios(keys, layers)
     if ratios is None:
         assumed.append("compress_ratios")
         ratios = tuple(4 if layer > 2 and layer % 2 else 128 for layer in range(layers))
@@ -127,7 +126,7 @@ def read_v41_compression(keys: Keys, layers: int, assumed: list[str]) -> Compres
 
     A configuration without the lists cannot be planned exactly; every layer is then taken to keep the whole context.
     """
-    ratios = _layer_ratios(keys, layers, most=_WIDTH)
+    ratios = _layer_ratios(keys, layers)
     kv = keys.wholes("kv_source_layer_ids", 0, layers - 1, MOST_LAYERS)
     index = keys.wholes("index_source_layer_ids", 0, layers - 1, MOST_LAYERS)
     missing = {"compress_ratios": ratios, "kv_source_layer_ids": kv, "index_source_layer_ids": index}
@@ -228,9 +227,9 @@ _V41_VISION = (
 )  # fmt: skip
 
 
-def _layer_ratios(keys: Keys, layers: int, *, most: int) -> tuple[int, ...] | None:
+def _layer_ratios(keys: Keys, layers: int) -> tuple[int, ...] | None:
     """Return compress_ratios of the decoder layers; entries past them belong to draft layers."""
-    ratios = keys.wholes("compress_ratios", 0, most, 2 * MOST_LAYERS)
+    ratios = keys.wholes("compress_ratios", 0, _WIDTH, 2 * MOST_LAYERS)
     if ratios is not None and len(ratios) < layers:
         raise keys.error("compress_ratios", list(ratios), f"an entry for each of {layers:,} layers is needed")
     return ratios[:layers] if ratios is not None else None

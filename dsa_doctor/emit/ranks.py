@@ -24,8 +24,6 @@ class Launch(Fact):
     """Catalog name or folder name of the model; the emitted objects are named after it."""
     model: str
     """What vLLM is given: a Hub id or a path."""
-    target: str | None = None
-    """--target of the check that every rank runs before."""
     flags: tuple[Flag, ...]
     variables: tuple[Variable, ...] = ()
     extra: tuple[str, ...] = ()

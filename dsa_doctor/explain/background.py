@@ -102,12 +102,10 @@ class Background:
     models: list[str] = field(default_factory=list)
     dsa_sign: bool = False
     chosen_backend: str | None = None
-    came_up: int | None = None
     platform: str | None = None
     arguments: dict[str, str] = field(default_factory=dict)
     acceptance: tuple[float, int] | None = None
     plugin_loaded: bool = False
-    fallback: int | None = None
     gpu_lines: dict[int, str] = field(default_factory=dict)
     failed: bool = False
     _gpus: tuple[dict[Capability, tuple[str | None, int]], ...] = field(default_factory=lambda: ({}, {}, {}))
@@ -125,14 +123,10 @@ class Background:
                 self.models.append(model)
         if _DSA_MODEL.search(text) and not line.is_source:
             self.dsa_sign = True
-        if "startup complete" in text or "server is fired up" in text:
-            self.came_up = line.number
         if "Traceback" in text:
             self.failed = True
         if (found := _ACCEPTANCE.search(text)) is not None:
             self.acceptance = (float(found.group(1)), line.number)
-        if "falling back to Transformers" in text:
-            self.fallback = line.number
         if "Using TRITON_MLA_SPARSE" in text or "dsa_doctor.plugin" in text or "[dsa-doctor]" in text:
             self.plugin_loaded = True
         self._note_arguments(text)
@@ -161,10 +155,6 @@ class Background:
             if self.engine is not None:
                 return
             self.engine = next((name for name, pattern in _ENGINES if pattern.search(f"{line.rank} {line.text}")), None)
-
-    def argument(self, name: str) -> str | None:
-        """Return an option's value as the command line or vLLM's own record of it says."""
-        return self.arguments.get(name)
 
     def _note_arguments(self, text: str) -> None:
         """Take options from a command line, or from what the engine logs of them."""

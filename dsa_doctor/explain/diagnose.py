@@ -25,6 +25,7 @@ from dsa_doctor.explain.wording import message_of, summary_of
 from dsa_doctor.facts.schema import Facts
 from dsa_doctor.redaction import redact
 from dsa_doctor.resolver.request import PluginMode, Target
+from dsa_doctor.resolver.settings import plugin_settings
 
 _MAX_EVIDENCE = 4
 _MAX_TEXT = 400
@@ -103,7 +104,7 @@ def explain(
                     for other in cause.possible
                     if not one.first.decided
                 ),
-                collect=tuple(one for one in cause.collect),
+                collect=cause.collect,
             )
         )
     found = tuple(findings)
@@ -289,8 +290,7 @@ def _setting(background: Background, capability: Capability | None, gpu: str | N
     """Return what decides which remedies fit."""
     known = find_gpu(gpu) if gpu else None
     target = known.alias if known is not None else capability.sm if capability is not None else None
-    software = facts.software.value if facts is not None else None
-    installed = software is not None and any(one.value.startswith("dsa_doctor.") for one in software.vllm_plugins)
+    installed = facts is not None and plugin_settings(facts).registered
     platform = background.platform or ("cuda" if capability is not None else None)
     return Setting(
         engine=background.engine,

@@ -37,7 +37,6 @@ MARKS: tuple[Mark, ...] = (
     ),
     *_marks(
         SERVED,
-        ('" 200 OK', r'"(?:POST|PUT) /\S{1,200} HTTP/[\d.]+" 200'),
         ('" 200', r'"(?:POST|PUT) /\S{1,200} HTTP/[\d.]+" 200'),
         ("eneration throughput: ", r"Running: [1-9]\d{0,5} reqs.*|generation throughput: (?!0\.0 )\d"),
         ("gen throughput (token/s): ", r"gen throughput \(token/s\): (?!0\.00?,)\d"),
@@ -55,7 +54,7 @@ MARKS: tuple[Mark, ...] = (
         DIED,
         ("EngineCore failed to start", r"EngineCore failed to start"),
         ("EngineCore encountered a fatal", r"EngineCore encountered a fatal error"),
-        ("EngineDeadError", r"EngineDeadError|AsyncEngineDeadError|MQEngineDeadError"),
+        ("EngineDeadError", r"EngineDeadError"),
         ("ngine core initialization failed", r"ngine core initialization failed"),
         ("Engine process failed to start", r"Engine process failed to start"),
         ("WorkerProc initialization failed", r"WorkerProc initialization failed"),

@@ -8,7 +8,7 @@ from dsa_doctor.catalog.capability import Capability, has_native_path, plugin_se
 from dsa_doctor.installation import this_installation
 
 Engine = Literal["vllm", "sglang"]
-Need = Literal["plugin", "cuda", "below 9.0", "9.0 or 10.x"]
+Need = Literal["plugin", "cuda", "9.0 or 10.x"]
 
 
 class Remedy(NamedTuple):
@@ -17,7 +17,7 @@ class Remedy(NamedTuple):
     Attributes:
         text: {model} and {target} are filled, and {install} by what installs dsa-doctor as it was installed here.
         engine: the only engine that it fits; None fits every one.
-        need: "plugin": a GPU that dsa-doctor's plugin serves, on vLLM; "cuda": an NVIDIA GPU; or capabilities.
+        need: "plugin": a GPU that dsa-doctor's plugin serves; "cuda": an NVIDIA GPU; or capabilities.
     """
 
     text: str
@@ -66,17 +66,10 @@ def _fits(remedy: Remedy, setting: Setting) -> bool:
         return True
     if setting.platform not in {None, "cuda"}:
         return False
-    if remedy.need == "cuda" or setting.capability is None:
-        return remedy.need != "plugin" or (setting.engine in {None, "vllm"} and not setting.plugin_loaded)
-    if remedy.need == "below 9.0":
-        return setting.capability < Capability(9, 0)
-    if remedy.need == "9.0 or 10.x":
-        return has_native_path(setting.capability)
-    return (
-        plugin_serves(setting.capability) == "default"
-        and setting.engine in {None, "vllm"}
-        and not setting.plugin_loaded
-    )
+    known = setting.capability
+    if remedy.need == "plugin":
+        return not setting.plugin_loaded and (known is None or plugin_serves(known) == "default")
+    return remedy.need == "cuda" or known is None or has_native_path(known)
 
 
 def _filled(text: str, setting: Setting) -> str:
@@ -84,4 +77,4 @@ def _filled(text: str, setting: Setting) -> str:
     named = model if _HUB_ID.fullmatch(model) or model.startswith(("/", "./", "~")) else "MODEL"
     target = f" --target {setting.target}" if setting.target else ""
     text = text.replace("{install}", this_installation().install)
-    return text.replace("{model}", named or "MODEL").replace("{target}", target)
+    return text.replace("{model}", named).replace("{target}", target)

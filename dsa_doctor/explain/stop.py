@@ -99,7 +99,7 @@ def _of_exception(root: Raised, background: Background) -> Sighting:
         names = background.chosen_backend or _backend_file(frame) or "the attention backend"
         found = _DTYPE.search(root.message)
         dtype = next((one for one in found.groups() if one), "") if found else ""
-        asked = background.argument("kv_cache_dtype")
+        asked = background.arguments.get("kv_cache_dtype")
         details = {"dtype": f"{asked} ({dtype})" if asked and dtype else asked or dtype, "names": names}
         return Sighting("DSA205", shown, details)
     kind = next((kind for part in parts if (kind := kind_of(f"{part.name}: {part.message}"[:2500])) is not None), None)

@@ -8,9 +8,7 @@ from dsa_doctor.explain.sighting import Frame
 from dsa_doctor.explain.text import Line
 
 _HEAD = "Traceback (most recent call last)"
-_FRAME = re.compile(
-    r"\s*[|+ ]*File \"(?P<path>[^\"\n]{1,400})\", line (?P<line>\d{1,7})(?:, in (?P<function>\S{1,200}))?"
-)
+_FRAME = re.compile(r"\s*[|+ ]*File \"(?P<path>[^\"\n]{1,400})\", line \d{1,7}(?:, in (?P<function>\S{1,200}))?")
 _RAISED = re.compile(r"(?P<name>[A-Za-z_][\w.]{0,150}?)(?P<group> Group)?(?::(?:\s(?P<message>.*))?|\s*$)")
 _KNOWN_NAME = re.compile(
     r"(?:^|\.)\w{0,80}(?:Error|Exception|Exit|Interrupt|OutOfResources|Unsupported|Timeout|TimeoutExpired|Abort|Failure"
@@ -128,16 +126,14 @@ def read_story(lines: Iterable[Line]) -> Story:
             continue
         if frame := _FRAME.match(line.text):
             if current is not None and current.innermost_first:
-                path = frame.group("path").replace("\\", "/")
-                current.frames.insert(0, Frame(path, frame.group("function") or "", line))
+                current.frames.insert(0, _frame(frame, line))
                 continue
             if current is None or current.done is not None:
                 current = opened[key] = _Open(line)  # an excerpt that lost its head
                 if key in linked:
                     current.before, current.meant = linked.pop(key)
             if len(current.frames) < _MAX_FRAMES:
-                path = frame.group("path").replace("\\", "/")
-                current.frames.append(Frame(path, frame.group("function") or "", line))
+                current.frames.append(_frame(frame, line))
             continue
         if current is not None and current.done is None:
             if current.frames and (found := _raised_after_frames(line, text)):
@@ -157,7 +153,7 @@ def read_story(lines: Iterable[Line]) -> Story:
         if current is not None and current.innermost_first:
             continue
         if current is not None and current.done is not None:
-            plain = not line.level and not current.blank and not _AT_START.match(text)
+            plain = not line.level and not current.blank
             same_level = bool(line.level) and line.level == current.done.line.level
             if (plain or same_level) and current.done.message.count("\n") < _MAX_MESSAGE and not _AT_START.match(text):
                 current.done.message += f"\n{text}"
@@ -210,6 +206,10 @@ def _bare(line: Line, text: str) -> tuple[str, str] | None:
     return found.group("name"), message
 
 
+def _frame(found: re.Match[str], line: Line) -> Frame:
+    return Frame(found.group("path").replace("\\", "/"), found.group("function") or "", line)
+
+
 def frames_at_end(lines: list[Line], rank: str) -> list[Frame]:
     """Return the frames of the traceback within which a process's lines end, outermost first."""
     frames: list[Frame] = []
@@ -217,7 +217,7 @@ def frames_at_end(lines: list[Line], rank: str) -> list[Frame]:
         if line.rank != rank:
             continue
         if found := _FRAME.match(line.text):
-            frames.append(Frame(found.group("path").replace("\\", "/"), found.group("function") or "", line))
+            frames.append(_frame(found, line))
         if _HEAD in line.text or len(frames) >= _MAX_FRAMES:
             break
     return frames[::-1]

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
 from dsa_doctor.launch.extra import read_config, read_extra
-from dsa_doctor.resolver.request import PluginMode
 
 Source = Literal["after --", "command line", "configuration file", "default"]
 """In order of precedence, as vLLM has it: its own arguments win over the file of its --config."""
@@ -66,7 +65,6 @@ class LaunchOptions:
         in_file: options, in their long spelling, that vLLM reads in the file of its --config.
         executable: command that runs vLLM; None looks for it.
         elsewhere: whether the launch is for other machines, whose state cannot be looked at.
-        plugin_mode: in place of DSA_DOCTOR_PLUGIN; None leaves it to the environment.
     """
 
     model: str
@@ -99,7 +97,6 @@ class LaunchOptions:
     in_file: frozenset[str] = frozenset()
     executable: str | None = None
     elsewhere: bool = False
-    plugin_mode: PluginMode | None = None
 
 
 def launch_options(
@@ -111,7 +108,6 @@ def launch_options(
     gpu_memory_gib: float | None = None,
     executable: str | None = None,
     elsewhere: bool = False,
-    plugin_mode: PluginMode | None = None,
 ) -> LaunchOptions:
     """Merge what follows `--`, the options, the file of vLLM's --config and the defaults; the first with a value wins.
 
@@ -123,7 +119,6 @@ def launch_options(
         gpu_memory_gib: see there.
         executable: see there.
         elsewhere: see there.
-        plugin_mode: see there.
 
     Raises:
         ExtraArgumentError: an argument after `--` has no value or one of the wrong kind; its --config cannot be read.
@@ -170,5 +165,4 @@ def launch_options(
         in_file=in_file.options,
         executable=executable,
         elsewhere=elsewhere,
-        plugin_mode=plugin_mode,
     )

@@ -71,13 +71,11 @@ class Preparation:
     """What is known before a start.
 
     Attributes:
-        verdict: as `check` gives it.
         prepared: the launch; None where the verdict says no and nothing insists, or the model is not known.
         exit_code: 0 where the launch may go on.
         notes: what else is to be said, a sentence each.
     """
 
-    verdict: Verdict
     prepared: Prepared | None
     exit_code: int
     notes: tuple[str, ...] = ()
@@ -111,7 +109,6 @@ def judge(options: LaunchOptions, keeper: Keeper | None = None) -> tuple[Verdict
         tensor_parallel_size=tensor,
         kv_cache_dtype=options.kv_cache_dtype.value or "auto",
         backend=options.attention_backend.value,
-        plugin_mode=options.plugin_mode,
         gpu_memory_gib=options.gpu_memory_gib,
     )
     targets = [options.target] if options.target is not None else []
@@ -149,7 +146,7 @@ def make_ready(
     Where the options of vLLM are not known yet, its command is asked for them, which may take long.
     """
     if verdict.exit_code != 0 and not force:
-        return Preparation(verdict, None, verdict.exit_code)
+        return Preparation(None, verdict.exit_code)
     notes = []
     if verdict.exit_code != 0:
         notes.append(
@@ -158,13 +155,13 @@ def make_ready(
     try:
         prepared = prepare(options, verdict, gpus, lambda: known or vllm_options(options.executable))
     except UnknownModelError as error:
-        return Preparation(verdict, None, verdict.exit_code or EXIT_WILL_NOT_RUN, (*notes, str(error)))
+        return Preparation(None, verdict.exit_code or EXIT_WILL_NOT_RUN, (*notes, str(error)))
     notes += [f"warning: {warning}" for warning in prepared.warnings]
     if prepared.plan.fits is False and not force:
-        return Preparation(verdict, prepared, EXIT_WILL_NOT_RUN, tuple(notes))
+        return Preparation(prepared, EXIT_WILL_NOT_RUN, tuple(notes))
     if prepared.plan.fits is False:
         notes.append("--force: going on although the memory plan says that it does not fit.")
-    return Preparation(verdict, prepared, 0, tuple(notes))
+    return Preparation(prepared, 0, tuple(notes))
 
 
 def serve(asked: LaunchOptions, prepared: Prepared, options: RunOptions, listener: Listener) -> int:

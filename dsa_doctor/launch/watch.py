@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 from dsa_doctor.launch.endpoint import Endpoint, Listener
@@ -59,8 +59,6 @@ class Outcome:
         facts: what the log told.
         ready_seconds: seconds from the start to readiness; None where it never was ready.
         answer: to the smoke prompt; None where it was not asked.
-        exit: how the server ended; None where it was left running.
-        stages: (stage, seconds since the start at which it began).
     """
 
     reason: Reason
@@ -68,8 +66,6 @@ class Outcome:
     facts: LogFacts
     ready_seconds: float | None
     answer: Answer | None
-    exit: Exit | None
-    stages: list[tuple[Stage, float]] = field(default_factory=list)
 
 
 T = TypeVar("T")
@@ -138,7 +134,6 @@ class Watcher:
         self.facts = LogFacts()
         self.answer: Answer | None = None
         self.ready_seconds: float | None = None
-        self.stages: list[tuple[Stage, float]] = [("start", 0.0)]
         self._interruptions = interruptions
         self._on_stage, self._on_ready, self._on_note = on_stage, on_ready, on_note
         self._start = time.monotonic()
@@ -163,7 +158,7 @@ class Watcher:
             if ended is not None:
                 return self._ended(ended)
             if not self._act():
-                return self._outcome("detached", 0, None)
+                return self._outcome("detached", 0)
 
     def _note_processes(self) -> None:
         """Remember now and then which processes the run has, to look for their GPU memory at the end."""
@@ -235,7 +230,6 @@ class Watcher:
     def _become_ready(self) -> None:
         self.ready_seconds = time.monotonic() - self._start
         self.facts.stage = "ready"
-        self.stages.append(("ready", self.ready_seconds))
         self._on_stage("ready", self.ready_seconds)
         if self.options.smoke:
             self._smoke = _Question(lambda: smoke(self.options.endpoint, timeout=self.options.smoke_timeout))
@@ -254,7 +248,7 @@ class Watcher:
             self._stop("smoke prompt")
 
     def _tell_ready(self) -> None:
-        so_far = self._outcome("ended", 0, None)
+        so_far = self._outcome("ended", 0)
         self._on_ready(replace(so_far, facts=replace(self.facts, layers=list(self.facts.layers))))
 
     def _stop(self, why: Reason) -> None:
@@ -266,7 +260,6 @@ class Watcher:
             stage = self.facts.read(line)
             if stage is not None and self.ready_seconds is None:
                 seconds = time.monotonic() - self._start
-                self.stages.append((stage, seconds))
                 self._on_stage(stage, seconds)
 
     def _tell_stages(self) -> None:
@@ -283,14 +276,14 @@ class Watcher:
         self._look_at_the_disk()
         self._tell_stages()
         if self._why == "interrupted":
-            return self._outcome("interrupted", 128 + self._interruptions.number, ended)
+            return self._outcome("interrupted", 128 + self._interruptions.number)
         if self._why == "not ready in time":
-            return self._outcome("not ready in time", EXIT_TIMEOUT, ended)
+            return self._outcome("not ready in time", EXIT_TIMEOUT)
         if self._why == "smoke prompt":
-            return self._outcome("smoke prompt", EXIT_NOT_SANE, ended)
+            return self._outcome("smoke prompt", EXIT_NOT_SANE)
         # A server that ends well before it served anything has failed all the same.
         code = ended.code if ended.code or self.ready_seconds is not None else 1
-        return self._outcome("ended", code, ended)
+        return self._outcome("ended", code)
 
-    def _outcome(self, reason: Reason, code: int, ended: Exit | None) -> Outcome:
-        return Outcome(reason, code, self.facts, self.ready_seconds, self.answer, ended, self.stages)
+    def _outcome(self, reason: Reason, code: int) -> Outcome:
+        return Outcome(reason, code, self.facts, self.ready_seconds, self.answer)

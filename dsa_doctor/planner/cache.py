@@ -15,9 +15,8 @@ from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.planner.families import family_of
 from dsa_doctor.planner.families.base import Cache, CacheOptions
 from dsa_doctor.planner.parallel import Parallel, pipeline_layers
-from dsa_doctor.planner.rows import KvLayout, kv_layout
 
-__all__ = ["Group", "KvLayout", "Pool", "kv_layout", "pool_of", "stage_caches", "token_bytes"]
+__all__ = ["Group", "Pool", "pool_of", "stage_caches", "token_bytes"]
 
 _GROWING = ("rows", "index")
 
@@ -132,23 +131,11 @@ def pool_of(caches: tuple[Cache, ...]) -> Pool:
     return Pool(tuple(groups), width, max(growing, default=1))
 
 
-@lru_cache(maxsize=1024)
-def token_bytes(
-    model: ModelGeometry,
-    parallel: Parallel,
-    stage: int,
-    *,
-    kv_cache_dtype: str,
-    backend: str,
-    mtp: bool,
-    block: int = 64,
-) -> tuple[int, int]:
-    """Return the bytes that one more token of context takes on one GPU of a stage: (KV rows, index keys).
+def token_bytes(caches: tuple[Cache, ...]) -> tuple[int, int]:
+    """Return the bytes that one more token of context takes in a stage's caches: (KV rows, index keys).
 
     Windows and states are not in it; fractions of a byte are rounded up.
     """
-    options = CacheOptions(parallel.tensor, kv_cache_dtype, backend, block, drafts=1 if mtp else 0)
-    caches = stage_caches(model, parallel, stage, options, mtp=mtp)
     return _per_token(caches, "rows"), _per_token(caches, "index")
 
 

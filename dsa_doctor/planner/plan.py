@@ -24,7 +24,7 @@ from dsa_doctor.planner.estimates import (
 )
 from dsa_doctor.planner.families.base import CacheOptions
 from dsa_doctor.planner.parallel import Parallel, host_bytes, part_bytes, problems_of, rank_bytes, stage_weights
-from dsa_doctor.planner.storage import Label, lowest, storage_of, stored_bytes
+from dsa_doctor.planner.storage import Label, lowest, storage_of
 from dsa_doctor.planner.weights import Part
 
 MINIMUM_CONTEXT = 1024
@@ -234,23 +234,16 @@ def _stage_plan(
     batch: tuple[int, int],
 ) -> Plan:
     parallel = options.parallel
-    caching = CacheOptions(
+    asked = CacheOptions(
         tensor=parallel.tensor,
         dtype=options.kv_cache_dtype,
         backend=options.attention_backend,
         block=options.block_size,
         drafts=1 if options.mtp else 0,
     )
-    pool = pool_of(stage_caches(model, parallel, stage, caching, mtp=options.mtp))
-    rows, indexer = token_bytes(
-        model,
-        parallel,
-        stage,
-        kv_cache_dtype=options.kv_cache_dtype,
-        backend=options.attention_backend,
-        mtp=options.mtp,
-        block=options.block_size,
-    )
+    caches = stage_caches(model, parallel, stage, asked, mtp=options.mtp)
+    pool = pool_of(caches)
+    rows, indexer = token_bytes(caches)
     # Every batch that is scheduled but not settled keeps its blocks of a sliding window: one per stage, and one more.
     in_flight = (parallel.pipeline + 1) * batch[0]
     tables = host_bytes(model, parallel, stage)
@@ -277,7 +270,7 @@ def _stage_plan(
     left = budget - taken - activations(context) if budget is not None else None
     tokens = pool.token_capacity(max(0, left), context, in_flight) if left is not None else None
     host = _host_lines(hardware, parallel, tables)
-    on_disk = _disk(model)
+    parameters, mtp_parameters = _parameters(model)
     return Plan(
         model=model.name,
         hardware=hardware,
@@ -302,9 +295,9 @@ def _stage_plan(
         fits=None if budget is None else shortfall == 0,
         shortfall_bytes=shortfall,
         uncertain_bytes=uncertain,
-        disk_bytes=checkpoint.disk_bytes if checkpoint is not None else on_disk[0],
-        parameters=on_disk[1],
-        mtp_parameters=on_disk[2],
+        disk_bytes=checkpoint.disk_bytes if checkpoint is not None else configured_size(model).high,
+        parameters=parameters,
+        mtp_parameters=mtp_parameters,
         host_bytes=-min(0, *(line.bytes for line in static)) * hardware.gpus_per_node + sum(one.bytes for one in host),
         host_lines=host,
     )
@@ -445,16 +438,15 @@ def _native_context(model: ModelGeometry) -> int:
 
 
 @lru_cache(maxsize=256)
-def _disk(model: ModelGeometry) -> tuple[int, int, int]:
-    """Return (bytes of the checkpoint, parameters, parameters of the MTP layers)."""
-    size = parameters = mtp = 0
+def _parameters(model: ModelGeometry) -> tuple[int, int]:
+    """Return (parameters, parameters of the MTP layers)."""
+    parameters = mtp = 0
     for layer, weight in stage_weights(model, Parallel(), 0, mtp=True):
-        size += stored_bytes(weight, model, layer=layer)
         if layer is not None and layer >= model.num_hidden_layers:
             mtp += weight.count
         else:
             parameters += weight.count
-    return size, parameters, mtp
+    return parameters, mtp
 
 
 def _disk_low(model: ModelGeometry) -> int | None:

@@ -78,11 +78,6 @@ def stored_size(weight: Weight, model: ModelGeometry, *, layer: int | None = Non
     return Size(0, size.high) if may_lack(model, layer) else size
 
 
-def stored_bytes(weight: Weight, model: ModelGeometry, *, layer: int | None = None) -> int:
-    """Return the most bytes that all copies of a weight can take in the checkpoint."""
-    return stored_size(weight, model, layer=layer).high
-
-
 def resident_bytes(weight: Weight, shape: tuple[int, ...], model: ModelGeometry, *, layer: int | None = None) -> int:
     """Return the most bytes of one copy's share of the given shape on a GPU; vLLM widens a few weights to bfloat16."""
     if weight.widened:

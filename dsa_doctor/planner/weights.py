@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.planner.families import family_of
-from dsa_doctor.planner.families.base import Kind, Part, Sharding, Weight, has_indexer, is_sparse_mlp
+from dsa_doctor.planner.families.base import Kind, Part, Sharding, Weight, has_indexer
 
 __all__ = [
     "Kind",
@@ -17,7 +17,6 @@ __all__ = [
     "embedding_weight",
     "has_indexer",
     "head_weights",
-    "is_sparse_mlp",
     "layer_weights",
     "mtp_weights",
     "parameter_count",

@@ -33,8 +33,10 @@ def find_policy(folder: Path) -> Policy:
         return load_policy(own)
     project = folder / PYPROJECT
     # A project's file that does not speak of us is no business of ours, whatever is wrong with it.
-    if project.is_file() and _mentions_us(project) and _table_of(_parse(project), project) is not None:
-        return load_policy(project)
+    if project.is_file() and _mentions_us(project):
+        table = _table_of(_parse(project), project)
+        if table is not None:
+            return policy_from(table, file=one_line(project.name), table=TABLE)
     return Policy()
 
 

@@ -18,7 +18,6 @@ from dsa_doctor.redaction import last_lines
 
 CHILDREN = Path(__file__).with_name("children")
 _LARGEST_ANSWER = 64 << 20
-_KEPT_OUTPUT = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,6 @@ def run_child(
         # The examined environment is left as it was found, byte code caches included.
         environment=_changed(os.environ, {**(environment or {}), "PYTHONDONTWRITEBYTECODE": "1"}),
         merge=True,
-        keep_stdout=_KEPT_OUTPUT,
         answer_variable="DSA_DOCTOR_ANSWER_FD",
         keep_answer=_LARGEST_ANSWER,
     )

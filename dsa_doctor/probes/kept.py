@@ -53,11 +53,11 @@ class KeptAnswers(Fact):
         known = {answer.query: answer for answer in self.answers}
         if any(query not in known for query in queries) or (serve_options and self.serve_options is None):
             return None
-        wanted = serve_options and self.serve_options is not None
+        told = self.serve_options if serve_options else None
         return Selector(
             answers=tuple(known[query] for query in queries),
             flashinfer_usable=self.flashinfer_usable,
-            serve_options=Observation[ServeOptions].ok(self.serve_options) if wanted and self.serve_options else None,
+            serve_options=Observation[ServeOptions].ok(told) if told is not None else None,
         )
 
     def with_more(self, observed: Selector) -> "KeptAnswers":

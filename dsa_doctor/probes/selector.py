@@ -164,9 +164,7 @@ def _answer(environment: Environment, query: SelectorQuery, raw: dict[str, Any])
 
 def _clean(environment: Environment, text: str) -> str:
     """Write paths relative to the search path, and keep user and host names out."""
-    for folder in sorted(map(os.fspath, environment.search_path), key=len, reverse=True):
-        text = text.replace(folder + os.sep, "")
-    return redact(text)
+    return redact(environment.shorten(text))
 
 
 __all__ = ["TIMEOUT_SECONDS", "probe"]

@@ -19,6 +19,7 @@ def render_html(report: Report) -> str:
         marks=_STATE_MARKS,
         policy_lines=list(wording.policy_lines(report)),
         environments=any(case.environment is not None for case in report.verdicts),
+        subject=wording.subject,
         case_title=wording.case_title,
         case_answer=wording.case_answer,
         case_conclusion=wording.case_conclusion,

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from dsa_doctor.catalog.findings import trouble_of
 from dsa_doctor.catalog.targets import find_gpu
-from dsa_doctor.render.steps import ADVISED, HERE, OR, Step, todo
+from dsa_doctor.render.steps import OR, Step, todo
 from dsa_doctor.verdict.schema import Finding, Layer, State, Verdict
 
 MAX_WIDTH = 100
@@ -260,12 +260,8 @@ def _print_todo(console: Console, verdict: Verdict) -> None:
         show(console, Text("\nWhat to do", style="bold"))
     if helpless:
         show(console, Padding(Text("Nothing is known that makes it run on this GPU with this vLLM."), (0, 0, 0, 2)))
-    for number, step in enumerate(found.needed, start=1):
-        _print_step(console, f"{number}. ", step)
-    for step in found.advised:
-        _print_step(console, ADVISED, step)
-    for step in found.here:
-        _print_step(console, HERE, step)
+    for mark, step in found.marked():
+        _print_step(console, mark, step)
 
 
 def _print_step(console: Console, mark: str, step: Step) -> None:

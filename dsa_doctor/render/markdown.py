@@ -16,6 +16,7 @@ from dsa_doctor.render.wording import (
     finding_of,
     policy_lines,
     report_conclusion,
+    subject,
     versions,
 )
 
@@ -70,8 +71,7 @@ def _table(report: Report) -> list[str]:
     rows = ["| " + " | ".join(headings) + " |", "|" + " --- |" * len(headings)]
     for case in report.verdicts:
         cells = [
-            case.model.name if case.model is not None else case.asked or "none",
-            f"{case.target.name} ({case.target.sm})" if case.target is not None else "none",
+            *subject(case),
             *([case.environment or "this environment"] if environments else []),
             *(layer.state for layer in case.layers),
             str(case.exit_code),

@@ -6,7 +6,7 @@ from rich.text import Text
 
 from dsa_doctor.policy.report import GatedVerdict, Report
 from dsa_doctor.render.human import conclusion, kept_from_judging, print_verdict, show, state_text
-from dsa_doctor.render.wording import case_title, clean, policy_lines, report_conclusion
+from dsa_doctor.render.wording import case_title, clean, policy_lines, report_conclusion, subject
 from dsa_doctor.verdict.schema import Verdict
 
 
@@ -87,19 +87,18 @@ def _table(report: Report) -> Table:
     rows: dict[tuple[str, str], dict[str | None, GatedVerdict]] = {}
     for case in report.verdicts:
         rows.setdefault(_subject(case), {})[case.environment] = case
-    for subject, by_environment in rows.items():
+    for judged, by_environment in rows.items():
         cases = [by_environment.get(one) for one in environments]
         names = [layer.layer for layer in next(iter(by_environment.values())).layers]
         for index, name in enumerate(names):
             states = [state_text(case.layers[index].state) if case is not None else Text("") for case in cases]
-            table.add_row(*(subject if index == 0 else ("", "")), f"{index + 1} {name}", *states)
+            table.add_row(*(judged if index == 0 else ("", "")), f"{index + 1} {name}", *states)
         table.add_row("", "", "exit code", *(str(case.exit_code) if case is not None else "" for case in cases))
     return table
 
 
 def _subject(case: GatedVerdict) -> tuple[str, str]:
-    model = case.model.name if case.model is not None else case.asked or "none"
-    gpu = f"{case.target.name} ({case.target.sm})" if case.target is not None else "none"
+    model, gpu = subject(case)
     return clean(model), clean(gpu)
 
 

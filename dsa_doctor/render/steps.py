@@ -4,7 +4,7 @@ A layer that is not resolved needs one step; what else would resolve the same la
 that several layers share is one step. What only warns, or concerns the judging machine alone, stands apart.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from shlex import quote
 from typing import Literal
@@ -72,6 +72,12 @@ class Todo:
         """Whether there is anything to do."""
         return bool(self.needed or self.advised or self.here)
 
+    def marked(self) -> Iterator[tuple[str, Step]]:
+        """Yield every step with what stands before it, in order."""
+        yield from ((f"{number}. ", step) for number, step in enumerate(self.needed, start=1))
+        yield from ((ADVISED, step) for step in self.advised)
+        yield from ((HERE, step) for step in self.here)
+
 
 def todo(verdict: Verdict) -> Todo:
     """Return what to do about a verdict."""
@@ -93,13 +99,8 @@ def todo(verdict: Verdict) -> Todo:
 
 def todo_lines(verdict: Verdict) -> list[str]:
     """Return what to do as plain lines: numbered steps, their alternatives below them, each with its findings."""
-    found = todo(verdict)
     lines = []
-    for mark, step in (
-        *((f"{number}. ", step) for number, step in enumerate(found.needed, start=1)),
-        *((ADVISED, step) for step in found.advised),
-        *((HERE, step) for step in found.here),
-    ):
+    for mark, step in todo(verdict).marked():
         for index, remedy in enumerate(step.remedies):
             note = f"   # {remedy.note}" if remedy.note else ""
             lines.append(f"{OR if index else mark}{remedy.lead}{remedy.text}{note}")

@@ -52,6 +52,12 @@ def documentation_of(finding_id: str) -> str:
     return f"{DOCUMENTATION}/checks/{finding_id}.md"
 
 
+def subject(case: GatedVerdict) -> tuple[str, str]:
+    """Return the model and the GPU that were judged, as they came; "none" for what is missing."""
+    model = case.model.name if case.model is not None else case.asked or "none"
+    return model, f"{case.target.name} ({case.target.sm})" if case.target is not None else "none"
+
+
 def case_title(case: GatedVerdict) -> str:
     """Return what was judged, in one line."""
     where = f", {case.environment}" if case.environment is not None else ""

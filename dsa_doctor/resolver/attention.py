@@ -8,7 +8,7 @@ from dsa_doctor.resolver.own_attention import judge_own_attention, own_backends
 from dsa_doctor.resolver.plugin_finding import plugin_finding
 from dsa_doctor.resolver.request import TRITON_BACKEND
 from dsa_doctor.resolver.settings import mla_is_off
-from dsa_doctor.resolver.sm120 import concerns, with_flashinfer
+from dsa_doctor.resolver.sm120 import with_flashinfer
 from dsa_doctor.verdict.schema import Backend, Finding
 
 
@@ -68,7 +68,7 @@ def _chosen(case: Judgement, name: str) -> Judged:
         return judged("attention", "upstream", summary, (finding("DSA206", "pass", summary, evidence=evidence),))
     summary = f"vLLM's own {name} serves sparse MLA on {case.gpu}."
     native = judged("attention", "native", summary, (finding("DSA202", "pass", summary, evidence=evidence),))
-    return with_flashinfer(case, native) if concerns(case, name) else native
+    return with_flashinfer(case, name, native)
 
 
 def _by_plugin(case: Judgement) -> Judged:

@@ -97,7 +97,7 @@ def _order_stop(stored: Quantization, form: WeightFormat, support: QuantizationS
 
 def _layer_stops(case: Judgement, stored: Quantization, support: QuantizationSupport, layer: int) -> Iterator[str]:
     model, prefix = case.model, f"model.layers.{layer}."
-    sparse = model.n_routed_experts > 0 and layer >= model.first_k_dense_replace
+    sparse = model.is_sparse(layer)
     if support.fused_indexer_key and not stored.native and layer not in model.shared_indexer_layer_ids:
         yield from _indexer_stops(stored, support, prefix)
     if not sparse or model.n_shared_experts:

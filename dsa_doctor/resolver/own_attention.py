@@ -1,13 +1,13 @@
 """Layer 2 of families that pick their attention class themselves: vLLM's selector is never asked for their layers."""
 
 from dsa_doctor.compat.families import Family
-from dsa_doctor.facts.schema import AttentionCandidate
+from dsa_doctor.facts.schema import AttentionCandidate, OwnAttention
 from dsa_doctor.resolver.family_needs import failing, steps
 from dsa_doctor.resolver.judgement import Judged, Judgement, finding, judged
 from dsa_doctor.resolver.picks import pick_of, picks_of, taken_of
 from dsa_doctor.resolver.plugin_finding import plugin_finding
 from dsa_doctor.resolver.request import TRITON_BACKEND
-from dsa_doctor.resolver.sm120 import concerns, with_flashinfer
+from dsa_doctor.resolver.sm120 import with_flashinfer
 from dsa_doctor.verdict.schema import Backend
 
 
@@ -32,7 +32,7 @@ def judge_own_attention(case: Judgement, family: Family) -> Judged:
         evidence += (f"{case.request.backend} was asked for by name, and {family.title} pays no heed to it",)
     wrong = failing(case, "attention")
     if wrong:
-        return _unresolved(case, family, evidence)
+        return _unresolved(case, family, own, wrong[0], evidence)
     taken = taken_of(pick)
     if not taken:
         summary = f"Whether {_named(pick.candidates)} serves {case.gpu} could not be told from vLLM's sources."
@@ -43,7 +43,7 @@ def judge_own_attention(case: Judgement, family: Family) -> Judged:
         return _wrong_cache(case, _named(taken), asked, accepted)
     summary = f"vLLM's own {_named(taken)} serves {family.title}'s attention on {case.gpu}."
     native = judged("attention", "native", summary, (finding("DSA202", "pass", summary, evidence=evidence),))
-    return with_flashinfer(case, native) if concerns(case, own_choice(case)) else native
+    return with_flashinfer(case, own_choice(case), native)
 
 
 def own_choice(case: Judgement) -> str | None:
@@ -112,12 +112,8 @@ def _unknown(case: Judgement, family: Family) -> Judged:
     return judged("attention", "unknown", summary, (finding("DSA204", "unknown", summary),))
 
 
-def _unresolved(case: Judgement, family: Family, evidence: tuple[str, ...]) -> Judged:
-    first, *_ = failing(case, "attention")
-    own = picks_of(case)
-    capabilities = (
-        [one.capability for one in own.picks if one.asked is None and taken_of(one)] if own is not None else []
-    )
+def _unresolved(case: Judgement, family: Family, own: OwnAttention, first: str, evidence: tuple[str, ...]) -> Judged:
+    capabilities = [one.capability for one in own.picks if one.asked is None and taken_of(one)]
     remedy = (f"a GPU of compute capability {', '.join(capabilities)}",) if capabilities else ()
     summary = f"No attention class of {family.title} serves {case.gpu}. The first step that fails: {first}."
     found = finding("DSA201", "fail", summary, evidence=(*evidence, *steps(case)), remedy=remedy)

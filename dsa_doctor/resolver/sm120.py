@@ -10,13 +10,13 @@ _UPGRADE = "a vLLM that pins a newer FlashInfer, or a newer flashinfer-python wh
 _PREBUILT = "flashinfer-jit-cache"
 
 
-def concerns(case: Judgement, backend: str | None) -> bool:
-    """Whether a backend runs on FlashInfer's kernels for 12.x."""
-    return is_consumer_blackwell(case.capability) and backend is not None and backend.startswith("FLASHINFER")
+def with_flashinfer(case: Judgement, backend: str | None, native: Judged) -> Judged:
+    """Return layer 2 with what FlashInfer's sources say: unresolved without a kernel, warned of hangs.
 
-
-def with_flashinfer(case: Judgement, native: Judged) -> Judged:
-    """Return layer 2 with what FlashInfer's sources say: unresolved without a kernel, warned of hangs."""
+    Only a backend that runs on FlashInfer's kernels for 12.x is concerned.
+    """
+    if not is_consumer_blackwell(case.capability) or backend is None or not backend.startswith("FLASHINFER"):
+        return native
     kernels = case.facts.flashinfer_sm120.value
     if kernels is None:
         if case.facts.flashinfer_sm120.status == "absent":

@@ -46,7 +46,6 @@ class Target:
         seeds: valid inputs, small.
         words: what a mutation may put in.
         longest: bytes of an input.
-        modules: instrumented beside dsa_doctor.
     """
 
     run: Callable[[bytes], object]
@@ -77,7 +76,6 @@ def execute(target: Target, data: bytes, *, seconds: float = 1.0) -> object:
 
 def _file(name: str, data: bytes) -> Path:
     path = _FOLDER / f"{os.getpid()}-{name}"
-    path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
     return path
 

@@ -153,11 +153,6 @@ def _compresses_with_indexer(model: ModelGeometry, layer: int) -> bool:
     return layer in compression.index_sources
 
 
-def is_sparse_mlp(model: ModelGeometry, layer: int) -> bool:
-    """Whether a layer's MLP is a mixture of experts."""
-    return model.n_routed_experts > 0 and layer not in model.dense_layer_ids
-
-
 def norm(name: str, width: int, part: Part = "norms") -> Weight:
     """Return a norm's weight."""
     return Weight(name, part, (width,), "replicated", "plain")

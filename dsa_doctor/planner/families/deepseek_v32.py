@@ -17,7 +17,6 @@ from dsa_doctor.planner.families.base import (
     Weight,
     experts,
     has_indexer,
-    is_sparse_mlp,
     mlp,
     no_problems,
     no_weights,
@@ -71,7 +70,7 @@ def caches(model: ModelGeometry, layer: int, options: CacheOptions) -> Iterator[
 def feed_forward_weights(model: ModelGeometry, layer: int) -> Iterator[Weight]:
     """Yield a layer's MLP, dense or of experts."""
     hidden = model.hidden_size
-    if not is_sparse_mlp(model, layer):
+    if not model.is_sparse(layer):
         yield from mlp("mlp.", "dense MLP", hidden, model.intermediate_size, _NAMES)
         return
     count = model.n_routed_experts

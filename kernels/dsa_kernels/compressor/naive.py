@@ -66,10 +66,9 @@ def naive_compress_to_rows(kv_cache: torch.Tensor, **given: Any) -> None:
 
 def naive_compress_to_index_keys(kv_cache: torch.Tensor, **given: Any) -> None:
     """The reference of `compress_to_index_keys`, token by token; arguments as there, by keyword."""
-    cache = kv_cache.squeeze(2) if kv_cache.dim() == 4 else kv_cache
     for slot, compressed, angles in _groups(**given):
         key = naive_rotate_end(compressed.float().to(torch.bfloat16), angles).to(torch.bfloat16)
-        naive_indexer_k_quant_and_cache(key[None], cache, torch.tensor([slot]))
+        naive_indexer_k_quant_and_cache(key[None], kv_cache, torch.tensor([slot]))
 
 
 def _groups(

@@ -213,7 +213,7 @@ def indexer_k_quant_and_cache(
     num_tokens = slot_mapping.shape[0]
     expect(num_tokens <= k.shape[0], "slot_mapping", f"{num_tokens} slots", f"at most {k.shape[0]}, one per row of k")
     expect(quant_block_size == HEAD_DIM, "quant_block_size", quant_block_size, HEAD_DIM)
-    expect(scale_fmt in ("ue8m0", ""), "scale_fmt", repr(scale_fmt), "'ue8m0' or ''")
+    check_scale_format(scale_fmt)
     expect_contiguous_last("k", k)
     expect_contiguous_last("slot_mapping", slot_mapping)
     expect_same_device("k", k, kv_cache=kv_cache, slot_mapping=slot_mapping)
@@ -231,6 +231,11 @@ def indexer_k_quant_and_cache(
             UE8M0=scale_fmt == "ue8m0",
             num_warps=GROUP_WARPS,
         )
+
+
+def check_scale_format(scale_fmt: str) -> None:
+    """Refuse what is no format of an index key's scale."""
+    expect(scale_fmt in ("ue8m0", ""), "scale_fmt", repr(scale_fmt), "'ue8m0' or ''")
 
 
 def check_indexer_cache(kv_cache: torch.Tensor) -> torch.Tensor:

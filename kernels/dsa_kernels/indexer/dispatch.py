@@ -7,7 +7,7 @@ selection and the fp8 ops have one kernel each on every target.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from dsa_kernels.indexer.config import MAX_HEADS
@@ -210,7 +210,7 @@ def paged_config(capability: int, heads: int, next_n: int) -> PagedConfig:
     config = find_paged_route(capability, heads, next_n).config
     if not has_small_shared_memory(capability):
         return config
-    return PagedConfig(**{**vars(config), "most_columns": config.most_columns // 2})
+    return replace(config, most_columns=config.most_columns // 2)
 
 
 def ragged_routes_on(capability: int, gluon: bool) -> Iterator[tuple[int, RaggedRoute]]:

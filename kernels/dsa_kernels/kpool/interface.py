@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dsa_kernels.errors import expect, expect_contiguous_last, expect_same_device, expect_tensor
-from dsa_kernels.fp8.interface import FLOATS, INTEGERS, check_indexer_cache
+from dsa_kernels.fp8.interface import FLOATS, INTEGERS, check_indexer_cache, check_scale_format
 from dsa_kernels.kpool.config import BLOCK_POOLS, BLOCK_ROWS, DECODE_WARPS, HEAD_DIM, MAX_POOL, POOL_WARPS, ROW_WARPS
 from dsa_kernels.kpool.kernels import compress_kernel, decode_kernel, rotate_quantize_kernel
 
@@ -74,7 +74,7 @@ def kpool_compress_and_cache(
     expect_tensor("gate", gate, [num_pools, pool, HEAD_DIM], FLOATS)
     cache = check_indexer_cache(kv_cache)
     expect_tensor("slot_mapping", slot_mapping, [num_pools], INTEGERS)
-    _check_scale_format(scale_fmt)
+    check_scale_format(scale_fmt)
     for name, tensor in (("key", key), ("gate", gate), ("slot_mapping", slot_mapping)):
         expect_contiguous_last(name, tensor)
     expect_same_device("key", key, gate=gate, ape=ape, kv_cache=kv_cache, slot_mapping=slot_mapping)
@@ -153,7 +153,7 @@ def kpool_decode_update(
     integers = {"tail_slot_mapping": tail_slot_mapping, "slot_mapping": slot_mapping, "positions": positions}
     for name, tensor in integers.items():
         expect_tensor(name, tensor, [batch, next_n], INTEGERS)
-    _check_scale_format(scale_fmt)
+    check_scale_format(scale_fmt)
     expect_contiguous_last("key", key)
     expect_contiguous_last("gate", gate)
     expect_same_device("key", key, gate=gate, ape=ape, kv_cache=kv_cache, tail_cache=tail_cache, **integers)
@@ -187,7 +187,3 @@ def _check_pool(ape: torch.Tensor, pool: int) -> None:
     expect(2 <= pool <= MAX_POOL, "key", f"pools of {pool} tokens", f"pools of 2 to {MAX_POOL} tokens")
     expect_tensor("ape", ape, [pool, HEAD_DIM], [torch.float32])
     expect(ape.is_contiguous(), "ape", f"strides {ape.stride()}", "a contiguous tensor")
-
-
-def _check_scale_format(scale_fmt: str) -> None:
-    expect(scale_fmt in ("ue8m0", ""), "scale_fmt", repr(scale_fmt), "'ue8m0' or ''")

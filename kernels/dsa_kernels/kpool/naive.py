@@ -52,7 +52,7 @@ def naive_kpool_compress_and_cache(
     """The reference of `kpool_compress_and_cache`; arguments as there."""
     pooled = naive_rotate(naive_pool(key, gate, ape))
     slots = slot_mapping if write_mask is None else torch.where(write_mask, slot_mapping, -1)
-    naive_indexer_k_quant_and_cache(pooled, _pages(kv_cache), slots, ue8m0=scale_fmt == "ue8m0")
+    naive_indexer_k_quant_and_cache(pooled, kv_cache, slots, ue8m0=scale_fmt == "ue8m0")
 
 
 def naive_kpool_decode_update(
@@ -80,10 +80,6 @@ def naive_kpool_decode_update(
                 keys = torch.cat((tail[0, rows], key[request, token][None]))
                 gates = torch.cat((tail[1, rows], gate[request, token][None]))
                 pooled = naive_rotate(naive_pool(keys, gates, ape))[None]
-                naive_indexer_k_quant_and_cache(pooled, _pages(kv_cache), slot[None], ue8m0=scale_fmt == "ue8m0")
+                naive_indexer_k_quant_and_cache(pooled, kv_cache, slot[None], ue8m0=scale_fmt == "ue8m0")
             tail[0, position % ring] = key[request, token]
             tail[1, position % ring] = gate[request, token]
-
-
-def _pages(kv_cache: torch.Tensor) -> torch.Tensor:
-    return kv_cache.squeeze(2) if kv_cache.dim() == 4 else kv_cache

@@ -13,7 +13,7 @@ from dsa_doctor.catalog.models import find_model
 from dsa_doctor.planner import Hardware, HeaderError, Parallel, PlanOptions, checkpoint_of, plan, stored_tensors
 from dsa_doctor.planner.headers import StoredTensor, read_header
 from dsa_doctor.planner.parallel import part_bytes, stage_weights
-from dsa_doctor.planner.storage import stored_bytes
+from dsa_doctor.planner.storage import stored_size
 
 GIB = 2**30
 CONFIG = {
@@ -100,7 +100,7 @@ def test_a_hybrid_checkpoint_is_sorted_by_its_own_names(name, mtp_prefix):
         else:
             full = f"{wrapper}layers.{layer}.{weight.name}"
         full = full.replace("language_model.visual", "visual").replace(".experts.", ".experts.3.")
-        size = stored_bytes(weight, model, layer=layer)
+        size = stored_size(weight, model, layer=layer).high
         tensors.append(StoredTensor(name=full, dtype="U8", shape=weight.shape, bytes=size))
     checkpoint = checkpoint_of(tensors, model)
     assert checkpoint.unrecognised == ()

@@ -8,9 +8,10 @@ import pytest
 from dsa_doctor.catalog.geometry import geometry_from_config
 from dsa_doctor.catalog.models import find_model
 from dsa_doctor.planner import Hardware, Parallel, PlanOptions, plan
-from dsa_doctor.planner.cache import token_bytes
+from dsa_doctor.planner.cache import stage_caches, token_bytes
+from dsa_doctor.planner.families.base import CacheOptions
 from dsa_doctor.planner.parallel import part_bytes, stage_weights
-from dsa_doctor.planner.storage import storage_of, stored_bytes, stored_size
+from dsa_doctor.planner.storage import storage_of, stored_size
 from tests.dsa_doctor.planner.quantised import (
     GLM51_NVFP4_MTP,
     GLM52_AWQ_INT4,
@@ -91,7 +92,8 @@ def test_the_plan_agrees_with_a_published_run(run):
 def test_kv_bytes_are_those_that_vllm_moved():
     """vllm-project/recipes#893 counted the bytes of a prompt's KV cache over 8 ranks, fp8, blocks of 64 tokens."""
     model = find_model("GLM-5.2-FP8").geometry()
-    rows, indexer = token_bytes(model, TP8, 0, kv_cache_dtype="fp8", backend="FLASHMLA_SPARSE", mtp=False)
+    options = CacheOptions(tensor=8, dtype="fp8", backend="FLASHMLA_SPARSE", block=64, drafts=0)
+    rows, indexer = token_bytes(stage_caches(model, TP8, 0, options, mtp=False))
     for prompt, moved in ((138_615, 59_763_793_920), (44_498, 19_111_157_760)):
         tokens = moved // (8 * (rows + indexer))
         assert tokens * 8 * (rows + indexer) == moved
@@ -143,7 +145,7 @@ def test_parts_of_deepseek_v41_are_those_of_the_published_checkpoint():
     for layer, weight in stage_weights(model, Parallel(), 0, mtp=True):
         draft = layer is not None and layer >= 40
         part = "norms" if weight.name == "attn.attn_sink" or ".q_norm" in weight.name else weight.part
-        parts["MTP" if draft else part] += stored_bytes(weight, model, layer=layer)
+        parts["MTP" if draft else part] += stored_size(weight, model, layer=layer).high
     assert parts["routed experts"] == 288_777_830_400
     assert parts["shared experts"] == 1_416_960_000
     assert parts["router"] == 157_409_280
