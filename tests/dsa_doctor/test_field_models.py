@@ -97,8 +97,9 @@ def test_v41_flash_is_native_on_an_h100(judged):
 
 @pytest.mark.slow
 def test_glm53_flash_needs_its_pooled_indexer(judged):
-    failed = [(one.id, one.summary) for one in judged["glm53", "h100"].findings if one.status == "fail"]
-    assert (judged["glm53", "h100"].exit_code, failed) == (0, [])
+    verdict = judged["glm53", "h100"]
+    doubts = [(one.summary, one.evidence) for one in verdict.findings if one.status in {"fail", "unknown"}]
+    assert (verdict.exit_code, doubts) == (0, [])
     for target in ("a100", "4090"):
         verdict = judged["glm53", target]
         states = {one.layer: one.state for one in verdict.layers}
