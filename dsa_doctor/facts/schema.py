@@ -382,6 +382,8 @@ class Fingerprint(Fact):
     """None where it was not read."""
     patch_targets: dict[str, str] = Field(default_factory=dict)
     """Patch target of the plugin to "present", "missing" or "changed: ..."."""
+    patch_families: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Model family that the plugin serves to the targets that it needs besides; what none names, every family needs."""
 
 
 class Facts(Fact):

@@ -25,7 +25,7 @@ def activate(mode: str) -> None:
     if decision.serves:
         from dsa_doctor.plugin import selection
 
-        selection.install(forced=mode == "force")
+        selection.install(forced=mode == "force", moved=decision.moved)
         return
     details = "".join(f"\n  {line}" for line in (*decision.evidence, *decision.remedy))
     if mode == "force":

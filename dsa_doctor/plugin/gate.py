@@ -5,7 +5,7 @@ from typing import cast
 from dsa_doctor.catalog.capability import Capability
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Fingerprint
-from dsa_doctor.plugin.families import patch_targets
+from dsa_doctor.plugin.families import family_targets, patch_targets
 from dsa_doctor.plugin.host import BACKEND_NAME, CUSTOM_PATH, is_installed, vllm_root
 from dsa_doctor.resolver.plugin_gate import GateDecision, environment_gate
 from dsa_doctor.resolver.request import PluginMode
@@ -28,7 +28,9 @@ def decide(capability: Capability, mode: str) -> GateDecision:
         )
     # What the gate reads of a fingerprint; gathering the rest is `check`'s business.
     known = Fingerprint.model_construct(
-        in_tree_triton_mla_sparse=in_tree_backend(), patch_targets=patch_targets(vllm_root())
+        in_tree_triton_mla_sparse=in_tree_backend(),
+        patch_targets=patch_targets(vllm_root()),
+        patch_families=family_targets(),
     )
     return environment_gate(
         capability=capability,

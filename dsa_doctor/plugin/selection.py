@@ -3,7 +3,7 @@
 import functools
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dsa_doctor.plugin import serving
@@ -14,7 +14,7 @@ from dsa_doctor.plugin.log import LOGGER, say
 from dsa_doctor.plugin.state import STATE
 
 
-def install(*, forced: bool) -> None:
+def install(*, forced: bool, moved: Mapping[str, tuple[str, ...]]) -> None:
     """Install the plugin in this process. The gate has verified every target; nothing here can half succeed.
 
     Nothing of vLLM is imported that a process without a DSA model would not import, so other models start as fast as
@@ -22,10 +22,12 @@ def install(*, forced: bool) -> None:
 
     Args:
         forced: whether the backend outranks native ones.
+        moved: families that cannot be served in this vLLM, to the patch targets that moved.
     """
     from vllm.platforms import cuda
 
     STATE.forced = forced
+    STATE.moved = dict(moved)
     name_backend()
     cuda._get_backend_priorities = with_custom_backend(cuda._get_backend_priorities)
     cuda.CudaPlatformBase.check_and_update_config = serving.reviewed(cuda.CudaPlatformBase.check_and_update_config)
@@ -50,7 +52,7 @@ def offer_model_classes() -> None:
     """Let the architectures of DSA models resolve to the classes that the plugin serves."""
     from vllm.model_executor.models.registry import ModelRegistry
 
-    for family in FAMILIES:
+    for family in (one for one in FAMILIES if one.name not in STATE.moved):
         for architecture, path in family.model_classes.items():
             if architecture in ModelRegistry.models:
                 ModelRegistry.register_model(architecture, path)

@@ -9,6 +9,7 @@ from dsa_doctor.plugin import report
 from dsa_doctor.plugin.host import BACKEND_NAME, index_topk, model_geometry
 from dsa_doctor.plugin.log import say
 from dsa_doctor.plugin.mode import MODE_VARIABLE
+from dsa_doctor.plugin.state import STATE
 
 _QUANTISED_PREFIXES = ("fp8", "int8", "nvfp4")
 
@@ -91,7 +92,7 @@ def _model_refusal(vllm_config: Any) -> str | None:
     except ConfigError as error:
         return f"the model's shape could not be read: {error}"
     decision = model_gate(
-        GateDecision(outcome="serves", reason="installed"),
+        GateDecision(outcome="serves", reason="installed", moved=STATE.moved),
         model=geometry,
         kv_cache_dtype=str(vllm_config.cache_config.cache_dtype),
     )

@@ -10,12 +10,14 @@ class PluginState:
     Attributes:
         registered: whether vLLM has loaded the plugin.
         forced: whether DSA_DOCTOR_PLUGIN=force installed it: then it outranks native backends.
+        moved: families that this vLLM's sources keep the plugin from serving, to the patch targets that moved.
         applied: names of the families whose patches are in place.
         judged: models whose start-up block was logged.
     """
 
     registered: bool = False
     forced: bool = False
+    moved: dict[str, tuple[str, ...]] = field(default_factory=dict)
     applied: set[str] = field(default_factory=set)
     judged: list[str] = field(default_factory=list)
 

@@ -10,7 +10,7 @@ from dsa_doctor.compat.sources import SourceTree
 from dsa_doctor.compat.triton_fp8 import triton_fp8_kernels
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Fingerprint
-from dsa_doctor.plugin.families import patch_targets
+from dsa_doctor.plugin.families import family_targets, patch_targets
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.redaction import redact
 
@@ -48,6 +48,7 @@ def probe(environment: Environment) -> Observation[Fingerprint]:
             plugins_by_name=settings.plugins_by_name(tree),
             quantization=quantization_support(tree),
             patch_targets=patch_targets(tree.root),
+            patch_families=family_targets(),
         )
     except (OSError, SyntaxError, RecursionError) as error:
         cause = redact(f"vLLM's sources could not be read: {type(error).__name__}: {error}")

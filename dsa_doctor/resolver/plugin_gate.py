@@ -2,8 +2,10 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from dsa_doctor.catalog.capability import Capability, has_native_path, plugin_serves, vllm_minimum
-from dsa_doctor.catalog.geometry import ModelGeometry
+from dsa_doctor.catalog.geometry import Family, ModelGeometry
 from dsa_doctor.facts.observation import Fact, Observation
 from dsa_doctor.facts.schema import Fingerprint
 from dsa_doctor.installation import this_installation
@@ -18,6 +20,12 @@ _REFUSED_FAMILIES = {
 }
 
 
+_OTHER_RELEASE = ("use a vLLM release of the support matrix (docs/support-matrix.md), or a newer dsa-doctor",)
+
+_PLUGIN_FAMILIES: dict[Family, str] = {"mla": "deepseek_v32"}
+"""How the plugin calls the families that it serves."""
+
+
 class GateDecision(Fact):
     """Whether the plugin serves, and why or why not.
 
@@ -29,6 +37,8 @@ class GateDecision(Fact):
     reason: str
     evidence: tuple[str, ...] = ()
     remedy: tuple[str, ...] = ()
+    moved: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Model family that it cannot serve in this vLLM, though others, to the patch targets that moved."""
 
     @property
     def serves(self) -> bool:
@@ -94,21 +104,31 @@ def environment_gate(
         return GateDecision(outcome="refuses", reason=reason, evidence=fingerprint.evidence)
     if fingerprint.value.in_tree_triton_mla_sparse:
         return GateDecision(outcome="stands_down", reason="this vLLM has a TRITON_MLA_SPARSE of its own")
-    return _patch_gate(fingerprint.value.patch_targets)
+    return _patch_gate(fingerprint.value.patch_targets, fingerprint.value.patch_families)
 
 
-def _patch_gate(targets: dict[str, str]) -> GateDecision:
+def _patch_gate(targets: dict[str, str], families: dict[str, tuple[str, ...]]) -> GateDecision:
+    """Decide from the targets: what every family needs must be present, and all that some family needs besides."""
     if not targets:
         return GateDecision(outcome="refuses", reason="its patch targets in this vLLM were not verified")
-    moved = tuple(f"{target}: {state}" for target, state in targets.items() if state != "present")
-    if moved:
+    moved = {target: f"{target}: {state}" for target, state in targets.items() if state != "present"}
+    by_family = {
+        family: tuple(moved[target] for target in needed if target in moved) for family, needed in families.items()
+    }
+    shared = moved.keys() - {target for needed in families.values() for target in needed}
+    if shared or (moved and all(by_family.values())):
         return GateDecision(
             outcome="refuses",
             reason=f"{len(moved)} of its {len(targets)} patch targets moved in this vLLM, so it changes nothing",
-            evidence=moved,
-            remedy=("use a vLLM release of the support matrix (docs/support-matrix.md), or a newer dsa-doctor",),
+            evidence=tuple(moved.values()),
+            remedy=_OTHER_RELEASE,
         )
-    return GateDecision(outcome="serves", reason=f"all {len(targets)} patch targets are as expected")
+    lacking = {family: states for family, states in by_family.items() if states}
+    if not lacking:
+        return GateDecision(outcome="serves", reason=f"all {len(targets)} patch targets are as expected")
+    served = ", ".join(family for family in by_family if family not in lacking)
+    reason = f"all patch targets for {served} are as expected; not those for {', '.join(lacking)}"
+    return GateDecision(outcome="serves", reason=reason, moved=lacking)
 
 
 def model_gate(environment: GateDecision, *, model: ModelGeometry, kv_cache_dtype: str) -> GateDecision:
@@ -123,6 +143,9 @@ def model_gate(environment: GateDecision, *, model: ModelGeometry, kv_cache_dtyp
         return environment
     if model.refusal is not None:
         return GateDecision(outcome="refuses", reason=_REFUSED_FAMILIES[model.refusal])
+    if moved := environment.moved.get(_PLUGIN_FAMILIES.get(model.family, "")):
+        reason = f"{len(moved)} of its patch targets for {model.name} moved in this vLLM"
+        return GateDecision(outcome="refuses", reason=reason, evidence=moved, remedy=_OTHER_RELEASE)
     if model.kv_lora_rank != 512 or model.qk_rope_head_dim not in (0, 64):
         reason = (
             f"its kernels are built for KV rows of 512+64 or 512+0 values; {model.name} has "

@@ -11,8 +11,14 @@ FAMILIES: tuple[Family, ...] = (deepseek_v32.FAMILY,)
 
 
 def all_patches() -> tuple[Patch, ...]:
-    """Return every entry of the ledger: the shared ones, then each family's."""
-    return (*SHARED_PATCHES, *(patch for family in FAMILIES for patch in family.patches))
+    """Return every entry of the ledger once: what all families need, then each family's."""
+    every = (*SHARED_PATCHES, *(patch for family in FAMILIES for patch in family.patches))
+    return tuple({patch.target: patch for patch in every}.values())
+
+
+def family_targets() -> dict[str, tuple[str, ...]]:
+    """Return each family's targets, besides those that every family needs."""
+    return {family.name: tuple(patch.target for patch in family.patches) for family in FAMILIES}
 
 
 def patch_targets(root: Path) -> dict[str, str]:
@@ -31,4 +37,4 @@ def patch_targets(root: Path) -> dict[str, str]:
     return states
 
 
-__all__ = ["FAMILIES", "Family", "all_patches", "patch_targets"]
+__all__ = ["FAMILIES", "Family", "all_patches", "family_targets", "patch_targets"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dsa_doctor.compat.patches import SHARED_PATCHES
 from dsa_doctor.plugin.families import FAMILIES, all_patches
 
 PLUGIN = Path(__file__).parents[3] / "dsa_doctor" / "plugin"
@@ -48,6 +49,8 @@ def test_a_family_is_named_by_its_own_file_alone(family) -> None:
     assert named <= {f"families/{family.name}.py", f"families/{family.name}_models.py"}
 
 
-def test_no_target_stands_in_the_ledger_twice() -> None:
-    targets = [patch.target for patch in all_patches()]
-    assert len(targets) == len(set(targets))
+def test_families_share_entries_of_the_ledger_and_never_give_a_target_two() -> None:
+    entries = {patch.target: patch for patch in SHARED_PATCHES}
+    for patch in (patch for family in FAMILIES for patch in family.patches):
+        assert entries.setdefault(patch.target, patch) is patch
+    assert set(entries.values()) == set(all_patches())

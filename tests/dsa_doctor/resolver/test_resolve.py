@@ -100,6 +100,26 @@ def test_a_moved_patch_target_is_named():
     assert by_id(verdict, "DSA914").evidence == ("vllm.c.d: missing",)
 
 
+@pytest.mark.parametrize(
+    ("states", "served"),
+    [
+        ({"all": "present", "old": "present", "new": "present"}, True),
+        ({"all": "present", "old": "present", "new": "missing"}, True),
+        ({"all": "present", "old": "missing", "new": "present"}, False),
+        ({"all": "missing", "old": "present", "new": "present"}, False),
+        ({"all": "present", "old": "missing", "new": "missing"}, False),
+    ],
+)
+def test_what_another_family_lacks_does_not_keep_the_plugin_from_serving(states, served):
+    families = {"deepseek_v32": ("old",), "another": ("new",)}
+    found = library.fingerprint(patch_targets=states, patch_families=families)
+    verdict = judge(library.a100_facts(plugin=True, fingerprint=Observation[Fingerprint].ok(found)))
+    assert (verdict.exit_code == 0) is served
+    if not served:
+        lacking = tuple(f"{target}: missing" for target, state in states.items() if state == "missing")
+        assert by_id(verdict, "DSA914").evidence == lacking
+
+
 def test_unverified_patch_targets_are_not_taken_as_good():
     unverified = Observation[Fingerprint].ok(library.fingerprint(patch_targets={}))
     assert judge(library.a100_facts(plugin=True, fingerprint=unverified)).exit_code == 24
