@@ -191,6 +191,7 @@ def _ask_dispatcher(
     if environment.python is None:
         return Observation[bool].unknown(environment.without_python), {}
     request = {
+        "search_path": environment.import_order(),
         "libraries": [str(extension.path.resolve()) for extension in holders],
         "probably_missing": sorted({name for extension in holders for name in extension.fact.missing_libraries}),
         "ops": [need.op for need, home in homes.items() if home],
@@ -200,10 +201,10 @@ def _ask_dispatcher(
         request,
         python=environment.python,
         timeout=_LOAD_TIMEOUT,
-        environment=environment.child_variables(),
+        environment=environment.hidden_settings(),
         foreign=not environment.own,
     )
-    trace.add_child(result.status, result.answer, given=environment.child_variables())
+    trace.add_child(result.status, result.answer, given=environment.hidden_settings())
     if result.status != "answered":
         return Observation[bool].unknown(result.cause, evidence=result.evidence, seconds=result.seconds), {}
     if error := result.answer.get("error"):

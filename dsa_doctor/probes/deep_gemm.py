@@ -82,16 +82,17 @@ def _try_import(
             "module": "vllm.third_party.deep_gemm",
             "parents": {"vllm": str(third_party.parent), "vllm.third_party": str(third_party)},
         }
+    request["search_path"] = environment.import_order()
     request["probably_missing"] = _missing_libraries(environment, folder, trace)
     result = run_child(
         "deep_gemm_import.py",
         request,
         python=environment.python,
         timeout=_TIMEOUT,
-        environment=environment.child_variables(),
+        environment=environment.hidden_settings(),
         foreign=not environment.own,
     )
-    trace.add_child(result.status, result.answer, given=environment.child_variables())
+    trace.add_child(result.status, result.answer, given=environment.hidden_settings())
     if result.status != "answered":
         return Observation[bool].unknown(result.cause, evidence=result.evidence, seconds=result.seconds), None
     if result.answer.get("importable") is True:

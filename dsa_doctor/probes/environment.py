@@ -52,10 +52,9 @@ class Environment:
                 return candidate
         return None
 
-    def child_variables(self) -> dict[str, str | None]:
-        """Return the variables that make a child of `python` see the search path, the standard library left out."""
-        folders = [os.fspath(folder) for folder in self.search_path if not _is_standard_library(folder)]
-        return {**self.hidden_settings(), "PYTHONPATH": os.pathsep.join(folders)}
+    def import_order(self) -> list[str]:
+        """Return the search path as a child's `import_path.follow` takes it."""
+        return [os.fspath(folder) for folder in self.search_path]
 
     def hidden_settings(self) -> dict[str, str | None]:
         """Return, as to be taken away, all of this process's variables that another environment has no need of.
@@ -79,7 +78,3 @@ class Environment:
         if not holding:
             return path.name
         return path.relative_to(max(holding, key=lambda folder: len(folder.parts))).as_posix()
-
-
-def _is_standard_library(folder: Path) -> bool:
-    return folder.suffix == ".zip" or folder.name == "lib-dynload" or (folder / "os.py").is_file()

@@ -62,7 +62,7 @@ def probe(
         return Observation[Selector].unknown(cause), Observation[str].unknown(cause)
     request = {
         "emulation": emulation.__file__,
-        "search_path": [os.fspath(folder) for folder in environment.search_path],
+        "search_path": environment.import_order(),
         "queries": [query.model_dump() for query in queries],
         "plugins": list(plugins),
         "unloadable": unloadable,

@@ -1,8 +1,9 @@
 """Child: tries to import one copy of DeepGEMM.
 
-Request: {"module": import name, "parents": {package: folder}, "probably_missing": [library name]}. The loader is asked
-for these libraries first; where it refuses, the package is not tried. The parents are put in place as empty packages,
-so that the copy inside vLLM is imported under its own name without running vllm/__init__.py, which takes far longer.
+Request: {"search_path": [folder], "module": import name, "parents": {package: folder}, "probably_missing": [library
+name]}. The loader is asked for these libraries first; where it refuses, the package is not tried. The parents are put
+in place as empty packages, so that the copy inside vLLM is imported under its own name without running
+vllm/__init__.py, which takes far longer.
 Answer: {"importable": true} or {"importable": false, "raised": ["Type: message (in function)", ...]}, the exception
 first, then its causes; with "loaded" (see loaded.py).
 """
@@ -43,9 +44,12 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    loaded = importlib.import_module("loaded")  # beside this script, whose folder is first on the path
+    # Both lie beside this script, whose folder is first on the path until `follow`.
+    loaded, follow = importlib.import_module("loaded"), importlib.import_module("import_path").follow
     loaded.watch()
-    reply = answer(json.load(sys.stdin))
+    request = json.load(sys.stdin)
+    follow(request["search_path"])
+    reply = answer(request)
     reply["loaded"] = loaded.report()
     with os.fdopen(int(os.environ["DSA_DOCTOR_ANSWER_FD"]), "w") as stream:
         json.dump(reply, stream)

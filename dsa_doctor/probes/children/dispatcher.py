@@ -1,6 +1,6 @@
 """Child: loads compiled extensions and says which ops torch has registered for CUDA.
 
-Request: {"libraries": [path], "probably_missing": [library name], "ops": ["_C::name"]}.
+Request: {"search_path": [folder], "libraries": [path], "probably_missing": [library name], "ops": ["_C::name"]}.
 Answer: {"registered": {op: bool}} or {"error": the loader's message}, with "loaded" (see loaded.py).
 """
 
@@ -39,9 +39,12 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    loaded = importlib.import_module("loaded")  # beside this script, whose folder is first on the path
+    # Both lie beside this script, whose folder is first on the path until `follow`.
+    loaded, follow = importlib.import_module("loaded"), importlib.import_module("import_path").follow
     loaded.watch()
-    reply = answer(json.load(sys.stdin))
+    request = json.load(sys.stdin)
+    follow(request["search_path"])
+    reply = answer(request)
     reply["loaded"] = loaded.report()
     with os.fdopen(int(os.environ["DSA_DOCTOR_ANSWER_FD"]), "w") as stream:
         json.dump(reply, stream)

@@ -41,15 +41,14 @@ def main() -> None:
     loaded = importlib.import_module("loaded")
     loaded.watch()
     importlib.import_module("shortcuts").install()
-    sys.path.pop(0)  # this folder: its scripts bear the names of packages
+    follow = importlib.import_module("import_path").follow
     request = json.load(sys.stdin)
+    follow(request["search_path"])
     # A hang shows where: the fault handler even where the interpreter is held, the timer with the place last.
     faulthandler.dump_traceback_later(request["timeout"] * 0.8)
     timer = threading.Timer(request["timeout"] * 0.9, _show_place, [sys._current_frames, threading.get_ident()])
     timer.daemon = True
     timer.start()
-    missing = [folder for folder in request["search_path"] if folder not in sys.path]
-    sys.path[:0] = missing
     answer: dict[str, Any] = {"version": None, "failure": None, "flashinfer": None, "answers": []}
     try:
         _run(request, answer)

@@ -79,7 +79,7 @@ def test_another_environment_gets_none_of_them(monkeypatch, tmp_path):
             "    json.dump({'names': sorted(os.environ)}, stream)\n"
         )
         result = run_child(
-            os.fspath(script), {}, python=Path(sys.executable), timeout=30, environment=environment.child_variables()
+            os.fspath(script), {}, python=Path(sys.executable), timeout=30, environment=environment.hidden_settings()
         )
         return set(result.answer["names"])
 
