@@ -33,6 +33,12 @@ _MAX_NUMBERS = 4096
 _POOR_ACCEPTANCE = 10.0
 """Percent of drafted tokens below which drafting is of no use, whatever the model."""
 
+_MARKS = tuple(dict.fromkeys(mark.needle for mark in MARKS if mark.name != SERVED))
+_NEEDLES = (*REQUESTS, *(one.encode() for one in (*(sign for sign, _ in SIGNS), *NEEDLES, *_MARKS, *TROUBLE)))
+_FIRST_SIGN = len(REQUESTS)
+_FIRST_MARK = _FIRST_SIGN + len(SIGNS) + len(NEEDLES)
+_FIRST_TROUBLE = _FIRST_MARK + len(_MARKS)
+
 
 @dataclass
 class _Collected:
@@ -141,12 +147,7 @@ def explain(
 
 
 def _read(stream: BinaryIO) -> tuple[LogReader, Background, dict[str, _Collected], Excerpt]:
-    marks = tuple(dict.fromkeys(mark.needle for mark in MARKS if mark.name != SERVED))
-    needles = (*REQUESTS, *(needle.encode() for needle in (*(sign for sign, _ in SIGNS), *NEEDLES, *marks, *TROUBLE)))
-    first_sign = len(REQUESTS)
-    first_mark = first_sign + len(SIGNS) + len(NEEDLES)
-    first_trouble = first_mark + len(marks)
-    reader = LogReader(needles, quotes=first_sign)
+    reader = LogReader(_NEEDLES, quotes=_FIRST_SIGN)
     background, collected, excerpt = Background(), dict[str, _Collected](), Excerpt()
     ids_of_key: dict[bytes, list[str]] = {}
     ids_of_needle: dict[int, list[str]] = {}
@@ -156,17 +157,17 @@ def _read(stream: BinaryIO) -> tuple[LogReader, Background, dict[str, _Collected
             for finding_id in ids:
                 collected[finding_id].count += hit.count
             continue
-        if hit.needle >= first_mark:
-            telling = hit.needle < first_trouble
+        if hit.needle >= _FIRST_MARK:
+            telling = hit.needle < _FIRST_TROUBLE
             excerpt.keep(hit, telling=telling)
             if excerpt.full(telling=telling):
-                span = (first_mark, first_trouble) if telling else (first_trouble, len(needles))
+                span = (_FIRST_MARK, _FIRST_TROUBLE) if telling else (_FIRST_TROUBLE, len(_NEEDLES))
                 reader.spent.update(range(*span))
             continue
         background.note(hit)
-        if hit.needle >= first_sign + len(SIGNS):
+        if hit.needle >= _FIRST_SIGN + len(SIGNS):
             continue
-        sightings = SIGNS[hit.needle - first_sign][1](hit)
+        sightings = SIGNS[hit.needle - _FIRST_SIGN][1](hit)
         for sighting in sightings:
             _collect(collected, sighting, hit.line.number)
             excerpt.keep(hit, telling=True)

@@ -60,7 +60,7 @@ def _shown(path: Path) -> str:
 
 
 def _pin(line: str, *, docker: bool, toml: bool) -> str | None:
-    if line.lstrip().startswith("#"):
+    if "vllm" not in line.lower() or line.lstrip().startswith("#"):
         return None
     if (wheel := _WHEEL.search(line)) is not None:
         return wheel.group(1)

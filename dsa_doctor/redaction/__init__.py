@@ -3,11 +3,17 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ahocorasick_rs import BytesAhoCorasick
+
 from dsa_doctor.redaction.assignments import assigned_secrets
 from dsa_doctor.redaction.kinds import KINDS
 from dsa_doctor.redaction.names import name_spans
 
 SECRET = "<secret>"  # noqa: S105 - what stands in its place
+
+_KEYWORDS = tuple((keyword.encode(), kind) for kind in KINDS for keyword in kind.keywords)
+_AUTOMATON = BytesAhoCorasick([keyword for keyword, _ in _KEYWORDS])
+"""Looks for every keyword at once: most texts hold none."""
 
 
 class Span(NamedTuple):
@@ -32,11 +38,10 @@ def redact(text: str) -> str:
 
 def find(text: str) -> list[Span]:
     """Return what has to be replaced in `text`, in order and without overlaps."""
-    lowered = text.lower()
     secrets = [(start, end) for start, end in assigned_secrets(text)]
-    for kind in KINDS:
-        if any(keyword in lowered for keyword in kind.keywords):
-            secrets += [match.span(match.lastindex or 0) for match in kind.pattern.finditer(text)]
+    hits = _AUTOMATON.find_matches_as_indexes(text.lower().encode("utf-8", "surrogatepass"), overlapping=True)
+    for kind in {_KEYWORDS[hit[0]][1] for hit in hits}:
+        secrets += [match.span(match.lastindex or 0) for match in kind.pattern.finditer(text)]
     return _merged([Span(start, end, SECRET) for start, end in secrets], name_spans(text))
 
 

@@ -193,18 +193,20 @@ def _policy_seeds() -> Iterator[bytes]:
     yield b"[suppress]\nDSA201 = [{reason = 'known', expires = 2030-01-01, targets = ['a100']}]\n"
 
 
+_MANIFESTS = ("requirements.txt", "pyproject.toml", "Dockerfile")
+
+
 def _manifest(data: bytes) -> object:
-    names = ("requirements.txt", "pyproject.toml", "Dockerfile")
-    for name in names:
-        with contextlib.suppress(ManifestError):
-            find_pin(_file(name, data))
-    return None
+    return find_pin(_file(_MANIFESTS[data[0] % 3 if data else 0], data[1:]))  # the first byte says what it is
 
 
 def _manifest_seeds() -> Iterator[bytes]:
-    yield b"vllm==0.33.0 --hash=sha256:00\n"
-    yield b"[project]\ndependencies = ['vllm>=0.30']\nvllm = '^0.3'\n"
-    yield b"FROM --platform=x vllm/vllm-openai:v0.33.0 AS a\nRUN pip install vllm-0.33.0-cp38-abi3-linux_x86_64.whl\n"
+    yield b"\0vllm==0.33.0 --hash=sha256:00\n"
+    yield b"\1[project]\ndependencies = ['vllm>=0.30']\nvllm = '^0.3'\n"
+    yield b"\2FROM --platform=x vllm/vllm-openai:v0.33.0 AS a\nRUN pip install vllm-0.33.0-cp38-abi3-linux_x86_64.whl\n"
+
+
+_LONGEST_LOG = 1024
 
 
 def _log(data: bytes) -> object:
@@ -212,8 +214,10 @@ def _log(data: bytes) -> object:
 
 
 def _log_seeds() -> Iterator[bytes]:
-    for name in sorted((ROOT / "tests").rglob("*.log"))[:60]:
-        yield name.read_bytes()[:4000]
+    for name in sorted((ROOT / "tests").rglob("*.log")):
+        content = name.read_bytes()
+        failure = max(content.rfind(b"Error"), 0)  # what a log is read for stands near its last error
+        yield content[max(0, failure - 700) :][:_LONGEST_LOG]
     yield b'Traceback (most recent call last):\n  File "/x/vllm/a.py", line 1, in f\nRuntimeError: CUDA error\n'
 
 
@@ -269,9 +273,13 @@ TARGETS: dict[str, Target] = {
     "facts": Target(_facts, (ReadingError,), _facts_seeds, _JSON),
     "config": Target(_config, (ReadingError, ConfigError), _config_seeds, _JSON),
     "policy": Target(_policy, (PolicyError,), _policy_seeds, _TOML),
-    "manifest": Target(_manifest, (), _manifest_seeds, (b"vllm", b"FROM ", b"==", b".whl")),
+    "manifest": Target(_manifest, (ManifestError,), _manifest_seeds, (b"vllm", b"FROM ", b"==", b".whl")),
     "log": Target(
-        _log, (ReadingError,), _log_seeds, (b"Traceback (most recent call last):\n", b"ERROR ", b"vllm", b"\n")
+        _log,
+        (ReadingError,),
+        _log_seeds,
+        (b"Traceback (most recent call last):\n", b"ERROR ", b"vllm", b"\n"),
+        longest=_LONGEST_LOG,
     ),
     "redaction": Target(_redaction, (), _redaction_seeds, (b"token", b"api_key", b"Bearer ", b"://", b"hf_", b"'")),
     "wheel": Target(_wheel, (WheelError, OSError), _wheel_seeds, (b"PK\1\2", b"PK\5\6", b"../")),
