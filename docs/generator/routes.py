@@ -1,17 +1,20 @@
 """The kernels' routes: which one serves which op on which compute capability, from the tables of `dsa_kernels`."""
 
 from dsa_kernels.indexer.dispatch import paged_routes_on, ragged_routes_on
+from dsa_kernels.mhc.dispatch import ROUTES as PRENORM_ROUTES
+from dsa_kernels.mhc.dispatch import tile_of as prenorm_tile_of
 from dsa_kernels.sparse_mla.dispatch import MAX_HEADS, routes_on, tile_of
 from dsa_kernels.targets import SHARED_MEMORY_LIMIT, VERIFIED_TARGETS, target_class
 from generator.tables import code, page, table
 
 
 def routes_page() -> str:
-    """Return the three tables with Gluon, and the one without it."""
+    """Return the tables with Gluon, and those without it."""
     return page(
         "Which kernel serves what",
         "Drawn from the tables that launches, warm-up, ahead-of-time builds and the self-test read"
-        " (`kernels/dsa_kernels/sparse_mla/dispatch.py`, `kernels/dsa_kernels/indexer/dispatch.py`; first match wins)."
+        " (`kernels/dsa_kernels/sparse_mla/dispatch.py`, `kernels/dsa_kernels/indexer/dispatch.py`,"
+        " `kernels/dsa_kernels/mhc/dispatch.py`; first match wins)."
         f" Compiled and checked for {', '.join(f'{one // 10}.{one % 10}' for one in VERIFIED_TARGETS)}; the others"
         " follow by class. [kernels.md](kernels.md) says how each kernel works.",
         "## Classes of targets",
@@ -27,6 +30,9 @@ def routes_page() -> str:
         "## The indexer's logits",
         "Heads are those of the indexer, padded to a power of two (GLM-5: 32, DeepSeek-V3.2: 64).",
         table(("Class", "Op", "Heads", "Kernel", "Tile: keys x columns", "Why"), _logits()),
+        "## The product before mHC's norm",
+        "The same on every target: `mma` is a Gluon kernel with `mma.sync`.",
+        table(("Tokens of a program", "Kernel", "Step of k", "Where", "Why"), _prenorm()),
         "The selection (`topk_indices`) and the fp8 ops have one kernel each on every target.",
     )
 
@@ -59,6 +65,19 @@ def _attention(*, gluon: bool) -> list[tuple[str, ...]]:
             span = f"{heads.start} to {min(heads.stop - 1, MAX_HEADS)}"
             cache = "bf16, fp16" if kv_format == "two-byte" else code(kv_format)
             rows.append((code(kind), cache, span, code(tile.kernel), f"{tile.block_h} x {tile.block_n}", route.reason))
+    return rows
+
+
+def _prenorm() -> list[tuple[str, ...]]:
+    rows = []
+    for gluon in (True, False):
+        for route in PRENORM_ROUTES:
+            tile = prenorm_tile_of(route, gluon)
+            where = f"from {route.least_tokens} tokens on" if route.least_tokens > 1 else "else"
+            if route.fills:
+                where += ", where that fills three quarters of the multiprocessors"
+            kernel = code(tile.kernel) + ("" if gluon else ", without Gluon")
+            rows.append((str(tile.rows), kernel, str(tile.step), where, route.reason))
     return rows
 
 

@@ -28,6 +28,7 @@ OPS = (
     TestedOp("fp8", "fp8 conversion, the indexer's q and its cache write", "DSA309"),
     TestedOp("kpool", "pooled index keys: rotation, pools of prefill and of decode", "DSA309"),
     TestedOp("compressor", "DeepSeek-V4's compressor, and the rope of its output", "DSA214"),
+    TestedOp("mhc", "the product before the norm of DeepSeek-V4's hyper-connections", "DSA214"),
     TestedOp("wheel_topk", "the top-k ops of the installed vLLM", "DSA902"),
 )
 
@@ -35,7 +36,7 @@ FINDING_OF = {op.name: op.finding for op in OPS}
 
 #: Groups of `dsa_kernels.selftest`, each a process of its own, and the ops that they hold; what takes longest first.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "far": ("sparse_mla", "indexer_logits", "topk", "fp8", "kpool"),
+    "far": ("sparse_mla", "indexer_logits", "topk", "fp8", "kpool", "mhc"),
     "mla-flat": ("sparse_mla",),
     "mla-paged": ("sparse_mla",),
     "mla-fp8": ("sparse_mla",),
@@ -47,6 +48,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "fp8": ("fp8",),
     "kpool": ("kpool",),
     "compressor": ("compressor",),
+    "mhc": ("mhc",),
 }
 
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         naive_kpool_decode_update,
         warmup_kpool,
     )
+    from dsa_kernels.mhc import hc_prenorm_gemm, hc_prenorm_splits, naive_hc_prenorm, warmup_mhc
     from dsa_kernels.sparse_mla import (
         dequantize_fp8_ds_mla,
         naive_sparse_mla_fwd,
@@ -69,6 +70,8 @@ __all__ = [
     "fp8_paged_mqa_logits",
     "fused_indexer_q_rope_quant",
     "hadamard_quantize_fp8",
+    "hc_prenorm_gemm",
+    "hc_prenorm_splits",
     "indexer_k_quant_and_cache",
     "indexer_topk",
     "inverse_rope_grouped",
@@ -81,6 +84,7 @@ __all__ = [
     "naive_fp8_paged_mqa_logits",
     "naive_fused_indexer_q",
     "naive_hadamard_quantize_fp8",
+    "naive_hc_prenorm",
     "naive_indexer_k_quant_and_cache",
     "naive_inverse_rope",
     "naive_kpool_compress_and_cache",
@@ -98,6 +102,7 @@ __all__ = [
     "warmup_compressor",
     "warmup_indexer",
     "warmup_kpool",
+    "warmup_mhc",
     "warmup_sparse_mla",
 ]
 
@@ -107,7 +112,7 @@ if os.environ.get("DSA_KERNELS_EMULATE"):
     # Before any kernel is compiled, in whatever process of a server or a test run that is.
     import_module(f"{__name__}.emulation").emulate(os.environ["DSA_KERNELS_EMULATE"])
 
-_HOMES = ("compressor", "errors", "fp8", "indexer", "kpool", "sparse_mla")
+_HOMES = ("compressor", "errors", "fp8", "indexer", "kpool", "mhc", "sparse_mla")
 """Modules that hold the public names."""
 
 

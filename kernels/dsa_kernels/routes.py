@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dsa_kernels.indexer.dispatch import paged_routes_on, ragged_routes_on
+from dsa_kernels.mhc.dispatch import ROUTES as PRENORM_ROUTES
+from dsa_kernels.mhc.dispatch import tile_of as prenorm_tile_of
 from dsa_kernels.sparse_mla.dispatch import routes_on, tile_of
 
 
@@ -28,4 +30,6 @@ def route_lines(capability: int, gluon: bool) -> list[str]:
         f"{heads} heads triton ({route.config.block_n} x {route.config.columns})"
         for heads, route in paged_routes_on(capability, next_n=1)
     ]
-    return [*lines, f"paged logits: {', '.join(paged)}"]
+    tiles = [prenorm_tile_of(route, gluon) for route in PRENORM_ROUTES]
+    prenorm = [f"{tile.kernel} ({tile.rows} tokens x {tile.step})" for tile in tiles]
+    return [*lines, f"paged logits: {', '.join(paged)}", f"mHC product: {', '.join(prenorm)}"]

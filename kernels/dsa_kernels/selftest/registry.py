@@ -9,6 +9,7 @@ from dsa_kernels.selftest import (
     fp8_cases,
     kpool_cases,
     logits_cases,
+    mhc_cases,
     mla_cases,
     mla_far,
     paged_cases,
@@ -26,6 +27,7 @@ OPS = {
     "fp8": "fp8 conversion, the indexer's q and its cache write",
     "kpool": "pooled index keys: rotation, pools of prefill and of decode",
     "compressor": "DeepSeek-V4's compressor, and the rope of its output",
+    "mhc": "the product before the norm of DeepSeek-V4's hyper-connections",
     "wheel_topk": "the top-k ops of the installed vLLM",
 }
 
@@ -56,6 +58,7 @@ _FAR = (
     *fp8_cases.FAR_CASES,
     *logits_cases.FAR_CASES,
     *kpool_cases.FAR_CASES,
+    *mhc_cases.FAR_CASES,
 )
 
 #: Longest first. Cases that need much memory share a process, so that only one of them holds it.
@@ -72,4 +75,5 @@ GROUPS = (
     Group("fp8", fp8_cases.CASES),
     Group("kpool", kpool_cases.CASES),
     Group("compressor", compressor_cases.CASES),
+    Group("mhc", mhc_cases.CASES),
 )

@@ -183,6 +183,15 @@ def output_rope(device: torch.device) -> None:
     dsa.inverse_rope_grouped(o, positions, angles, 4)
 
 
+def prenorm(device: torch.device, tokens: int, k: int, splits: int) -> None:
+    """The product before mHC's norm, with ragged tiles, and splits without a step."""
+    generator = torch.Generator().manual_seed(10)
+    x = torch.randn(tokens, k, generator=generator).to(torch.bfloat16).to(device)
+    fn = torch.randn(24, k, generator=generator).to(device)
+    out = torch.empty((splits, tokens, 24), device=device)
+    dsa.hc_prenorm_gemm(x, fn, out, torch.empty((splits, tokens), device=device), splits)
+
+
 def all_cases() -> dict[str, Case]:
     """Every case by name."""
     found: dict[str, Case] = {}
@@ -232,4 +241,8 @@ def all_cases() -> dict[str, Case]:
     for ratio, overlap in ((4, True), (128, False)):
         found[f"compressed keys, groups of {ratio}"] = partial(compressed_keys, ratio=ratio, overlap=overlap)
     found["the output's rope"] = output_rope
+    for tokens, k, splits in ((1, 512, 3), (20, 512, 200), (130, 320, 200)):
+        name = f"mHC's product, {tokens} tokens"
+        found[name] = partial(prenorm, tokens=tokens, k=k, splits=splits)
+        found[f"{name}, without Gluon"] = partial(without_gluon, case=found[name])
     return found

@@ -5,7 +5,7 @@ import pytest
 from dsa_kernels.aot.table import compile_table
 from dsa_kernels.targets import SHARED_MEMORY_LIMIT, VERIFIED_TARGETS
 
-OPS = ("sparse_mla_fwd", "sparse_mla_with_kvcache")
+OPS = ("sparse_mla_fwd", "sparse_mla_with_kvcache", "hc_prenorm_gemm")
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dsa_kernels import compressor, fp8, indexer, kpool, sparse_mla
+from dsa_kernels import compressor, fp8, indexer, kpool, mhc, sparse_mla
 from dsa_kernels.selftest import GROUPS, Place, run_case
 
 
@@ -68,6 +68,13 @@ def references(install):
         compress_to_index_keys=compressor.naive_compress_to_index_keys,
         inverse_rope_grouped=compressor.naive_inverse_rope,
     )
+
+    def product(x, fn, out, sqrsum, n_splits):
+        out.zero_()
+        sqrsum.zero_()
+        out[0], sqrsum[0] = mhc.naive_hc_prenorm(x, fn)
+
+    install(mhc, hc_prenorm_gemm=product)
     install(
         kpool,
         hadamard_quantize_fp8=kpool.naive_hadamard_quantize_fp8,

@@ -1,0 +1,101 @@
+"""The pre-norm product of DeepSeek-V4's manifold-constrained hyper-connections (mHC)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dsa_kernels import gluon_support
+from dsa_kernels.errors import expect, expect_aligned_rows, expect_same_device, expect_tensor
+from dsa_kernels.mhc.config import TILE_COLUMNS, UNIT
+from dsa_kernels.mhc.dispatch import find_route, tile_of
+from dsa_kernels.targets import device_facts
+
+#: Tokens of the tiles by which `hc_prenorm_splits` counts programs.
+_TILE_ROWS = 64
+#: Columns that a split has at the least, where it can be chosen.
+_LEAST_SPLIT = 256
+
+
+def hc_prenorm_gemm(x: torch.Tensor, fn: torch.Tensor, out: torch.Tensor, sqrsum: torch.Tensor, n_splits: int) -> None:
+    """Multiply tokens by mHC's matrix, and sum up their squares: split over k, the splits left for the caller to add.
+
+    `out.sum(0)` is x times fn transposed, `sqrsum.sum(0)` the sum of each token's squares. Every split is written
+    whole; where k has fewer steps than there are splits, the last ones are zeros.
+
+    Against fp64 an element of `out.sum(0)` is off by at most 2^-14 of the sum of its products' magnitudes, and one of
+    `sqrsum.sum(0)` by at most 2^-16 of it, for k up to 32,768: fn enters as two bf16 numbers, which leaves out 2^-16 of
+    it (tf32 leaves out 2^-11); the rest is how fp32 sums up. Where x has a NaN or an infinity, that token alone is
+    spoiled.
+
+    Args:
+        x: [m, k] bf16, contiguous; k a multiple of 8.
+        fn: [n, k] fp32, contiguous, finite; n at most 32, 24 in DeepSeek-V4.
+        out: [n_splits, m, n] fp32, contiguous, written in place.
+        sqrsum: [n_splits, m] fp32, contiguous, written in place.
+        n_splits: parts of k, at least 1. Few tokens need many: `hc_prenorm_splits` says how many fill the device.
+
+    Raises:
+        ArgumentError: a wrong shape, dtype, stride or device; the message names the argument.
+
+    Source: `tf32_hc_prenorm_gemm` of vLLM (vllm/utils/deep_gemm.py) and its callers in model_executor/kernels/mhc.
+    """
+    expect_tensor("x", x, ["m", "k"], [torch.bfloat16])
+    tokens, k = x.shape
+    expect(k > 0 and k % UNIT == 0, "x", f"k of {k}", f"a multiple of {UNIT}")
+    expect_tensor("fn", fn, ["n", k], [torch.float32])
+    columns = fn.shape[0]
+    expect(0 < columns <= TILE_COLUMNS, "fn", f"{columns} rows", f"1 to {TILE_COLUMNS}")
+    expect(n_splits >= 1, "n_splits", n_splits, "at least 1")
+    expect_tensor("out", out, [n_splits, tokens, columns], [torch.float32])
+    expect_tensor("sqrsum", sqrsum, [n_splits, tokens], [torch.float32])
+    for name, tensor in (("x", x), ("fn", fn), ("out", out), ("sqrsum", sqrsum)):
+        expect(tensor.is_contiguous(), name, f"strides {tensor.stride()}", "a contiguous tensor")
+    expect_same_device("x", x, fn=fn, out=out, sqrsum=sqrsum)
+    if not tokens:
+        return
+    expect_aligned_rows("x", x)
+    expect_aligned_rows("fn", fn)
+    route = find_route(tokens, n_splits, device_facts(x.device)[1])
+    config = tile_of(route, gluon_support.USABLE)
+    steps = -(-k // config.step)
+    kernel_of(config.kernel)[(-(-tokens // config.rows), n_splits)](
+        x,
+        fn,
+        out,
+        sqrsum,
+        tokens,
+        k // UNIT,
+        columns,
+        -(-steps // n_splits),
+        ROWS=config.rows,
+        COLUMNS=TILE_COLUMNS,
+        STEP=config.step,
+        EVEN=k % config.step == 0,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+    )
+
+
+def hc_prenorm_splits(tokens: int, k: int, device: torch.device) -> int:
+    """How many splits of `hc_prenorm_gemm` fill a device with so many tokens: 1 where the tokens alone do.
+
+    Args:
+        tokens: m.
+        k: columns of x.
+        device: where it runs.
+    """
+    tiles = -(-tokens // _TILE_ROWS)
+    return max(1, min(device_facts(device)[1] // max(1, tiles), k // _LEAST_SPLIT))
+
+
+def kernel_of(name: str) -> Any:
+    """The kernel of a tile: what `TileConfig.kernel` names."""
+    if name == "mma":
+        from dsa_kernels.mhc.gluon_prenorm import prenorm_mma_kernel
+
+        return prenorm_mma_kernel
+    from dsa_kernels.mhc.kernels import prenorm_kernel
+
+    return prenorm_kernel

@@ -1,0 +1,33 @@
+"""The specialisations that serving meets, for ahead-of-time compilation."""
+
+from __future__ import annotations
+
+from dsa_kernels import gluon_support
+from dsa_kernels.aot.variants import KernelVariant
+from dsa_kernels.fp8.variants import make_variant
+from dsa_kernels.mhc.config import COLUMNS, TILE_COLUMNS
+from dsa_kernels.mhc.dispatch import ROUTES, tile_of
+from dsa_kernels.mhc.interface import kernel_of
+
+
+def variants(capability: int) -> list[KernelVariant]:
+    """Every default variant; the tiles are the same on every target."""
+    del capability
+    types = {"x_ptr": "*bf16", "fn_ptr": "*fp32", "out_ptr": "*fp32", "sqrsum_ptr": "*fp32"}
+    found = []
+    for route in ROUTES:
+        config = tile_of(route, gluon_support.USABLE)
+        constexprs = {"ROWS": config.rows, "COLUMNS": TILE_COLUMNS, "STEP": config.step, "EVEN": True}
+        found.append(
+            make_variant(
+                "hc_prenorm_gemm",
+                f"{COLUMNS} columns, {config.rows} tokens",
+                kernel_of(config.kernel),
+                types,
+                constexprs,
+                config.num_warps,
+                config.num_stages,
+                wide_copies=True,
+            )
+        )
+    return found
