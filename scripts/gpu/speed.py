@@ -31,7 +31,6 @@ CASE = Path(__file__).with_name("speed_case.py")
 PROOF = Path(__file__).with_name("prove.py")
 CASES = ("native", "forced", "emulated")
 SHAPES = ((2048, 1), (2048, 8), (2048, 32), (32768, 1), (32768, 8), (131072, 1))
-OURS = "ours"
 
 
 @dataclass
@@ -103,11 +102,6 @@ def take_turns(running: list[Running], deadline: float) -> None:
         one.end("" if one.is_over() else "no answer in time")
 
 
-def is_ours(kernel: str, names: frozenset[str]) -> bool:
-    """Whether a profiled kernel is one of dsa_kernels; Triton's names stand for themselves in a profile."""
-    return kernel in names
-
-
 def our_kernels() -> frozenset[str]:
     """Return the names of all Triton and Gluon functions of dsa_kernels, as a profile shows them."""
     import ast
@@ -122,24 +116,21 @@ def our_kernels() -> frozenset[str]:
     )
 
 
-def busy_us(shape: dict[str, Any]) -> float:
-    """Return the microseconds of one decoding step during which kernels run."""
-    return sum(spent for spent, _ in shape["kernels"].values())
+def parts(shape: dict[str, Any], names: frozenset[str]) -> dict[str, float]:
+    """Return the microseconds of a decoding step in our kernels, in all others, and in which none runs.
 
-
-def shares(shape: dict[str, Any], names: frozenset[str]) -> dict[str, float]:
-    """Return what part of a decoding step our kernels, all others, and the time between kernels take."""
-    step = shape["token_s"]["median"] * 1e6
-    ours = sum(spent for name, (spent, _) in shape["kernels"].items() if is_ours(name, names))
-    others = busy_us(shape) - ours
-    return {OURS: ours / step, "others": others / step, "between": 1 - (ours + others) / step}
+    Two that run side by side count both, so that the three may be more than the step.
+    """
+    ours = sum(spent for name, (spent, _) in shape["kernels"].items() if name in names)
+    others = sum(spent for spent, _ in shape["kernels"].values()) - ours
+    return {"ours": ours, "others": others, "idle": shape["token_s"]["median"] * 1e6 - shape["busy_us"]}
 
 
 def table(found: dict[str, dict[str, Any]], names: frozenset[str]) -> list[str]:
-    """Return a row per shape and case: seconds and spread, the ratio to native, and the shares of a decoding step."""
+    """Return a row per shape and case: seconds and spread, the ratio to native, and the parts of a decoding step."""
     lines = [
         "| context | requests | case | prefill, s | tokens/s | of native | ms a step | of native | tokens/s |"
-        " launches a step | our kernels | others | between |",
+        " launches a step | our kernels, us | others, us | none runs, us |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     served = {name: one for name, one in found.items() if "failed" not in one}
@@ -149,7 +140,7 @@ def table(found: dict[str, dict[str, Any]], names: frozenset[str]) -> list[str]:
             shape = one["shapes"][at]
             native = served["native"]["shapes"][at] if "native" in served else None
             prefill, step = shape["prefill_s"], shape["token_s"]
-            part = shares(shape, names)
+            spent = parts(shape, names)
             launches = sum(launched for _, launched in shape["kernels"].values())
             lines.append(
                 f"| {shape['context']:,} | {shape['requests']} | {name} | {shown(prefill, 1)} "
@@ -157,7 +148,7 @@ def table(found: dict[str, dict[str, Any]], names: frozenset[str]) -> list[str]:
                 f"| {ratio(prefill, native and native['prefill_s'])} "
                 f"| {shown(step, 1000)} | {ratio(step, native and native['token_s'])} "
                 f"| {shape['requests'] / step['median']:,.0f} | {launches:,.0f} "
-                f"| {part[OURS]:.0%} | {part['others']:.0%} | {part['between']:.0%} |"
+                f"| {spent['ours']:,.0f} | {spent['others']:,.0f} | {spent['idle']:,.0f} |"
             )
     return lines
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import case  # noqa: E402
 import rank_shape  # noqa: E402
 import tiny  # noqa: E402
 
-STEPS = 48
+STEPS = 96
 """Tokens that a timed decoding generates after the first."""
 PROFILED_STEPS = 8
 BLOCK = 64
@@ -77,53 +78,79 @@ def measure(llm: Any, sampling: Any, settings: dict[str, Any], vocabulary: int) 
 
     found = []
     for context, requests in settings["shapes"]:
-        seconds(prompts_of(context, requests, 0, vocabulary), 1 + PROFILED_STEPS)  # compiles and tunes what is late
+        unseen = prompts_of(context, requests, 0, vocabulary)
+        for tokens in (1, 1, 1 + STEPS):  # unseen and cached: compiles and tunes what is late
+            seconds(unseen, tokens)
         repeats = settings["repeats"]
         prefill = []
         for seed in range(1, 1 + repeats):
             prompts = prompts_of(context, requests, seed, vocabulary)
             prefill.append(seconds(prompts, 1))
-        first = statistics.median(seconds(prompts, 1) for _ in range(repeats))  # the prefix is cached by now
-        decode = [(seconds(prompts, 1 + STEPS) - first) / STEPS for _ in range(repeats)]
+        seconds(prompts, 1)  # the prefix is cached by now
+        decode = [(seconds(prompts, 1 + STEPS) - seconds(prompts, 1)) / STEPS for _ in range(repeats)]
         found.append(
             {
                 "context": context,
                 "requests": requests,
                 "prefill_s": spread(prefill),
                 "token_s": spread(decode),
-                "kernels": kernels_of_a_step(functools.partial(seconds, prompts)),
+                **one_step(functools.partial(seconds, prompts)),
             }
         )
         print(f"speed: {found[-1]}"[:300], flush=True)
     return found
 
 
-def kernels_of_a_step(seconds: Callable[[int], float]) -> dict[str, list[float]]:
-    """Return, of one decoding step, each kernel's microseconds and launches.
+def one_step(seconds: Callable[[int], float]) -> dict[str, Any]:
+    """Return of one decoding step each kernel's microseconds and launches, and the microseconds in which any ran.
 
     They are those of a profile with `PROFILED_STEPS` steps more than another, which holds the short prefill alone.
     """
     long, short = profiled(lambda: seconds(1 + PROFILED_STEPS)), profiled(lambda: seconds(1))
     return {
-        name: [(total - short.get(name, (0.0, 0))[at]) / PROFILED_STEPS for at, total in enumerate(totals)]
-        for name, totals in long.items()
+        "kernels": {
+            name: [(total - short.kernels.get(name, (0.0, 0))[at]) / PROFILED_STEPS for at, total in enumerate(totals)]
+            for name, totals in long.kernels.items()
+        },
+        "busy_us": (long.busy_us - short.busy_us) / PROFILED_STEPS,
     }
 
 
-def profiled(run: Callable[[], Any]) -> dict[str, tuple[float, int]]:
-    """Run, and return each kernel's microseconds and launches in all."""
+@dataclass(frozen=True)
+class Profile:
+    """What ran on the GPU.
+
+    Attributes:
+        kernels: microseconds and launches in all, by name.
+        busy_us: microseconds in which at least one ran; those of two streams side by side count once.
+    """
+
+    kernels: dict[str, tuple[float, int]]
+    busy_us: float
+
+
+def profiled(run: Callable[[], Any]) -> Profile:
+    """Run under torch's profiler."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
         run()
         torch.cuda.synchronize()
-    total: dict[str, tuple[float, int]] = {}
-    for event in profiler.events():
-        if event.device_type.name == "CUDA":
-            spent, launches = total.get(event.name, (0.0, 0))
-            total[event.name] = (spent + event.time_range.elapsed_us(), launches + 1)
-    return total
+    events = [event for event in profiler.events() if event.device_type.name == "CUDA"]
+    return summed([(event.name, event.time_range.start, event.time_range.end) for event in events])
+
+
+def summed(events: list[tuple[str, float, float]]) -> Profile:
+    """Sum events of a name, a start and an end in microseconds."""
+    kernels: dict[str, tuple[float, int]] = {}
+    busy, until = 0.0, float("-inf")
+    for name, start, end in sorted(events, key=lambda event: event[1]):
+        spent, launches = kernels.get(name, (0.0, 0))
+        kernels[name] = (spent + end - start, launches + 1)
+        busy += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return Profile(kernels, busy)
 
 
 def serve(settings: dict[str, Any], ready: Path, turn: Path) -> dict[str, Any]:

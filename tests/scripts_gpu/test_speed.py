@@ -31,6 +31,7 @@ shape = {{
     "prefill_s": {{"median": 0.5, "min": 0.4, "max": 0.6}},
     "token_s": {{"median": 1e-3 * slow, "min": 1e-3 * slow, "max": 1.5e-3 * slow}},
     "kernels": {{"{ours}": [200.0, 3], "nvjet_gemm": [300.0, 5]}},
+    "busy_us": 450.0,
 }}
 json.dump({{
     "backend": ["TRITON_MLA_SPARSE"],
@@ -64,8 +65,8 @@ def test_cases_are_measured_in_turn_and_compared_with_native(tmp_path: Path) -> 
     assert [row[7] for row in rows] == ["1.00", "1.00", "2.00"]
     assert rows[0][3:5] == ["0.500 (0.400 to 0.600)", "32,768"]
     assert rows[2][6] == "2.000 (2.000 to 3.000)"
-    assert rows[0][8:] == ["8,000", "8", "20%", "30%", "50% |"]
-    assert rows[2][10:] == ["10%", "15%", "75% |"]
+    assert rows[0][8:] == ["8,000", "8", "200", "300", "550 |"]
+    assert rows[2][10:] == ["200", "300", "1,550 |"]
     assert "of ours compiled while serving: dsa_kernels.x:late" in output
     order = kept["cases"]["emulated"]["order"].split()  # type: ignore[index]
     assert order == ["native", "begins", "ends", "forced", "begins", "ends", "emulated", "begins", "ends"]
@@ -105,3 +106,18 @@ def test_the_names_of_our_kernels_are_read_from_their_sources(scripts) -> None:
     names = scripts("speed").our_kernels()
     assert {"attend_kernel", "merge_kernel", "select_kernel", "ragged_mma_kernel"} <= names
     assert "sparse_mla_fwd" not in names
+
+
+def test_kernels_side_by_side_are_busy_once(scripts) -> None:
+    events = [("a", 0.0, 10.0), ("b", 5.0, 8.0), ("a", 8.0, 12.0), ("c", 20.0, 21.0)]
+    found = scripts("speed_case").summed(events)
+    assert found.kernels == {"a": (14.0, 2), "b": (3.0, 1), "c": (1.0, 1)}
+    assert found.busy_us == 13.0
+
+
+def test_a_step_is_what_a_longer_profile_has_more(scripts, monkeypatch) -> None:
+    module = scripts("speed_case")
+    runs = [module.Profile({"a": (90.0, 18), "b": (8.0, 8)}, 95.0), module.Profile({"a": (10.0, 2)}, 10.0)]
+    monkeypatch.setattr(module, "profiled", lambda run: runs.pop(0))
+    step = module.one_step(lambda tokens: 0.0)
+    assert step == {"kernels": {"a": [10.0, 2.0], "b": [1.0, 1.0]}, "busy_us": 85.0 / 8}
