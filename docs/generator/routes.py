@@ -23,7 +23,8 @@ def routes_page() -> str:
             _classes(),
         ),
         "## Sparse MLA attention",
-        "Heads are query heads of one rank.",
+        "Heads are query heads of one rank. Every kernel for bf16 and fp16 takes one source of rows or two"
+        " (`extra_kv_cache`), with the same tile; those for `fp8_ds_mla` take one.",
         table(("Class", "Cache", "Heads", "Kernel", "Tile: heads x rows", "Why"), _attention(gluon=True)),
         "### Where Triton has no Gluon, and under its interpreter",
         table(("Class", "Cache", "Heads", "Kernel", "Tile: heads x rows", "Why"), _attention(gluon=False)),

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         sparse_mla_fwd,
         sparse_mla_with_kvcache,
         warmup_sparse_mla,
+        warmup_two_sources,
     )
 
 __all__ = [
@@ -104,6 +105,7 @@ __all__ = [
     "warmup_kpool",
     "warmup_mhc",
     "warmup_sparse_mla",
+    "warmup_two_sources",
 ]
 
 __version__ = "0.1.0"

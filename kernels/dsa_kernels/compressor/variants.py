@@ -10,6 +10,9 @@ from dsa_kernels.fp8.variants import make_variant
 #: Width of DeepSeek-V4's rope.
 ROPE = 64
 
+#: Query heads of an output group, in Flash (64 heads, 8 groups) and Pro (128, 16), whatever the ranks.
+GROUP_HEADS = 8
+
 #: (ratio, overlap) of DeepSeek-V4's layers that compress.
 GROUPS = ((4, True), (128, False))
 
@@ -53,10 +56,10 @@ def variants(capability: int) -> list[KernelVariant]:
         compress_variant(INDEX_DIM, *GROUPS[0]),
         make_variant(
             "inverse_rope_grouped",
-            "bf16, groups of 1 head",
+            f"bf16, groups of {GROUP_HEADS} heads",
             inverse_rope_kernel,
             {"o_ptr": "*bf16", "position_ptr": "*i64", "cos_sin_ptr": "*fp32", "out_ptr": "*bf16"},
-            {"GROUP": 1, "WIDTH": ROW_DIM, "ROPE": ROPE},
+            {"GROUP": GROUP_HEADS, "WIDTH": ROW_DIM, "ROPE": ROPE},
             INDEX_WARPS,
         ),
     ]

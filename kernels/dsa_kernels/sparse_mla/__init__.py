@@ -3,7 +3,7 @@
 from dsa_kernels.sparse_mla.interface import sparse_mla_fwd, sparse_mla_with_kvcache
 from dsa_kernels.sparse_mla.naive import dequantize_fp8_ds_mla, naive_sparse_mla_fwd, naive_sparse_mla_with_kvcache
 from dsa_kernels.sparse_mla.variants import variants
-from dsa_kernels.sparse_mla.warmup import warmup_sparse_mla
+from dsa_kernels.sparse_mla.warmup import warmup_sparse_mla, warmup_two_sources
 
 __all__ = [
     "dequantize_fp8_ds_mla",
@@ -13,4 +13,5 @@ __all__ = [
     "sparse_mla_with_kvcache",
     "variants",
     "warmup_sparse_mla",
+    "warmup_two_sources",
 ]

@@ -13,7 +13,7 @@ from dsa_kernels.errors import (
     expect_tensor,
 )
 from dsa_kernels.sparse_mla.config import FP8_TOKEN_BYTES, LATENT_DIM
-from dsa_kernels.sparse_mla.launch import CacheView
+from dsa_kernels.sparse_mla.launch import CacheView, Source
 
 #: Widths of q and of a bf16/fp16 row: latent plus rope, or latent alone.
 ROW_DIMS = (576, 512)
@@ -39,22 +39,53 @@ def check_query_side(
     expect_contiguous_last("q", q)
     expect_aligned_rows("q", q)
     expect(d_v == LATENT_DIM, "d_v", d_v, LATENT_DIM)
-    expect_tensor("indices", indices, (tokens, 1, "topk"), (torch.int32,))
-    expect(indices.shape[2] >= 1, "indices", "topk 0", "topk of 1 or more")
-    expect_contiguous_last("indices", indices)
+    _check_selection(q, indices, topk_length)
     if attn_sink is not None:
         expect_tensor("attn_sink", attn_sink, (heads,), (torch.float32,))
         expect_contiguous_last("attn_sink", attn_sink)
-    if topk_length is not None:
-        expect_tensor("topk_length", topk_length, (tokens,), (torch.int32,))
-        expect_contiguous_last("topk_length", topk_length)
-    expect_same_device("q", q, indices=indices, attn_sink=attn_sink, topk_length=topk_length, out=out)
+    expect_same_device("q", q, attn_sink=attn_sink, out=out)
     if out is None:
         return torch.empty((tokens, heads, d_v), dtype=q.dtype, device=q.device)
     expect_tensor("out", out, (tokens, heads, d_v), (q.dtype,))
     expect_contiguous_last("out", out)
     expect_aligned_rows("out", out)
     return out
+
+
+def _check_selection(
+    q: torch.Tensor, indices: torch.Tensor, topk_length: torch.Tensor | None, prefix: str = ""
+) -> None:
+    tokens = q.shape[0]
+    name, length_name = f"{prefix}indices", f"{prefix}topk_length"
+    expect_tensor(name, indices, (tokens, 1, "topk"), (torch.int32,))
+    expect(indices.shape[2] >= 1, name, "topk 0", "topk of 1 or more")
+    expect_contiguous_last(name, indices)
+    if topk_length is not None:
+        expect_tensor(length_name, topk_length, (tokens,), (torch.int32,))
+        expect_contiguous_last(length_name, topk_length)
+    expect_same_device("q", q, **{name: indices, length_name: topk_length})
+
+
+def check_extra(
+    q: torch.Tensor,
+    kv_format: str,
+    extra_kv_cache: torch.Tensor | None,
+    extra_indices: torch.Tensor | None,
+    extra_topk_length: torch.Tensor | None,
+) -> Source | None:
+    """Check the second source, and return it; None where there is none."""
+    if extra_kv_cache is None:
+        for name, value in (("extra_indices", extra_indices), ("extra_topk_length", extra_topk_length)):
+            expect(value is None, name, "a tensor without extra_kv_cache", "None, or extra_kv_cache too")
+        return None
+    expect(kv_format == "bf16", "kv_format", repr(kv_format), "'bf16' with extra_kv_cache")
+    width = q.shape[2]
+    expect(width == LATENT_DIM, "q", f"head dimension {width}", f"{LATENT_DIM} with extra_kv_cache")
+    if extra_indices is None:
+        raise ArgumentError("extra_indices", "None with extra_kv_cache", "a selection from extra_kv_cache")
+    _check_selection(q, extra_indices, extra_topk_length, "extra_")
+    view = view_paged(q, extra_kv_cache, kv_format, name="extra_kv_cache", keep_pages=True)
+    return Source(view, extra_indices, extra_topk_length)
 
 
 def view_flat(q: torch.Tensor, kv: torch.Tensor) -> CacheView:
@@ -68,27 +99,39 @@ def view_flat(q: torch.Tensor, kv: torch.Tensor) -> CacheView:
     return _plain_view(kv, kv.shape[2], kv.shape[0], 0, 0, row_stride)
 
 
-def view_paged(q: torch.Tensor, kv_cache: torch.Tensor, kv_format: str) -> CacheView:
-    """Check kv_cache [num_pages, page_size, 1, width] and view it."""
+def view_paged(
+    q: torch.Tensor, kv_cache: torch.Tensor, kv_format: str, name: str = "kv_cache", keep_pages: bool = False
+) -> CacheView:
+    """Check kv_cache [num_pages, page_size, 1, width] and view it.
+
+    Args:
+        q: the queries.
+        kv_cache: the pages.
+        kv_format: one of KV_FORMATS.
+        name: of the argument, in messages.
+        keep_pages: whether the view has pages where one row follows another across them, too.
+    """
     expect(kv_format in KV_FORMATS, "kv_format", repr(kv_format), " or ".join(map(repr, KV_FORMATS)))
     fp8 = kv_format == "fp8_ds_mla"
     if fp8:
-        expect_tensor("kv_cache", kv_cache, ("num_pages", "page_size", 1, FP8_TOKEN_BYTES), (torch.uint8,))
+        expect_tensor(name, kv_cache, ("num_pages", "page_size", 1, FP8_TOKEN_BYTES), (torch.uint8,))
         if q.shape[2] != 576:
             raise ArgumentError("q", f"head dimension {q.shape[2]}", "576, the width of an fp8_ds_mla token")
     else:
-        expect_tensor("kv_cache", kv_cache, ("num_pages", "page_size", 1, q.shape[2]), (q.dtype,))
-    expect_contiguous_last("kv_cache", kv_cache)
-    expect_aligned_rows("kv_cache", kv_cache)
-    expect_same_device("q", q, kv_cache=kv_cache)
+        expect_tensor(name, kv_cache, ("num_pages", "page_size", 1, q.shape[2]), (q.dtype,))
+    expect_contiguous_last(name, kv_cache)
+    expect_aligned_rows(name, kv_cache)
+    expect_same_device("q", q, **{name: kv_cache})
     pages, page_size = kv_cache.shape[0], kv_cache.shape[1]
     rows = pages * page_size
-    expect(rows < _INT32_LIMIT, "kv_cache", f"{rows} rows", "fewer than 2^31 rows (indices are int32)")
+    expect(rows < _INT32_LIMIT, name, f"{rows} rows", "fewer than 2^31 rows (indices are int32)")
     row_stride = kv_cache.stride(1) * kv_cache.element_size()
     page_stride = kv_cache.stride(0) * kv_cache.element_size()
     if page_size == 1:
         row_stride = page_stride
-    if pages <= 1 or page_stride == page_size * row_stride:
+    if keep_pages:
+        page_size = max(1, page_size)
+    elif pages <= 1 or page_stride == page_size * row_stride:
         page_size = page_stride = 0
     if not fp8:
         return _plain_view(kv_cache, kv_cache.shape[3], rows, page_size, page_stride, row_stride)

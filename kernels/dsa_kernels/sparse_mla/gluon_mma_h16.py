@@ -6,7 +6,14 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
 from dsa_kernels.gluon_support import barrier
 from dsa_kernels.sparse_mla.gluon_fp8_rows import decode_fp8, gather_fp8_rows, stage_fp8_rows, view_staged
-from dsa_kernels.sparse_mla.gluon_rows import gather_rows, part_of_selection, softmax_step, write_result
+from dsa_kernels.sparse_mla.gluon_rows import (
+    gather_rows,
+    load_rows,
+    part_of_selection,
+    rows_of_cache,
+    softmax_step,
+    write_result,
+)
 from dsa_kernels.sparse_mla.kernels import _ANY_ALIGNMENT, _RUNTIME_INTEGERS
 
 
@@ -102,9 +109,19 @@ def attend_mma_h16_kernel(
     indices_token_stride,
     out_token_stride,
     out_head_stride,
+    extra_ptr,
+    extra_indices_ptr,
+    extra_length_ptr,
+    extra_num_rows,
+    extra_topk,
+    has_extra_length,
+    extra_page_stride,
+    extra_row_stride,
+    extra_indices_token_stride,
     LATENT: gl.constexpr,
     ROPE: gl.constexpr,
     PAGE_SIZE: gl.constexpr,
+    EXTRA_PAGE_SIZE: gl.constexpr,
     BLOCK_H: gl.constexpr,
     BLOCK_N: gl.constexpr,
     STAGES: gl.constexpr,
@@ -128,9 +145,12 @@ def attend_mma_h16_kernel(
     LOGITS: gl.constexpr = gl.SliceLayout(0, MMA)
     ACC: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [1, WARPS], [16, 8])
     EXCHANGE: gl.constexpr = _exchange(BLOCKS)
-    program, head_block, split, token, begin, end = part_of_selection(
-        length_ptr, topk, num_head_blocks, num_splits, has_length, BLOCK_N
-    )
+    EXTRA: gl.constexpr = EXTRA_PAGE_SIZE > 0
+    gl.static_assert(not EXTRA or (ROPE == 0 and not FP8 and PAGE_SIZE > 0))
+    program, head_block, split, token, begin, end, length, boundary = part_of_selection(
+        length_ptr, topk, num_head_blocks, num_splits, has_length,
+        extra_length_ptr, extra_topk, has_extra_length, BLOCK_N, EXTRA,
+    )  # fmt: skip
 
     if FP8:
         codes, scales, ropes = stage_fp8_rows(STAGES, BLOCK_N)
@@ -143,11 +163,15 @@ def attend_mma_h16_kernel(
     parts = gl.allocate_shared_memory(gl.float32, [4 * BLOCKS, 128], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
 
     indices_ptr += token * indices_token_stride
+    if EXTRA:
+        extra_indices_ptr += token * extra_indices_token_stride
+    selection = (indices_ptr, end, extra_indices_ptr, length, boundary)
+    extra = (extra_ptr, extra_num_rows, extra_page_stride, extra_row_stride, boundary)
     lanes = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(1, COPY))
     logit_lanes = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, LOGITS))
     # Indices are loaded one step ahead of the rows, and rows AHEAD steps ahead of the products.
     AHEAD: gl.constexpr = STAGES if FP8 else STAGES - 1
-    rows = gl.load(indices_ptr + begin + lanes, mask=begin + lanes < end, other=-1)
+    rows = load_rows(selection, begin, lanes, EXTRA)
     for stage in gl.static_range(AHEAD):
         if FP8:
             gather_fp8_rows(
@@ -156,11 +180,10 @@ def attend_mma_h16_kernel(
             )  # fmt: skip
         else:
             gather_rows(
-                latent_ptr, rope_ptr, rows, num_rows, page_stride, row_stride,
-                latents.index(stage), ropes.index(stage), LATENT, ROPE, PAGE_SIZE, COPY,
+                latent_ptr, rope_ptr, rows, num_rows, page_stride, row_stride, extra, begin + stage * BLOCK_N,
+                latents.index(stage), ropes.index(stage), LATENT, ROPE, PAGE_SIZE, EXTRA_PAGE_SIZE, COPY,
             )  # fmt: skip
-        after = begin + (stage + 1) * BLOCK_N + lanes
-        rows = gl.load(indices_ptr + after, mask=after < end, other=-1)
+        rows = load_rows(selection, begin + (stage + 1) * BLOCK_N, lanes, EXTRA)
 
     q_ptr += token * q_token_stride * 8
     first_head = head_block * BLOCK_H
@@ -191,8 +214,8 @@ def attend_mma_h16_kernel(
         else:
             free = (slot + AHEAD) % STAGES
             gather_rows(
-                latent_ptr, rope_ptr, rows, num_rows, page_stride, row_stride,
-                latents.index(free), ropes.index(free), LATENT, ROPE, PAGE_SIZE, COPY,
+                latent_ptr, rope_ptr, rows, num_rows, page_stride, row_stride, extra, start + AHEAD * BLOCK_N,
+                latents.index(free), ropes.index(free), LATENT, ROPE, PAGE_SIZE, EXTRA_PAGE_SIZE, COPY,
             )  # fmt: skip
             values = latents.index(slot)
             latent = values.load(_fragments(BLOCK_N, LATENT))
@@ -209,12 +232,11 @@ def attend_mma_h16_kernel(
                 latent_ptr, rows, num_rows, page_stride, row_stride,
                 codes.index(slot), scales.index(slot), ropes.index(slot), PAGE_SIZE, COPY,
             )  # fmt: skip
-        after = start + (AHEAD + 1) * BLOCK_N + lanes
-        rows = gl.load(indices_ptr + after, mask=after < end, other=-1)
+        rows = load_rows(selection, start + (AHEAD + 1) * BLOCK_N, lanes, EXTRA)
         slot = (slot + 1) % STAGES
-        here = start + logit_lanes
-        met = gl.load(indices_ptr + here, mask=here < end, other=-1)
-        valid = met.to(gl.uint32, bitcast=True) < num_rows.to(gl.uint32, bitcast=True)
+        met = load_rows(selection, start, logit_lanes, EXTRA)
+        cache_rows = rows_of_cache(start, num_rows, extra_num_rows, boundary, EXTRA)
+        valid = met.to(gl.uint32, bitcast=True) < cache_rows.to(gl.uint32, bitcast=True)
 
         by_lane = parts.slice(0, BLOCKS, dim=0).load(EXCHANGE)
         for group in gl.static_range(1, 4):

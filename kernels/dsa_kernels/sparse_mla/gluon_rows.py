@@ -8,25 +8,71 @@ from dsa_kernels.gluon_support import copy_to_shared
 
 
 @gluon.jit
-def part_of_selection(length_ptr, topk, num_head_blocks, num_splits, has_length, BLOCK_N: gl.constexpr):
+def valid_length(length_ptr, token, topk, has_length):
+    """Entries of a token's selection that count, within [0, topk]."""
+    length = topk
+    if has_length != 0:
+        length = gl.load(length_ptr + token)
+    return gl.minimum(gl.maximum(length, 0), topk)
+
+
+@gluon.jit
+def part_of_selection(
+    length_ptr,
+    topk,
+    num_head_blocks,
+    num_splits,
+    has_length,
+    extra_length_ptr,
+    extra_topk,
+    has_extra_length,
+    BLOCK_N: gl.constexpr,
+    EXTRA: gl.constexpr,
+):
     """What this program works on, as `kernels.attend_kernel` shares it out.
 
     Returns:
-        Number of the program, of its heads, of the part and of the token, and the part's bounds in the selection.
+        Number of the program, of its heads, of the part and of the token, the part's bounds in the selection, and where
+        the first source ends and the second begins.
     """
     program = gl.program_id(0)
     head_block = program % num_head_blocks
     split = (program // num_head_blocks) % num_splits
     token = (program // num_head_blocks // num_splits).to(gl.int64)
 
-    length = topk
-    if has_length != 0:
-        length = gl.load(length_ptr + token)
-    length = gl.minimum(gl.maximum(length, 0), topk)
-    part = gl.cdiv(gl.cdiv(length, num_splits), BLOCK_N) * BLOCK_N
+    length = valid_length(length_ptr, token, topk, has_length)
+    total = length
+    boundary = length
+    if EXTRA:
+        boundary = gl.cdiv(length, BLOCK_N) * BLOCK_N
+        total = boundary + valid_length(extra_length_ptr, token, extra_topk, has_extra_length)
+    part = gl.cdiv(gl.cdiv(total, num_splits), BLOCK_N) * BLOCK_N
     begin = split * part
-    end = gl.minimum(begin + part, length)
-    return program, head_block, split, token, begin, end
+    end = gl.minimum(begin + part, total)
+    return program, head_block, split, token, begin, end, length, boundary
+
+
+@gluon.jit
+def load_rows(selection, start, lanes, EXTRA: gl.constexpr):
+    """Selected row numbers of the step that begins at `start`, -1 past the end of its source or part; [N] int32.
+
+    selection is (indices, end of the part, indices of the second source, length of the first, where the second begins).
+    """
+    indices_ptr, end, extra_indices_ptr, length, boundary = selection
+    positions = start + lanes
+    if EXTRA:
+        of_extra = start >= boundary
+        indices_ptr = gl.where(of_extra, extra_indices_ptr - boundary, indices_ptr)
+        end = gl.where(of_extra, end, gl.minimum(end, length))
+    return gl.load(indices_ptr + positions, mask=positions < end, other=-1)
+
+
+@gluon.jit
+def rows_of_cache(start, num_rows, extra_num_rows, boundary, EXTRA: gl.constexpr):
+    """Rows of the cache from which the step that begins at `start` selects."""
+    if EXTRA:
+        num_rows = gl.where(start >= boundary, extra_num_rows, num_rows)
+    return num_rows
 
 
 @gluon.jit
@@ -49,15 +95,28 @@ def gather_rows(
     num_rows,
     page_stride,
     row_stride,
+    extra,
+    start,
     latent,
     rope,
     LATENT: gl.constexpr,
     ROPE: gl.constexpr,
     PAGE_SIZE: gl.constexpr,
+    EXTRA_PAGE_SIZE: gl.constexpr,
     COPY: gl.constexpr,
 ):
-    """Start copying `rows` ([BLOCK_N], sliced from COPY) to shared memory, zeros where a row is not valid."""
+    """Start copying `rows` ([BLOCK_N], sliced from COPY) to shared memory, zeros where a row is not valid.
+
+    extra is (second source, its rows, page stride and row stride, where it begins); `start` is where the step begins.
+    """
     units, mask = row_starts(rows, num_rows, page_stride, row_stride, PAGE_SIZE)
+    if EXTRA_PAGE_SIZE > 0:
+        extra_ptr, extra_num_rows, extra_page_stride, extra_row_stride, boundary = extra
+        of_extra = start >= boundary
+        extra_units, extra_mask = row_starts(rows, extra_num_rows, extra_page_stride, extra_row_stride, EXTRA_PAGE_SIZE)
+        latent_ptr = gl.where(of_extra, extra_ptr, latent_ptr)
+        units = gl.where(of_extra, extra_units, units)
+        mask = gl.where(of_extra, extra_mask, mask)
     starts = units * 8
     columns = gl.expand_dims(gl.arange(0, LATENT, layout=gl.SliceLayout(0, COPY)), 0)
     copy_to_shared(latent, latent_ptr + starts + columns, mask=mask)

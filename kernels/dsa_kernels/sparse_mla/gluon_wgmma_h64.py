@@ -12,7 +12,14 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from dsa_kernels.gluon_support import barrier, copy_to_shared
 from dsa_kernels.sparse_mla.gluon_fp8_rows import decode_fp8_rows, gather_fp8_rows, stage_fp8_rows
-from dsa_kernels.sparse_mla.gluon_rows import gather_rows, part_of_selection, softmax_step, write_result
+from dsa_kernels.sparse_mla.gluon_rows import (
+    gather_rows,
+    load_rows,
+    part_of_selection,
+    rows_of_cache,
+    softmax_step,
+    write_result,
+)
 from dsa_kernels.sparse_mla.kernels import _ANY_ALIGNMENT, _RUNTIME_INTEGERS
 
 
@@ -46,9 +53,19 @@ def attend_wgmma_h64_kernel(
     indices_token_stride,
     out_token_stride,
     out_head_stride,
+    extra_ptr,
+    extra_indices_ptr,
+    extra_length_ptr,
+    extra_num_rows,
+    extra_topk,
+    has_extra_length,
+    extra_page_stride,
+    extra_row_stride,
+    extra_indices_token_stride,
     LATENT: gl.constexpr,
     ROPE: gl.constexpr,
     PAGE_SIZE: gl.constexpr,
+    EXTRA_PAGE_SIZE: gl.constexpr,
     BLOCK_H: gl.constexpr,
     BLOCK_N: gl.constexpr,
     STAGES: gl.constexpr,
@@ -67,9 +84,12 @@ def attend_wgmma_h64_kernel(
     LOGITS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, BLOCK_N, 16])
     ACC: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, WARPS // 4], [16, 256, 16])
     ROWS: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
-    program, head_block, split, token, begin, end = part_of_selection(
-        length_ptr, topk, num_head_blocks, num_splits, has_length, BLOCK_N
-    )
+    EXTRA: gl.constexpr = EXTRA_PAGE_SIZE > 0
+    gl.static_assert(not EXTRA or (ROPE == 0 and not FP8 and PAGE_SIZE > 0))
+    program, head_block, split, token, begin, end, length, boundary = part_of_selection(
+        length_ptr, topk, num_head_blocks, num_splits, has_length,
+        extra_length_ptr, extra_topk, has_extra_length, BLOCK_N, EXTRA,
+    )  # fmt: skip
 
     q_latent = gl.allocate_shared_memory(dtype, [BLOCK_H, LATENT], ROWS)
     q_rope = q_latent
@@ -91,11 +111,15 @@ def attend_wgmma_h64_kernel(
         copy_to_shared(q_rope, q_rows + LATENT + gl.expand_dims(rope_columns, 0), mask=is_head)
 
     indices_ptr += token * indices_token_stride
+    if EXTRA:
+        extra_indices_ptr += token * extra_indices_token_stride
+    selection = (indices_ptr, end, extra_indices_ptr, length, boundary)
+    extra = (extra_ptr, extra_num_rows, extra_page_stride, extra_row_stride, boundary)
     lanes = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(1, ROW_COPY))
     logit_lanes = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, LOGITS))
     # Indices are loaded one step ahead of the rows, and rows AHEAD steps ahead of the products.
     AHEAD: gl.constexpr = STAGES if FP8 else 1
-    rows = gl.load(indices_ptr + begin + lanes, mask=begin + lanes < end, other=-1)
+    rows = load_rows(selection, begin, lanes, EXTRA)
     for stage in gl.static_range(AHEAD):
         if FP8:
             gather_fp8_rows(
@@ -104,11 +128,10 @@ def attend_wgmma_h64_kernel(
             )  # fmt: skip
         else:
             gather_rows(
-                latent_ptr, rope_ptr, rows, num_rows, page_stride, row_stride,
-                latents.index(0), ropes.index(0), LATENT, ROPE, PAGE_SIZE, ROW_COPY,
+                latent_ptr, rope_ptr, rows, num_rows, page_stride, row_stride, extra, begin,
+                latents.index(0), ropes.index(0), LATENT, ROPE, PAGE_SIZE, EXTRA_PAGE_SIZE, ROW_COPY,
             )  # fmt: skip
-        after = begin + (stage + 1) * BLOCK_N + lanes
-        rows = gl.load(indices_ptr + after, mask=after < end, other=-1)
+        rows = load_rows(selection, begin + (stage + 1) * BLOCK_N, lanes, EXTRA)
 
     row_max = gl.full([BLOCK_H], float("-inf"), gl.float32, layout=gl.SliceLayout(1, LOGITS))
     row_sum = gl.full([BLOCK_H], 0.0, gl.float32, layout=gl.SliceLayout(1, LOGITS))
@@ -144,14 +167,13 @@ def attend_wgmma_h64_kernel(
             slot = (slot + 1) % STAGES
         else:
             gather_rows(
-                latent_ptr, rope_ptr, rows, num_rows, page_stride, row_stride,
-                latents.index(tile), ropes.index(tile), LATENT, ROPE, PAGE_SIZE, ROW_COPY,
+                latent_ptr, rope_ptr, rows, num_rows, page_stride, row_stride, extra, start + AHEAD * BLOCK_N,
+                latents.index(tile), ropes.index(tile), LATENT, ROPE, PAGE_SIZE, EXTRA_PAGE_SIZE, ROW_COPY,
             )  # fmt: skip
-        after = start + (AHEAD + 1) * BLOCK_N + lanes
-        rows = gl.load(indices_ptr + after, mask=after < end, other=-1)
-        here = start + logit_lanes
-        met = gl.load(indices_ptr + here, mask=here < end, other=-1)
-        valid = (met >= 0) & (met < num_rows)
+        rows = load_rows(selection, start + (AHEAD + 1) * BLOCK_N, lanes, EXTRA)
+        met = load_rows(selection, start, logit_lanes, EXTRA)
+        cache_rows = rows_of_cache(start, num_rows, extra_num_rows, boundary, EXTRA)
+        valid = (met >= 0) & (met < cache_rows)
 
         logits = warpgroup_mma_wait(0, deps=[unfinished])  # [BLOCK_H, BLOCK_N]
         logits = gl.where(gl.expand_dims(valid, 0), logits * scale_log2, float("-inf"))

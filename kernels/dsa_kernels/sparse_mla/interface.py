@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from dsa_kernels.sparse_mla.arguments import check_query_side, view_flat, view_paged
+from dsa_kernels.sparse_mla.arguments import check_extra, check_query_side, view_flat, view_paged
 from dsa_kernels.sparse_mla.config import LATENT_DIM
-from dsa_kernels.sparse_mla.launch import CacheView, launch
+from dsa_kernels.sparse_mla.launch import Source, launch
 from dsa_kernels.sparse_mla.plan import plan_launch
 from dsa_kernels.targets import device_facts
 
@@ -58,7 +58,8 @@ def sparse_mla_fwd(
     of -inf for tokens with nothing valid.
     """
     result = check_query_side(q, indices, d_v, attn_sink, topk_length, out)
-    max_logits, lse = _attend(q, view_flat(q, kv), indices, sm_scale, attn_sink, topk_length, result)
+    source = Source(view_flat(q, kv), indices, topk_length)
+    max_logits, lse = _attend(q, source, None, sm_scale, attn_sink, result)
     return result, max_logits, lse
 
 
@@ -72,10 +73,14 @@ def sparse_mla_with_kvcache(
     attn_sink: torch.Tensor | None = None,
     topk_length: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
+    extra_kv_cache: torch.Tensor | None = None,
+    extra_indices: torch.Tensor | None = None,
+    extra_topk_length: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sparse MLA attention over a paged latent cache.
+    """Sparse MLA attention over a paged latent cache, or over two of them.
 
-    As `sparse_mla_fwd`, with the rows in pages and, by choice, in fp8.
+    As `sparse_mla_fwd`, with the rows in pages and, by choice, in fp8. With a second cache a token attends to what it
+    selects from both, under one softmax and one sink: DeepSeek-V4's sliding window and its compressed rows.
 
     Args:
         q: as in `sparse_mla_fwd`.
@@ -89,30 +94,38 @@ def sparse_mla_with_kvcache(
         attn_sink: as in `sparse_mla_fwd`.
         topk_length: as in `sparse_mla_fwd`.
         out: as in `sparse_mla_fwd`.
+        extra_kv_cache: [num_pages, page_size, 1, 512] in q's dtype or None: the second cache, with pages and strides of
+            its own. Then kv_format is "bf16" and d_qk 512.
+        extra_indices: [s_q, 1, extra_topk] int32, as indices, into extra_kv_cache; None without it.
+        extra_topk_length: [s_q] int32 or None, as topk_length, of extra_indices.
 
     Returns:
-        out and lse as in `sparse_mla_fwd`. fp8 codes are decoded exactly, multiplied by their scale in fp32 and rounded
-        once to q's dtype (so a product beyond 65,504 is inf for fp16); rope values are rounded to q's dtype.
+        out and lse as in `sparse_mla_fwd`, over what is selected from all caches. fp8 codes are decoded exactly,
+        multiplied by their scale in fp32 and rounded once to q's dtype (so a product beyond 65,504 is inf for fp16);
+        rope values are rounded to q's dtype.
 
     Raises:
-        ArgumentError: as in `sparse_mla_fwd`, and for a kv_format that is not known.
+        ArgumentError: as in `sparse_mla_fwd`, for a kv_format that is not known, and for a second cache that is
+            incomplete or goes with neither format nor width.
 
-    Source: `flash_mla_with_kvcache` of FlashMLA with `indices`, with lse as [s_q, h_q].
+    Source: `flash_mla_with_kvcache` of FlashMLA with `indices`, and its extra_k_cache, extra_indices_in_kvcache and
+    extra_topk_length; lse as [s_q, h_q].
     """
     result = check_query_side(q, indices, d_v, attn_sink, topk_length, out)
-    _, lse = _attend(q, view_paged(q, kv_cache, kv_format), indices, sm_scale, attn_sink, topk_length, result)
+    extra = check_extra(q, kv_format, extra_kv_cache, extra_indices, extra_topk_length)
+    view = view_paged(q, kv_cache, kv_format, keep_pages=extra is not None)
+    _, lse = _attend(q, Source(view, indices, topk_length), extra, sm_scale, attn_sink, result)
     return result, lse
 
 
 def _attend(
     q: torch.Tensor,
-    cache: CacheView,
-    indices: torch.Tensor,
+    source: Source,
+    extra: Source | None,
     sm_scale: float,
     attn_sink: torch.Tensor | None,
-    topk_length: torch.Tensor | None,
     out: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    capability, multiprocessors = device_facts(q.device)
-    plan = plan_launch(q.shape[0], q.shape[1], indices.shape[2], cache.fp8, capability, multiprocessors)
-    return launch(q, cache, indices, sm_scale, attn_sink, topk_length, out, plan)
+    width = source.width + (extra.width if extra else 0)
+    plan = plan_launch(q.shape[0], q.shape[1], width, source.cache.fp8, *device_facts(q.device))
+    return launch(q, source, extra, sm_scale, attn_sink, out, plan)

@@ -20,13 +20,43 @@ _RUNTIME_INTEGERS = [
     "indices_token_stride",
     "out_token_stride",
     "out_head_stride",
+    "extra_num_rows",
+    "extra_topk",
+    "has_extra_length",
+    "extra_page_stride",
+    "extra_row_stride",
+    "extra_indices_token_stride",
 ]
-_ANY_ALIGNMENT = ["indices_ptr", "length_ptr", "sink_ptr", "max_logits_ptr", "lse_ptr"]
+_ANY_ALIGNMENT = [
+    "indices_ptr",
+    "length_ptr",
+    "sink_ptr",
+    "max_logits_ptr",
+    "lse_ptr",
+    "extra_indices_ptr",
+    "extra_length_ptr",
+]
 
 
 @triton.jit
-def _load_rows(indices_ptr, positions, end):
-    """Selected row numbers at `positions`, -1 from `end` on. int32."""
+def _valid_length(length_ptr, token, topk, has_length):
+    """Entries of a token's selection that count, within [0, topk]."""
+    length = tl.load(length_ptr + token, mask=has_length != 0, other=topk)
+    return tl.minimum(tl.maximum(length, 0), topk)
+
+
+@triton.jit
+def _load_rows(selection, start, lanes, EXTRA: tl.constexpr):
+    """Selected row numbers of the step that begins at `start`, -1 past the end of its source or part. int32.
+
+    selection is (indices, end of the part, indices of the second source, length of the first, where the second begins).
+    """
+    indices_ptr, end, extra_indices_ptr, length, boundary = selection
+    positions = start + lanes
+    if EXTRA:
+        of_extra = start >= boundary
+        indices_ptr = tl.where(of_extra, extra_indices_ptr - boundary, indices_ptr)
+        end = tl.where(of_extra, end, tl.minimum(end, length))
     return tl.load(indices_ptr + positions, mask=positions < end, other=-1)
 
 
@@ -89,10 +119,20 @@ def attend_kernel(
     indices_token_stride,
     out_token_stride,
     out_head_stride,
+    extra_ptr,
+    extra_indices_ptr,
+    extra_length_ptr,
+    extra_num_rows,
+    extra_topk,
+    has_extra_length,
+    extra_page_stride,
+    extra_row_stride,
+    extra_indices_token_stride,
     LATENT: tl.constexpr,
     ROPE: tl.constexpr,
     FP8: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
+    EXTRA_PAGE_SIZE: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
@@ -102,17 +142,27 @@ def attend_kernel(
     stride, without compiling anew for each. With one part the result is final; with several it goes to the partial
     buffers [token, part, head, ...] for `merge_kernel`. Parts are even over the valid length, so short selections are
     spread as well.
+
+    With EXTRA_PAGE_SIZE above 0 there is a second source of plain rows, whose selection follows the first one's; it
+    begins with a step of its own, so that the rows of a step lie in one cache. Otherwise all that is called extra is
+    None.
     """
     program = tl.program_id(0)
     head_block = program % num_head_blocks
     split = (program // num_head_blocks) % num_splits
     token = (program // num_head_blocks // num_splits).to(tl.int64)
 
-    length = tl.load(length_ptr + token, mask=has_length != 0, other=topk)
-    length = tl.minimum(tl.maximum(length, 0), topk)
-    part = tl.cdiv(tl.cdiv(length, num_splits), BLOCK_N) * BLOCK_N
+    EXTRA: tl.constexpr = EXTRA_PAGE_SIZE > 0
+    tl.static_assert(not EXTRA or (ROPE == 0 and not FP8 and PAGE_SIZE > 0))
+    length = _valid_length(length_ptr, token, topk, has_length)
+    total = length
+    boundary = length
+    if EXTRA:
+        boundary = tl.cdiv(length, BLOCK_N) * BLOCK_N
+        total = boundary + _valid_length(extra_length_ptr, token, extra_topk, has_extra_length)
+    part = tl.cdiv(tl.cdiv(total, num_splits), BLOCK_N) * BLOCK_N
     begin = split * part
-    end = tl.minimum(begin + part, length)
+    end = tl.minimum(begin + part, total)
 
     dtype: tl.constexpr = q_ptr.dtype.element_ty
     heads = head_block * BLOCK_H + tl.arange(0, BLOCK_H)
@@ -129,20 +179,30 @@ def attend_kernel(
     acc = tl.zeros([BLOCK_H, LATENT], tl.float32)
 
     indices_ptr += token * indices_token_stride
+    if EXTRA:
+        extra_indices_ptr += token * extra_indices_token_stride
+    selection = (indices_ptr, end, extra_indices_ptr, length, boundary)
     lanes = tl.arange(0, BLOCK_N)
     # Carried by hand: when the loop itself loads the indices that it gathers through, Triton's pipeliner buffers the
     # indices ahead and not the rows.
-    rows = _load_rows(indices_ptr, begin + lanes, end)
+    rows = _load_rows(selection, begin, lanes, EXTRA)
     for start in range(begin, end, BLOCK_N):
-        valid = (rows >= 0) & (rows < num_rows)
         units = _row_units(rows, page_stride, row_stride, PAGE_SIZE)
+        cache_ptr = latent_ptr
+        cache_rows = num_rows
+        if EXTRA:
+            of_extra = start >= boundary
+            units = tl.where(of_extra, _row_units(rows, extra_page_stride, extra_row_stride, EXTRA_PAGE_SIZE), units)
+            cache_ptr = tl.where(of_extra, extra_ptr, latent_ptr)
+            cache_rows = tl.where(of_extra, extra_num_rows, num_rows)
+        valid = (rows >= 0) & (rows < cache_rows)
         if FP8:
             latent = load_fp8_latent(latent_ptr, scale_ptr, units, valid, dtype, LATENT)  # [BLOCK_N, LATENT]
         else:
-            latent = tl.load(latent_ptr + (units * 8)[:, None] + columns[None, :], mask=valid[:, None], other=0.0)
+            latent = tl.load(cache_ptr + (units * 8)[:, None] + columns[None, :], mask=valid[:, None], other=0.0)
         if ROPE > 0:
             rope = tl.load(rope_ptr + (units * 8)[:, None] + rope_columns[None, :], mask=valid[:, None], other=0.0)
-        rows = _load_rows(indices_ptr, start + BLOCK_N + lanes, end)
+        rows = _load_rows(selection, start + BLOCK_N, lanes, EXTRA)
 
         logits = tl.dot(q_latent, tl.trans(latent))  # [BLOCK_H, BLOCK_N]
         if ROPE > 0:

@@ -43,6 +43,26 @@ class CacheView:
     row_stride: int
 
 
+@dataclass(frozen=True)
+class Source:
+    """A cache, and what each token selects from it.
+
+    Attributes:
+        cache: the rows.
+        indices: [s_q, 1, topk] int32.
+        topk_length: [s_q] int32, or None where every entry counts.
+    """
+
+    cache: CacheView
+    indices: torch.Tensor
+    topk_length: torch.Tensor | None
+
+    @property
+    def width(self) -> int:
+        """Entries of a token's selection."""
+        return self.indices.shape[2]
+
+
 def _sixteenths(tensor: torch.Tensor, dimension: int) -> int:
     return tensor.stride(dimension) * tensor.element_size() // 16
 
@@ -57,13 +77,30 @@ def attention_kernel(config: TileConfig, fp8: bool) -> tuple[Any, dict[str, obje
     return kernel, {"STAGES": config.num_stages, "CONVERT": config.convert, "FP8": fp8}
 
 
+def _extra_arguments(extra: Source | None) -> tuple[Any, ...]:
+    """What the kernels call extra; all None, which compiles nothing, without a second source."""
+    if extra is None:
+        return (None,) * 9
+    lengths = extra.indices if extra.topk_length is None else extra.topk_length
+    return (
+        extra.cache.latent,
+        extra.indices,
+        lengths,
+        extra.cache.num_rows,
+        extra.width,
+        int(extra.topk_length is not None),
+        extra.cache.page_stride // 16,
+        extra.cache.row_stride // 16,
+        extra.indices.stride(0),
+    )
+
+
 def launch(
     q: torch.Tensor,
-    cache: CacheView,
-    indices: torch.Tensor,
+    source: Source,
+    extra: Source | None,
     sm_scale: float,
     attn_sink: torch.Tensor | None,
-    topk_length: torch.Tensor | None,
     out: torch.Tensor,
     plan: LaunchPlan,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,11 +110,10 @@ def launch(
 
     Args:
         q: [s_q, h_q, LATENT + rope].
-        cache: the rows.
-        indices: [s_q, 1, topk] int32.
+        source: rows and selections.
+        extra: a second source of rows without a rope part; its cache and the first one's both name their pages.
         sm_scale: scale of the logits.
         attn_sink: [h_q] fp32 or None.
-        topk_length: [s_q] int32 or None.
         out: [s_q, h_q, LATENT], written.
         plan: from `plan_launch`.
 
@@ -98,7 +134,7 @@ def launch(
         # Never touched, but the compiled kernel is the same: same types, same alignment.
         partial = partial_max = partial_sum = max_logits
     sink = lse if attn_sink is None else attn_sink
-    config = plan.config
+    config, cache, indices, topk_length = plan.config, source.cache, source.indices, source.topk_length
     kernel, keywords = attention_kernel(config, cache.fp8)
     kernel[(num_tokens * splits * plan.num_head_blocks,)](
         q,
@@ -118,7 +154,7 @@ def launch(
         num_heads,
         plan.num_head_blocks,
         cache.num_rows,
-        indices.shape[2],
+        source.width,
         splits,
         int(topk_length is not None),
         int(attn_sink is not None),
@@ -129,9 +165,11 @@ def launch(
         indices.stride(0),
         _sixteenths(out, 0),
         _sixteenths(out, 1),
+        *_extra_arguments(extra),
         LATENT=LATENT_DIM,
         ROPE=cache.rope_dim,
         PAGE_SIZE=cache.page_size,
+        EXTRA_PAGE_SIZE=extra.cache.page_size if extra else 0,
         BLOCK_H=config.block_h,
         BLOCK_N=config.block_n,
         num_warps=config.num_warps,

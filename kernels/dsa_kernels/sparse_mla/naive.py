@@ -21,11 +21,8 @@ def naive_sparse_mla_fwd(
     Returns:
         out [s_q, h_q, d_v], max_logits [s_q, h_q], lse [s_q, h_q], all fp64.
     """
-    rows = indices[:, 0, :].to(torch.int64)  # [s_q, topk]
-    valid = (rows >= 0) & (rows < kv.shape[0])
-    if topk_length is not None:
-        positions = torch.arange(rows.shape[1], device=rows.device)
-        valid &= positions[None, :] < topk_length[:, None]
+    rows = _valid_rows(indices, topk_length, kv.shape[0])[:, 0]  # [s_q, topk]
+    valid = rows >= 0
 
     selected = torch.zeros((*rows.shape, kv.shape[2]), dtype=torch.float64, device=kv.device)  # [s_q, topk, d_qk]
     selected[valid] = kv[rows[valid], 0, :].to(torch.float64)
@@ -39,6 +36,15 @@ def naive_sparse_mla_fwd(
     # An unselected row has no part in the sum, not even as zero times infinity.
     out = torch.einsum("qhk,qkd->qhd", weights, selected[..., :d_v])
     return out, max_logits, lse
+
+
+def _valid_rows(indices: torch.Tensor, topk_length: torch.Tensor | None, num_rows: int) -> torch.Tensor:
+    """Indices [s_q, 1, topk] as int64, -1 in place of what counts for nothing."""
+    valid = (indices >= 0) & (indices < num_rows)
+    if topk_length is not None:
+        positions = torch.arange(indices.shape[2], device=indices.device)
+        valid &= positions < topk_length[:, None, None]
+    return torch.where(valid, indices.long(), -1)
 
 
 def dequantize_fp8_ds_mla(cache: torch.Tensor, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -69,8 +75,11 @@ def naive_sparse_mla_with_kvcache(
     kv_format: str = "bf16",
     attn_sink: torch.Tensor | None = None,
     topk_length: torch.Tensor | None = None,
+    extra_kv_cache: torch.Tensor | None = None,
+    extra_indices: torch.Tensor | None = None,
+    extra_topk_length: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `sparse_mla_with_kvcache` computes: the same arguments, results in fp64.
+    """What `sparse_mla_with_kvcache` computes: the same arguments, results in fp64; two caches as one behind the other.
 
     Returns:
         out [s_q, h_q, d_v] and lse [s_q, h_q], fp64.
@@ -78,5 +87,12 @@ def naive_sparse_mla_with_kvcache(
     rows = kv_cache.reshape(-1, 1, kv_cache.shape[-1])
     if kv_format == "fp8_ds_mla":
         rows = dequantize_fp8_ds_mla(rows, q.dtype)
+    if extra_kv_cache is not None and extra_indices is not None:
+        extra = extra_kv_cache.reshape(-1, 1, extra_kv_cache.shape[-1])
+        first = _valid_rows(indices, topk_length, rows.shape[0])
+        second = _valid_rows(extra_indices, extra_topk_length, extra.shape[0])
+        # Behind the rows of the first cache; -1 stays.
+        second = torch.where(second >= 0, second + rows.shape[0], second)
+        rows, indices, topk_length = torch.cat((rows, extra)), torch.cat((first, second), dim=2), None
     out, _, lse = naive_sparse_mla_fwd(q, rows, indices, sm_scale, d_v, attn_sink, topk_length)
     return out, lse

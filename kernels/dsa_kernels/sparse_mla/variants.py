@@ -14,21 +14,36 @@ _ROW_POINTERS = ("q_ptr", "latent_ptr", "scale_ptr", "rope_ptr", "out_ptr")
 _ALIGNED = frozenset((*_ROW_POINTERS, "partial_ptr", "partial_max_ptr", "partial_sum_ptr"))
 
 
+#: Rows of a page of both of DeepSeek-V4's caches, in layers of ratio 4 and of ratio 128.
+TWO_SOURCES = ((64, 64), (64, 2))
+
+
 def attend_variant(
-    config: TileConfig, dtype: str = "bf16", rope: int = 64, fp8: bool = False, page_size: int = 0
+    config: TileConfig,
+    dtype: str = "bf16",
+    rope: int = 64,
+    fp8: bool = False,
+    page_size: int = 0,
+    extra_page_size: int = 0,
 ) -> KernelVariant:
-    """The attention kernel for a configuration, as a launch would specialise it."""
+    """The attention kernel for a configuration, as a launch would specialise it; two page sizes are two sources."""
     row = "i32" if fp8 else dtype
     kernel, keywords = attention_kernel(config, fp8)
     constexprs: dict[str, object] = {
         "LATENT": LATENT_DIM,
         "ROPE": rope,
         "PAGE_SIZE": page_size,
+        "EXTRA_PAGE_SIZE": extra_page_size,
         "BLOCK_H": config.block_h,
         "BLOCK_N": config.block_n,
         **{name: value for name, value in keywords.items() if name in kernel.arg_names},
     }
+    if not extra_page_size:
+        constexprs |= {name: None for name in kernel.arg_names if name.startswith(("extra_", "has_extra_"))}
     pointers = {
+        "extra_ptr": f"*{dtype}",
+        "extra_indices_ptr": "*i32",
+        "extra_length_ptr": "*i32",
         "q_ptr": f"*{dtype}",
         "latent_ptr": f"*{row}",
         "scale_ptr": "*fp32" if fp8 else f"*{row}",
@@ -42,13 +57,15 @@ def attend_variant(
     signature = {name: "constexpr" if name in constexprs else pointers.get(name, "i32") for name in kernel.arg_names}
     layout = f"{'fp8_ds_mla' if fp8 else dtype} {LATENT_DIM}+{rope}"
     pages = f", pages of {page_size}" if page_size else ""
+    if extra_page_size:
+        pages += f" and of {extra_page_size}"
     return KernelVariant(
         op="sparse_mla_with_kvcache" if fp8 or page_size else "sparse_mla_fwd",
         name=f"{layout}, q {dtype}, {config.block_h} heads x {config.block_n} rows{pages}",
         kernel=kernel,
         signature=signature,
         constexprs=constexprs,
-        divisible_by_16=_ALIGNED,
+        divisible_by_16=_ALIGNED | ({"extra_ptr"} if extra_page_size else set()),
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         wide_copies=True,
@@ -87,7 +104,10 @@ def variants(capability: int) -> list[KernelVariant]:
         tile = tile_of(route, capability, fp8)
         ropes = (64,) if fp8 else (64, 0)
         made = [attend_variant(tile, dtype, rope, fp8) for dtype in ("bf16", "fp16") for rope in ropes]
-        for variant in (*made, attend_variant(tile, fp8=fp8, page_size=64)):
+        made.append(attend_variant(tile, fp8=fp8, page_size=64))
+        if not fp8:
+            made += [attend_variant(tile, rope=0, page_size=page, extra_page_size=of) for page, of in TWO_SOURCES]
+        for variant in made:
             found[variant.op, variant.name] = variant
     for dtype in ("bf16", "fp16"):
         merge = merge_variant(dtype)

@@ -2,7 +2,13 @@ import pytest
 import torch
 
 from dsa_kernels import gluon_support
-from dsa_kernels.sparse_mla import launch, naive_sparse_mla_fwd, sparse_mla_fwd, warmup_sparse_mla
+from dsa_kernels.sparse_mla import (
+    launch,
+    naive_sparse_mla_fwd,
+    sparse_mla_fwd,
+    warmup_sparse_mla,
+    warmup_two_sources,
+)
 from dsa_kernels.sparse_mla import plan as plans
 from dsa_kernels.sparse_mla.config import MAX_SPLITS
 from dsa_kernels.sparse_mla.interface import sparse_mla_with_kvcache
@@ -87,6 +93,36 @@ def test_warmup_covers_what_serving_reaches(specialisations, device, heads, kv_f
                 sink = torch.zeros(heads, device=device) if topk == 64 else None
                 length = torch.ones(tokens + 1, dtype=torch.int32, device=device)[1:] if tokens > 2 else None
                 sparse_mla_with_kvcache(q, cache, indices, 1.0, kv_format=kv_format, attn_sink=sink, topk_length=length)
+    assert specialisations, "nothing was launched"
+    assert specialisations <= warmed
+
+
+@pytest.mark.parametrize("heads", [8, 64])
+def test_warmup_covers_two_sources_whatever_their_strides(specialisations, device, heads):
+    warmup_two_sources(heads, ((64, 64), (64, 2)), device=device)
+    warmed = set(specialisations)
+    assert len(warmed) == 3, "two pairs of page sizes, and the merge"
+    specialisations.clear()
+    window = torch.zeros(6, 64, 1, 512, dtype=torch.bfloat16, device=device)
+    for page_size in (64, 2):
+        rows = torch.zeros(6, page_size, 1, 512, dtype=torch.bfloat16, device=device)
+        for first, second in ((window, rows), (window[::2], rows), (window, rows[1::3]), (window[:1], rows[:1])):
+            for tokens, width, extra_width in ((1, 1, 7), (3, 128, 512), (200, 192, 8192)):
+                q = torch.zeros(tokens + 1, heads, 512, dtype=torch.bfloat16, device=device)[1:]
+                indices = torch.zeros(tokens + 1, 1, width, dtype=torch.int32, device=device)[1:]
+                extra = torch.zeros(tokens + 1, 1, extra_width, dtype=torch.int32, device=device)[1:]
+                length = torch.ones(tokens + 1, dtype=torch.int32, device=device)[1:] if tokens > 1 else None
+                sparse_mla_with_kvcache(
+                    q,
+                    first,
+                    indices,
+                    1.0,
+                    attn_sink=torch.zeros(heads, device=device),
+                    topk_length=length,
+                    extra_kv_cache=second,
+                    extra_indices=extra,
+                    extra_topk_length=length,
+                )
     assert specialisations, "nothing was launched"
     assert specialisations <= warmed
 
