@@ -20,7 +20,7 @@ _REFERENCE_TOKENS = 32
 
 @dataclass(frozen=True)
 class Inputs:
-    """Arguments of the sparse MLA ops: `cache` is kv, or pages with `kv_format`."""
+    """Arguments of the sparse MLA ops: `cache` is kv, or pages with `kv_format`; a second cache goes with pages."""
 
     q: torch.Tensor
     cache: torch.Tensor
@@ -29,6 +29,9 @@ class Inputs:
     sm_scale: float = 576**-0.5
     attn_sink: torch.Tensor | None = None
     topk_length: torch.Tensor | None = None
+    extra_kv_cache: torch.Tensor | None = None
+    extra_indices: torch.Tensor | None = None
+    extra_topk_length: torch.Tensor | None = None
 
     def arguments(self) -> dict[str, object]:
         """As keywords of the op (the cache apart)."""
@@ -39,7 +42,12 @@ class Inputs:
             "attn_sink": self.attn_sink,
             "topk_length": self.topk_length,
         }
-        return given | ({"kv_format": self.kv_format} if self.kv_format else {})
+        if self.kv_format:
+            given["kv_format"] = self.kv_format
+        if self.extra_kv_cache is not None:
+            names = ("extra_kv_cache", "extra_indices", "extra_topk_length")
+            given |= {name: getattr(self, name) for name in names}
+        return given
 
 
 def distinct_indices(place: Place, tokens: int, topk: int, rows: int, seed: int) -> torch.Tensor:
@@ -101,8 +109,9 @@ def reference(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor 
 
 def _tokens(inputs: Inputs, first: int) -> Inputs:
     part = slice(first, first + _REFERENCE_TOKENS)
-    length = None if inputs.topk_length is None else inputs.topk_length[part]
-    return replace(inputs, q=inputs.q[part], indices=inputs.indices[part], topk_length=length)
+    names = ("q", "indices", "topk_length", "extra_indices", "extra_topk_length")
+    given = {name: getattr(inputs, name) for name in names}
+    return replace(inputs, **{name: value[part] for name, value in given.items() if value is not None})
 
 
 def _reference(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:

@@ -12,6 +12,7 @@ from dsa_kernels.selftest import (
     mhc_cases,
     mla_cases,
     mla_far,
+    mla_two_cases,
     paged_cases,
     topk_cases,
     wheel_cases,
@@ -53,6 +54,7 @@ def _mla(part: str) -> tuple[Case, ...]:
 
 _FAR = (
     *mla_far.CASES,
+    *mla_two_cases.FAR_CASES,
     *paged_cases.FAR_CASES,
     *topk_cases.FAR_CASES,
     *fp8_cases.FAR_CASES,
@@ -68,6 +70,7 @@ GROUPS = (
     Group("mla-paged", _mla("paged bf16")),
     Group("mla-fp8", _mla("paged fp8")),
     Group("mla-selections", mla_cases.SELECTIONS),
+    Group("mla-two", mla_two_cases.CASES),
     Group("logits", logits_cases.CASES),
     Group("paged-logits", paged_cases.CASES),
     Group("topk", topk_cases.CASES),

@@ -48,6 +48,23 @@ def sparse_mla_paged(device: torch.device, tokens: int, heads: int, kv_format: s
     dsa.sparse_mla_with_kvcache(q.to(device), view, indices.to(device), 0.05, kv_format=kv_format)
 
 
+def sparse_mla_two(device: torch.device, tokens: int, heads: int, page_size: int) -> None:
+    """Two caches, the last page of each at the end of its allocation; invalid entries, lengths and a sink."""
+    generator = torch.Generator().manual_seed(6)
+    moved = {"q": torch.randn(tokens, heads, 512, generator=generator).to(torch.bfloat16)}
+    for prefix, rows, width in (("", 64, 70), ("extra_", page_size, 150)):
+        pages = -(-300 // rows)
+        moved[f"{prefix}kv_cache"] = torch.randn(2 * pages, rows, 1, 512, generator=generator).to(torch.bfloat16)
+        indices = torch.randint(-2, pages * rows + 3, (tokens, 1, width), generator=generator, dtype=torch.int32)
+        indices[0, 0, 0] = pages * rows - 1
+        moved[f"{prefix}indices"] = indices
+        lengths = torch.randint(1, width + 1, (tokens,), generator=generator, dtype=torch.int32)
+        moved[f"{prefix}topk_length"] = lengths
+    given = {name: tensor.to(device) for name, tensor in moved.items()}
+    given |= {name: given[name][1::2] for name in ("kv_cache", "extra_kv_cache")}
+    dsa.sparse_mla_with_kvcache(**given, sm_scale=0.05, attn_sink=torch.zeros(heads).to(device))
+
+
 def ragged_logits(device: torch.device, heads: int, rows: int, keys: int) -> None:
     """Bounds inside and outside the keys, full width and compressed, cleaned and not."""
     q, kv, weights, starts, ends = ragged_inputs(device, heads, rows, keys)
@@ -207,10 +224,15 @@ def all_cases() -> dict[str, Case]:
     found["sparse MLA fp16 without rope, 7 heads"] = partial(
         sparse_mla, tokens=2, heads=7, topk=130, dtype=torch.float16, width=512
     )
+    for heads, tokens, page_size in ((8, 2, 64), (8, 300, 2), (64, 2, 2), (128, 3, 64)):
+        found[f"sparse MLA over two caches, {heads} heads, {tokens} tokens"] = partial(
+            sparse_mla_two, tokens=tokens, heads=heads, page_size=page_size
+        )
     for heads, rows, keys in ((32, 70, 301), (64, 5, 130), (3, 9, 65), (128, 3, 200)):
         found[f"ragged logits, {heads} heads"] = partial(ragged_logits, heads=heads, rows=rows, keys=keys)
     plain = [f"sparse MLA bf16, {heads} heads, 3 tokens" for heads in (16, 128)]
     plain += [f"sparse MLA pages fp8_ds_mla, {heads} heads, gap 1" for heads in (16, 128)]
+    plain += ["sparse MLA over two caches, 8 heads, 2 tokens", "sparse MLA over two caches, 64 heads, 2 tokens"]
     for name in [*plain, "ragged logits, 32 heads"]:
         found[f"{name}, without Gluon"] = partial(without_gluon, case=found[name])
     found["indexer top-k in chunks, short rows"] = partial(chunked, heads=32, rows=9, keys=300)
