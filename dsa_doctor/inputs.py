@@ -10,7 +10,7 @@ from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Facts, Gpu, GpuInventory
 from dsa_doctor.reading import ReadingError, one_line
 from dsa_doctor.resolver import Request, Target
-from dsa_doctor.resolver.request import PLUGIN_MODES, PluginMode
+from dsa_doctor.resolver.request import PluginMode
 
 
 class UsageError(ValueError):
@@ -40,20 +40,6 @@ class Options:
     backend: str | None = None
     plugin_mode: PluginMode | None = None
     gpu_memory_gib: float | None = None
-
-
-def plugin_mode_from(text: str | None, source: str = "DSA_DOCTOR_PLUGIN") -> PluginMode:
-    """Return the plugin's mode from the value of DSA_DOCTOR_PLUGIN or of --plugin; unset and empty mean auto.
-
-    Raises:
-        UsageError: the value is not accepted.
-    """
-    value = (text or "auto").strip().lower()
-    for mode in PLUGIN_MODES:
-        if value == mode:
-            return mode
-    joined = " " if source.startswith("-") else "="
-    raise UsageError(f"{source}{joined}{text!r} is not accepted. Accepted: {', '.join(PLUGIN_MODES)}.")
 
 
 def load_facts(path: Path) -> Facts:
@@ -108,12 +94,17 @@ def targets_of(inventory: Observation[GpuInventory], *, from_file: bool) -> list
     ]
 
 
+def largest_tensor_size(model: ModelGeometry, gpus: int) -> int:
+    """Return the most ranks, of so many GPUs, among which the attention heads can be divided."""
+    heads = model.num_attention_heads
+    return max(one for one in range(1, min(gpus, heads) + 1) if heads % one == 0)
+
+
 def request_for(model: ModelGeometry, target: Target, options: Options) -> Request:
     """Return the request of a launch; without a number of ranks, as many as the GPUs that the heads divide among."""
-    heads, ranks = model.num_attention_heads, options.tensor_parallel_size
+    ranks = options.tensor_parallel_size
     if ranks is None:
-        available = target.count or DEFAULT_TENSOR_PARALLEL_SIZE
-        ranks = max(one for one in range(1, min(available, heads) + 1) if heads % one == 0)
+        ranks = largest_tensor_size(model, target.count or DEFAULT_TENSOR_PARALLEL_SIZE)
     return Request(
         tensor_parallel_size=ranks,
         kv_cache_dtype=options.kv_cache_dtype,

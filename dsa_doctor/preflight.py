@@ -7,14 +7,13 @@ from pathlib import Path
 
 from dsa_doctor.cache import Keeper
 from dsa_doctor.catalog.capability import SHARED_MEMORY_PER_BLOCK, vllm_minimum
-from dsa_doctor.catalog.geometry import ModelGeometry
-from dsa_doctor.catalog.lookup import UnknownModelError, find_geometry
+from dsa_doctor.catalog.lookup import NamedModel, look_up
 from dsa_doctor.catalog.models import DEFAULT_MODEL, KNOWN_MODELS
-from dsa_doctor.facts.schema import Facts, SelectorQuery
+from dsa_doctor.facts.observation import Observation
+from dsa_doctor.facts.schema import Facts, GpuInventory, SelectorQuery
 from dsa_doctor.inputs import Options, UsageError, load_facts, named_target, request_for, targets_of, with_memory
-from dsa_doctor.probes import gpus
 from dsa_doctor.probes.environment import Environment
-from dsa_doctor.probes.gather import gather
+from dsa_doctor.probes.gather import gather, visible_gpus
 from dsa_doctor.probes.kept import kept_fingerprint, kept_selector
 from dsa_doctor.reading import one_line
 from dsa_doctor.resolver import Case, Request, RequestError, Target, query_for, resolve_case
@@ -68,7 +67,7 @@ def judge_fleet(
 
 
 def judge_with_facts(
-    models: Sequence[str],
+    models: Sequence[str | NamedModel],
     targets: Sequence[str],
     options: Options,
     *,
@@ -76,38 +75,43 @@ def judge_with_facts(
     environment: Environment | None = None,
     keeper: Keeper | None = None,
     serve_options: bool = False,
+    inventory: Observation[GpuInventory] | None = None,
 ) -> tuple[list[Verdict], Facts]:
     """Return the verdicts of `judge_fleet` and the facts that they rest on.
 
-    The arguments are those of `judge_fleet`; with `serve_options` the facts hold the options of `vllm serve` too, where
-    vLLM is asked anything.
+    The arguments are those of `judge_fleet`. Models may be looked up already. With `serve_options` the facts hold the
+    options of `vllm serve` too, where vLLM is asked anything. An `inventory` of this machine's GPUs saves asking again.
     """
     given = load_facts(facts_file) if facts_file is not None else None
     named: list[Target | None] = [named_target(text) for text in targets] or [None]
-    found = targets_of((given.gpus if given else gpus.probe()), from_file=given is not None) if not targets else []
+    if not targets and inventory is None:
+        inventory = given.gpus if given is not None else visible_gpus()
+    found = targets_of(inventory, from_file=given is not None) if inventory is not None and not targets else []
+    looked_up = [look_up(one) if isinstance(one, str) else one for one in models or [DEFAULT_MODEL]]
     try:
-        combinations = [
-            _combination(text, target, found, options) for text in models or [DEFAULT_MODEL] for target in named
-        ]
+        combinations = [_combination(model, target, found, options) for model in looked_up for target in named]
         queries = {case.query: None for one in combinations for case in one.cases if case.model.uses_dsa}
         facts = given or gather_with(
-            environment or Environment.current(), tuple(queries) or None, keeper=keeper, serve_options=serve_options
+            environment or Environment.current(),
+            tuple(queries) or None,
+            keeper=keeper,
+            serve_options=serve_options,
+            inventory=inventory,
         )
         verdicts = []
         for one in combinations:
-            if one.model is None:
+            if one.model.geometry is None:
                 remedy = ("dsa-doctor models   # lists the known ones",)
-                problem = finding("DSA910", "unknown", one.problem, remedy=remedy)
+                problem = finding("DSA910", "unknown", one.model.problem, remedy=remedy)
                 verdicts.append(undetermined(facts, problem, target=one.named))
                 continue
             judged = [resolve_case(facts, case) for case in one.cases]
             verdicts.append(max(judged, key=_gravity) if judged else _no_target(facts))
     except RequestError as error:
         raise UsageError(str(error)) from error
-    asked = [text for text in models or [DEFAULT_MODEL] for _ in named]
     named_verdicts = [
-        verdict if verdict.model is not None else verdict.model_copy(update={"asked": one_line(text)})
-        for verdict, text in zip(verdicts, asked, strict=True)
+        verdict if verdict.model is not None else verdict.model_copy(update={"asked": one_line(one.model.text)})
+        for verdict, one in zip(verdicts, combinations, strict=True)
     ]
     if given is not None:
         named_verdicts = [verdict.model_copy(update={"from_file": True}) for verdict in named_verdicts]
@@ -120,6 +124,7 @@ def gather_with(
     *,
     keeper: Keeper | None = None,
     serve_options: bool = False,
+    inventory: Observation[GpuInventory] | None = None,
 ) -> Facts:
     """Gather all facts of an environment.
 
@@ -128,13 +133,15 @@ def gather_with(
         queries: asked of vLLM's selector; None leaves vLLM unimported.
         keeper: gives and takes answers that an earlier run got; None asks everything anew.
         serve_options: whether vLLM is asked for the options of `vllm serve` too.
+        inventory: this machine's GPUs, where they were looked at already.
     """
     ask = (
         partial(kept_selector, keeper, queries=tuple(queries), serve_options=serve_options)
         if queries is not None
         else None
     )
-    return gather(environment, selector=ask, fingerprint=partial(kept_fingerprint, keeper), keeper=keeper)
+    sources = partial(kept_fingerprint, keeper)
+    return gather(environment, selector=ask, fingerprint=sources, keeper=keeper, inventory=inventory)
 
 
 def query_matrix() -> tuple[SelectorQuery, ...]:
@@ -156,20 +163,17 @@ class _Combination:
     """One model on one GPU the user named, or on this machine's."""
 
     named: Target | None
-    model: ModelGeometry | None
-    problem: str
+    model: NamedModel
     cases: tuple[Case, ...]
 
 
-def _combination(text: str, named: Target | None, found: list[Target], options: Options) -> _Combination:
-    try:
-        model = find_geometry(text)
-    except UnknownModelError as error:
-        return _Combination(named, None, str(error), ())
+def _combination(model: NamedModel, named: Target | None, found: list[Target], options: Options) -> _Combination:
+    geometry = model.geometry
+    if geometry is None:
+        return _Combination(named, model, ())
     targets = [with_memory(one, options.gpu_memory_gib) for one in ([named] if named is not None else found)]
-    return _Combination(
-        named, model, "", tuple(Case.of(model, target, request_for(model, target, options)) for target in targets)
-    )
+    cases = (Case.of(geometry, target, request_for(geometry, target, options)) for target in targets)
+    return _Combination(named, model, tuple(cases))
 
 
 def _gravity(verdict: Verdict) -> tuple[bool, int]:

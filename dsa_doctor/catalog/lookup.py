@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from dsa_doctor.catalog.bounds import ConfigError
@@ -27,6 +28,29 @@ class UnknownModelError(ValueError):
 
 class MistypedModelError(UnknownModelError):
     """The text itself names no model, whatever is installed or reachable."""
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """What a MODEL names, looked up once: the Hub may have been asked for it.
+
+    Attributes:
+        text: as typed.
+        geometry: None where it could not be determined.
+        problem: why not; empty where it was.
+    """
+
+    text: str
+    geometry: ModelGeometry | None
+    problem: str = ""
+
+
+def look_up(text: str) -> NamedModel:
+    """Return what MODEL names, as `find_geometry` finds it, or why that is not known; never raises."""
+    try:
+        return NamedModel(text, find_geometry(text))
+    except UnknownModelError as error:
+        return NamedModel(text, None, str(error))
 
 
 def find_geometry(text: str) -> ModelGeometry:

@@ -1,6 +1,5 @@
 """`dsa-doctor check`."""
 
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
@@ -15,7 +14,7 @@ from dsa_doctor.cli.completion import complete_backend, complete_dtype, complete
 from dsa_doctor.cli.output import fail_usage
 from dsa_doctor.cli.sinks import append_step_summary, parse_sinks, write_sinks, write_stdout
 from dsa_doctor.cli.status import status
-from dsa_doctor.cli.typed import check_choices, check_models
+from dsa_doctor.cli.typed import check_choices, check_models, plugin_mode_of_environment
 from dsa_doctor.render.formats import ReportFormat
 
 if TYPE_CHECKING:
@@ -28,6 +27,14 @@ class Format(str, Enum):
 
     HUMAN = "human"
     JSON = "json"
+
+
+class Plugin(str, Enum):
+    """What DSA_DOCTOR_PLUGIN may be."""
+
+    AUTO = "auto"
+    OFF = "off"
+    FORCE = "force"
 
 
 def check(
@@ -90,10 +97,10 @@ def check(
         ),
     ] = None,
     plugin: Annotated[
-        str | None,
+        Plugin | None,
         typer.Option(
             "--plugin",
-            metavar="auto|off|force",
+            case_sensitive=False,
             help="Judge as if DSA_DOCTOR_PLUGIN were this. [default: as in the judged environment]",
         ),
     ] = None,
@@ -156,7 +163,7 @@ def check(
     """
     check_models(_models(models))
     # pydantic and the probes: not for --help
-    from dsa_doctor.inputs import Options, UsageError, plugin_mode_from
+    from dsa_doctor.inputs import Options, UsageError
     from dsa_doctor.policy import PolicyError, apply_policy
     from dsa_doctor.policy.manifest import ManifestError, find_pin
     from dsa_doctor.preflight import judge_fleet
@@ -167,12 +174,12 @@ def check(
     try:
         rules = _policy(policy, strict=strict)
         pin = find_pin(manifest) if manifest is not None else None
-        plugin_mode_from(os.environ.get("DSA_DOCTOR_PLUGIN"))  # a typo is told before anything is gathered
+        plugin_mode_of_environment()  # a typo is told before anything is gathered
         options = Options(
             tensor_parallel_size=tensor_parallel_size,
             kv_cache_dtype=kv_cache_dtype,
             backend=attention_backend,
-            plugin_mode=plugin_mode_from(plugin, "--plugin") if plugin is not None else None,
+            plugin_mode=plugin.value if plugin is not None else None,
             gpu_memory_gib=gpu_memory,
         )
         asked = _once(models or rules.models), _once(target or rules.targets)

@@ -1,7 +1,6 @@
 """`dsa-doctor explain`."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import typer
 from dsa_doctor.cli.check import Format
 from dsa_doctor.cli.completion import complete_finding, complete_target
 from dsa_doctor.cli.output import console, fail_usage, print_data
+from dsa_doctor.cli.typed import plugin_mode_of_environment
 
 
 def explain(
@@ -65,7 +65,7 @@ def explain(
         return
     from dsa_doctor.explain import explain as explain_log  # pydantic and the automaton: not for --help
     from dsa_doctor.explain.source import NotALogError
-    from dsa_doctor.inputs import UsageError, load_facts, named_target, plugin_mode_from
+    from dsa_doctor.inputs import UsageError, load_facts, named_target
     from dsa_doctor.render.explain import print_explanation
     from dsa_doctor.render.json import render_json
 
@@ -74,7 +74,7 @@ def explain(
     try:
         given = load_facts(facts) if facts is not None else None
         named = named_target(target)
-        own = plugin_mode_from(os.environ.get("DSA_DOCTOR_PLUGIN"))
+        own = plugin_mode_of_environment()
         mode = own if given is None else None  # facts hold the settings of the machine that they describe
         with _opened(log) as stream:
             if redact:

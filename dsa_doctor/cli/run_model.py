@@ -1,6 +1,5 @@
 """`dsa-doctor run-model`."""
 
-import os
 import sys
 from enum import Enum
 from pathlib import Path
@@ -13,7 +12,7 @@ from dsa_doctor.cli.check import Format
 from dsa_doctor.cli.completion import complete_backend, complete_dtype, complete_model, complete_target
 from dsa_doctor.cli.output import console, fail_usage, print_data
 from dsa_doctor.cli.status import status
-from dsa_doctor.cli.typed import check_choices, check_models
+from dsa_doctor.cli.typed import check_choices, check_models, plugin_mode_of_environment
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -178,7 +177,7 @@ def run_model(
     vLLM's own.
     """
     check_models([model])
-    from dsa_doctor.inputs import UsageError, plugin_mode_from  # pydantic and the probes: not for --help
+    from dsa_doctor.inputs import UsageError  # pydantic and the probes: not for --help
     from dsa_doctor.launch.extra import ExtraArgumentError
     from dsa_doctor.launch.request import launch_options
     from dsa_doctor.launch.run import RunOptions, judge, make_ready, serve
@@ -215,7 +214,7 @@ def run_model(
         "port": port,
     }
     try:
-        plugin_mode_from(os.environ.get("DSA_DOCTOR_PLUGIN"))  # a typo is told before anything is gathered
+        plugin_mode_of_environment()  # a typo is told before anything is gathered
         asked = launch_options(
             model,
             given,
@@ -234,10 +233,11 @@ def run_model(
     narrator = LaunchNarrator(console(stderr=True), verbose=verbose)
     try:
         with status(human=emit is None and not as_data):
-            verdict, planned_gpus, known = judge(asked, keeper_for(no_cache=no_cache))
+            judged = judge(asked, keeper_for(no_cache=no_cache))
+        verdict = judged.verdict
         if verdict.exit_code != 0 or verbose:
             _show_verdict(out, verdict, insists=force and verdict.exit_code != 0, verbose=verbose)
-        preparation = make_ready(asked, verdict, planned_gpus, known, force=force)
+        preparation = make_ready(asked, judged, force=force)
         prepared = preparation.prepared
         if prepared is not None:
             print_launch(out, prepared, asked, holds=preparation.exit_code == 0, verbose=verbose)

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import TYPE_CHECKING, cast
 
 from dsa_doctor.cli.output import fail_usage
+
+if TYPE_CHECKING:
+    from dsa_doctor.resolver.request import PluginMode
 
 _MOST_LISTED = 12
 
@@ -17,6 +21,16 @@ def check_models(texts: Iterable[str]) -> None:
             check_spelling(text)
         except MistypedModelError as error:
             fail_usage(str(error))
+
+
+def plugin_mode_of_environment() -> "PluginMode":
+    """Return DSA_DOCTOR_PLUGIN, read as the plugin reads it; exit 2 where it would stop vLLM."""
+    from dsa_doctor.plugin.mode import plugin_mode
+
+    try:
+        return cast("PluginMode", plugin_mode())
+    except ValueError as error:
+        fail_usage(str(error))
 
 
 def check_choices(*, kv_cache_dtype: str | None, attention_backend: str | None, foreign: bool = False) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dsa_doctor.catalog.geometry import ModelGeometry
-from dsa_doctor.catalog.lookup import find_geometry
 from dsa_doctor.catalog.models import find_model
 from dsa_doctor.catalog.targets import find_gpu
+from dsa_doctor.inputs import largest_tensor_size
 from dsa_doctor.launch import conditions
 from dsa_doctor.launch.devices import visible_devices
 from dsa_doctor.launch.endpoint import Endpoint
@@ -67,13 +67,12 @@ class Prepared:
 
 def parallel_of(options: LaunchOptions, model: ModelGeometry, gpus: int) -> Parallel:
     """Return the parallel sizes: what was asked for, else heads over the GPUs of a node and layers over the nodes."""
-    heads, nodes = model.num_attention_heads, options.nodes.value
+    nodes = options.nodes.value
     pipeline = nodes if options.pipeline.value is None else options.pipeline.value
     data = options.data.value
     # Whatever the pipeline and the copies of the attention leave of the GPUs is for the heads.
     room = max(1, nodes * gpus // (pipeline * data))
-    largest = max(one for one in range(1, min(room, heads) + 1) if heads % one == 0)
-    tensor = largest if options.tensor.value is None else options.tensor.value
+    tensor = largest_tensor_size(model, room) if options.tensor.value is None else options.tensor.value
     return Parallel(tensor=tensor, pipeline=pipeline, data=data, expert=options.expert.value)
 
 
@@ -103,13 +102,10 @@ def plan_options(options: LaunchOptions, parallel: Parallel, configuration: Conf
     )
 
 
-def prepare(options: LaunchOptions, verdict: Verdict, gpus: int, ask_vllm: Callable[[], KnownOptions]) -> Prepared:
-    """Return the launch that a verdict allows; `ask_vllm` is called once, last, and may take long.
-
-    Raises:
-        UnknownModelError: the model could not be determined.
-    """
-    model = find_geometry(options.model)
+def prepare(
+    options: LaunchOptions, model: ModelGeometry, verdict: Verdict, gpus: int, ask_vllm: Callable[[], KnownOptions]
+) -> Prepared:
+    """Return the launch that a verdict allows; `ask_vllm` is called once, last, and may take long."""
     memory, free = _memory_of(verdict.target)
     hardware = Hardware(
         name=verdict.target.name if verdict.target is not None else "this machine",

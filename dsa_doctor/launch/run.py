@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsa_doctor.cache import Keeper
-from dsa_doctor.catalog.lookup import UnknownModelError, find_geometry
+from dsa_doctor.catalog.lookup import NamedModel, look_up
 from dsa_doctor.catalog.targets import find_gpu
 from dsa_doctor.inputs import Options, UsageError
 from dsa_doctor.launch.aftermath import diagnosis, leftovers
@@ -31,7 +31,7 @@ from dsa_doctor.launch.secrets import Mask, secrets_of
 from dsa_doctor.launch.watch import SMOKE_SECONDS, Interruptions, Outcome, Watcher, WatchOptions
 from dsa_doctor.planner.parallel import Parallel
 from dsa_doctor.preflight import judge_with_facts
-from dsa_doctor.probes import gpus as gpu_probe
+from dsa_doctor.probes.gather import visible_gpus
 from dsa_doctor.processes.interrupt import signals_to
 from dsa_doctor.verdict.schema import Verdict
 
@@ -81,11 +81,26 @@ class Preparation:
     notes: tuple[str, ...] = ()
 
 
-def judge(options: LaunchOptions, keeper: Keeper | None = None) -> tuple[Verdict, int, KnownOptions | None]:
-    """Return the verdict of the launch, the GPUs per node that it is planned for, and what options its vLLM knows.
+@dataclass(frozen=True)
+class Judged:
+    """What is known of a launch before its memory is planned.
 
-    The options are told by the import that asked the selector; None where that was another vLLM than would be started,
-    or told nothing.
+    Attributes:
+        model: what MODEL names.
+        verdict: as `check` gives it.
+        gpus: of each node that it is planned for.
+        known: the options of the vLLM that would be started, told by the import that asked its selector; None where
+            that was another vLLM, or told nothing.
+    """
+
+    model: NamedModel
+    verdict: Verdict
+    gpus: int
+    known: KnownOptions | None = None
+
+
+def judge(options: LaunchOptions, keeper: Keeper | None = None) -> Judged:
+    """Judge a launch as `check` does.
 
     Args:
         options: what was asked for.
@@ -94,16 +109,17 @@ def judge(options: LaunchOptions, keeper: Keeper | None = None) -> tuple[Verdict
     Raises:
         UsageError: an option cannot be met.
     """
-    inventory = gpu_probe.probe().value if options.target is None else None
-    visible = sum(1 for gpu in inventory.gpus if gpu.visible) if inventory is not None else 0
+    inventory = visible_gpus() if options.target is None else None
+    found = inventory.value if inventory is not None else None
+    visible = sum(1 for gpu in found.gpus if gpu.visible) if found is not None else 0
     gpus = options.gpus.value or visible or (_gpus_elsewhere(options.target) if options.elsewhere else 1)
-    try:
-        parallel = parallel_of(options, find_geometry(options.model), gpus)
+    model = look_up(options.model)
+    tensor = options.tensor.value or 1  # where the model is not known: preflight says so
+    if model.geometry is not None:
+        parallel = parallel_of(options, model.geometry, gpus)
         if options.gpus.is_given or visible or options.elsewhere:
             _check_sizes(parallel, options, gpus)
         tensor = parallel.tensor
-    except UnknownModelError:
-        tensor = options.tensor.value or 1  # preflight says what is wrong with the model
     asked = Options(
         target=options.target,
         tensor_parallel_size=tensor,
@@ -113,8 +129,8 @@ def judge(options: LaunchOptions, keeper: Keeper | None = None) -> tuple[Verdict
     )
     targets = [options.target] if options.target is not None else []
     asks = options.executable is None and own_vllm() is not None
-    verdicts, facts = judge_with_facts([options.model], targets, asked, keeper=keeper, serve_options=asks)
-    return verdicts[0], gpus, known_options(facts.selector) if asks else None
+    verdicts, facts = judge_with_facts([model], targets, asked, keeper=keeper, serve_options=asks, inventory=inventory)
+    return Judged(model, verdicts[0], gpus, known_options(facts.selector) if asks else None)
 
 
 def _gpus_elsewhere(target: str | None) -> int:
@@ -138,13 +154,12 @@ def _check_sizes(parallel: Parallel, options: LaunchOptions, gpus: int) -> None:
         )
 
 
-def make_ready(
-    options: LaunchOptions, verdict: Verdict, gpus: int, known: KnownOptions | None = None, *, force: bool
-) -> Preparation:
+def make_ready(options: LaunchOptions, judged: Judged, *, force: bool) -> Preparation:
     """Return the launch that a verdict allows, or why there is none.
 
     Where the options of vLLM are not known yet, its command is asked for them, which may take long.
     """
+    verdict, model = judged.verdict, judged.model.geometry
     if verdict.exit_code != 0 and not force:
         return Preparation(None, verdict.exit_code)
     notes = []
@@ -152,10 +167,9 @@ def make_ready(
         notes.append(
             f"--force: going on although check says no (exit code {verdict.exit_code}). It may fail, or answer wrongly."
         )
-    try:
-        prepared = prepare(options, verdict, gpus, lambda: known or vllm_options(options.executable))
-    except UnknownModelError as error:
-        return Preparation(None, verdict.exit_code or EXIT_WILL_NOT_RUN, (*notes, str(error)))
+    if model is None:
+        return Preparation(None, verdict.exit_code or EXIT_WILL_NOT_RUN, (*notes, judged.model.problem))
+    prepared = prepare(options, model, verdict, judged.gpus, lambda: judged.known or vllm_options(options.executable))
     notes += [f"warning: {warning}" for warning in prepared.warnings]
     if prepared.plan.fits is False and not force:
         return Preparation(prepared, EXIT_WILL_NOT_RUN, tuple(notes))

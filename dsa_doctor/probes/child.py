@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dsa_doctor.cache.trace import Trace
+from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.isolation import without_network
 from dsa_doctor.processes.child import run
 from dsa_doctor.redaction import last_lines
@@ -37,6 +39,41 @@ class ChildResult:
     cause: str
     evidence: tuple[str, ...]
     seconds: float
+
+
+def ask(
+    environment: Environment,
+    script: str,
+    request: dict[str, Any],
+    *,
+    timeout: float,
+    variables: Mapping[str, str | None] | None = None,
+    trace: Trace | None = None,
+) -> ChildResult:
+    """Put a request to a child of the examined environment, with that environment's import order; never raises.
+
+    Args:
+        environment: where it runs; without an interpreter nothing is started, and the cause says why.
+        script: as for `run_child`.
+        request: likewise; the import order is added.
+        timeout: likewise.
+        variables: set for the child beside what hides this environment's settings from another one.
+        trace: filled with what the child loaded.
+    """
+    if environment.python is None:
+        return ChildResult("not_started", {}, environment.without_python, (), 0.0)
+    given = {**environment.hidden_settings(), **(variables or {})}
+    result = run_child(
+        script,
+        {"search_path": environment.import_order(), **request},
+        python=environment.python,
+        timeout=timeout,
+        environment=given,
+        foreign=not environment.own,
+    )
+    if trace is not None:
+        trace.add_child(result.status, result.answer, given=given)
+    return result
 
 
 def run_child(

@@ -22,7 +22,7 @@ from dsa_doctor.cache.trace import Trace
 from dsa_doctor.catalog.ops import DSA_OPS, OpNeed
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import CodeImages, Csrc, ExtensionModule, OpCode
-from dsa_doctor.probes.child import run_child
+from dsa_doctor.probes.child import ask
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.libraries import LibraryIndex, Linkage, link
 from dsa_doctor.processes.child import ChildPool
@@ -188,23 +188,12 @@ def _ask_dispatcher(
     holders = [extension for extension in extensions if any(home and home[0] is extension for home in homes.values())]
     if not holders:
         return Observation[bool].unknown("no extension that holds the ops of a DSA model was found"), {}
-    if environment.python is None:
-        return Observation[bool].unknown(environment.without_python), {}
     request = {
-        "search_path": environment.import_order(),
         "libraries": [str(extension.path.resolve()) for extension in holders],
         "probably_missing": sorted({name for extension in holders for name in extension.fact.missing_libraries}),
         "ops": [need.op for need, home in homes.items() if home],
     }
-    result = run_child(
-        "dispatcher.py",
-        request,
-        python=environment.python,
-        timeout=_LOAD_TIMEOUT,
-        environment=environment.hidden_settings(),
-        foreign=not environment.own,
-    )
-    trace.add_child(result.status, result.answer, given=environment.hidden_settings())
+    result = ask(environment, "dispatcher.py", request, timeout=_LOAD_TIMEOUT, trace=trace)
     if result.status != "answered":
         return Observation[bool].unknown(result.cause, evidence=result.evidence, seconds=result.seconds), {}
     if error := result.answer.get("error"):

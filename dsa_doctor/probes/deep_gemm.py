@@ -12,7 +12,7 @@ from dsa_doctor.binaries import ElfError, SharedObject
 from dsa_doctor.cache.trace import Trace
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import DeepGemm, DeepGemmCopy
-from dsa_doctor.probes.child import run_child
+from dsa_doctor.probes.child import ask
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.libraries import LibraryIndex, link
 from dsa_doctor.processes.child import ChildPool
@@ -73,8 +73,6 @@ def _version(folder: Path) -> str | None:
 def _try_import(
     environment: Environment, source: Literal["external", "vendored"], folder: Path, trace: Trace
 ) -> tuple[Observation[bool], Failure | None]:
-    if environment.python is None:
-        return Observation[bool].unknown(environment.without_python), None
     request: dict[str, Any] = {"module": "deep_gemm", "parents": {}}
     if source == "vendored":
         third_party = folder.parent
@@ -82,17 +80,8 @@ def _try_import(
             "module": "vllm.third_party.deep_gemm",
             "parents": {"vllm": str(third_party.parent), "vllm.third_party": str(third_party)},
         }
-    request["search_path"] = environment.import_order()
     request["probably_missing"] = _missing_libraries(environment, folder, trace)
-    result = run_child(
-        "deep_gemm_import.py",
-        request,
-        python=environment.python,
-        timeout=_TIMEOUT,
-        environment=environment.hidden_settings(),
-        foreign=not environment.own,
-    )
-    trace.add_child(result.status, result.answer, given=environment.hidden_settings())
+    result = ask(environment, "deep_gemm_import.py", request, timeout=_TIMEOUT, trace=trace)
     if result.status != "answered":
         return Observation[bool].unknown(result.cause, evidence=result.evidence, seconds=result.seconds), None
     if result.answer.get("importable") is True:

@@ -3,8 +3,8 @@
 import contextlib
 import os
 import re
-import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from dsa_doctor.probes.child import run_child
@@ -15,6 +15,7 @@ from dsa_doctor.processes.child import scratch_folder
 from dsa_doctor.reading import one_line
 
 _START_TIMEOUT = 60.0
+_VERSION = re.compile(r"\d+\.\d+\.\S{1,20}")
 
 
 class UnusableEnvironmentError(ValueError):
@@ -57,7 +58,12 @@ def _environment_of_interpreter(path: Path, execute: bool) -> Environment:
         raise UnusableEnvironmentError(
             f"--python {one_line(str(path))}: not a Python interpreter that works here: {problem}{said}."
         )
-    return Environment(python=python, search_path=tuple(Path(folder) for folder in folders_found))
+    version = str(result.answer.get("version"))
+    return Environment(
+        python=python,
+        search_path=tuple(Path(folder) for folder in folders_found),
+        python_version=version if _VERSION.fullmatch(version) else None,
+    )
 
 
 def _unusable(path: Path, problem: str, accepted: str) -> UnusableEnvironmentError:
@@ -124,5 +130,5 @@ def environment_of_wheel(path: Path, *, execute: bool = True) -> Iterator[Enviro
             reason = f"cannot be unpacked ({error.strerror})" if isinstance(error, OSError) else str(error)
             raise UnusableEnvironmentError(f"--wheel {one_line(str(path))}: {one_line(reason)}. {accepted}") from error
         current = Environment.current()
-        found = Environment(python=Path(sys.executable), search_path=(folder, *current.search_path), temporary=True)
+        found = replace(current, search_path=(folder, *current.search_path), own=False, temporary=True)
         yield found if execute else found.files_alone()

@@ -1,6 +1,7 @@
 """The Python environment under examination: the running one, or another named by its interpreter or site-packages."""
 
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ class Environment:
         own: whether it is the running one, so that this process's environment variables are those it would serve with.
         temporary: whether a folder was made for this run, so that nothing that is said of it holds for another.
         without_python: why there is no interpreter, where there is none.
+        python_version: of the interpreter, where it was asked or is the running one; None where it was not run.
     """
 
     python: Path | None
@@ -29,12 +31,14 @@ class Environment:
     own: bool = False
     temporary: bool = False
     without_python: str = "no interpreter belongs to these files"
+    python_version: str | None = None
 
     @classmethod
     def current(cls) -> "Environment":
         """Return the environment of the running interpreter."""
         folders = tuple(Path(entry) for entry in sys.path if entry and Path(entry).is_dir())
-        return cls(python=Path(sys.executable), search_path=folders, own=True)
+        version = platform.python_version()
+        return cls(python=Path(sys.executable), search_path=folders, own=True, python_version=version)
 
     def files_alone(self) -> "Environment":
         """Return this environment with nothing of it run: what needs an interpreter is then unknown."""

@@ -8,7 +8,7 @@ from typing import TypeVar
 from dsa_doctor import __version__
 from dsa_doctor.cache import Keeper
 from dsa_doctor.facts.observation import Observation
-from dsa_doctor.facts.schema import Facts, Fingerprint, Selector
+from dsa_doctor.facts.schema import Facts, Fingerprint, GpuInventory, Selector
 from dsa_doctor.probes import cuda_toolkit, flashinfer, gpus, settings, software
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.kept import kept_csrc, kept_deep_gemm
@@ -30,6 +30,7 @@ def gather(
     selector: SelectorProbe | None,
     fingerprint: FingerprintProbe | None,
     keeper: Keeper | None = None,
+    inventory: Observation[GpuInventory] | None = None,
 ) -> Facts:
     """Return the facts of `environment`; never raises.
 
@@ -38,12 +39,13 @@ def gather(
         selector: the probe that imports vLLM, by far the slowest; None leaves its two facts unknown.
         fingerprint: the probe that reads vLLM's sources; None leaves its fact unknown.
         keeper: gives and takes answers of the slow probes that run here; None asks each anew.
+        inventory: what `visible_gpus` observed already; None looks now.
     """
     with ChildPool(max_workers=1) as first, ChildPool(max_workers=_processors_left()) as pool:
         # The selector takes longer than all others together, so it has a processor to itself. NVML is asked before any
         # child can touch CUDA only in the sense that matters: no probe initialises CUDA in this process.
         selected = first.submit(_ask_selector, selector, environment)
-        gpu = pool.submit(_guarded, "GPU", gpus.probe)
+        gpu = pool.submit(lambda: inventory or visible_gpus())
         installed = pool.submit(_guarded, "software", lambda: software.probe(environment))
         sm120 = pool.submit(_guarded, "FlashInfer", lambda: flashinfer.probe(environment))
         chosen = pool.submit(_guarded, "settings", lambda: settings.probe(environment))
@@ -65,6 +67,11 @@ def gather(
             flashinfer_sm120=sm120.result(),
             settings=chosen.result(),
         )
+
+
+def visible_gpus() -> Observation[GpuInventory]:
+    """Return the GPUs of this machine; never raises."""
+    return _guarded("GPU", gpus.probe)
 
 
 def _processors_left() -> int:

@@ -44,7 +44,7 @@ def probe() -> Observation[GpuInventory]:
             f"NVML fails ({nvml_cause}), and nvidia-smi too: {reason}", evidence=evidence
         )
     stdout, stderr = answer.stdout.decode("utf-8", "replace"), answer.stderr.decode("utf-8", "replace")
-    output = _UUID.sub(r"\1-<uuid>", f"{stdout}\n{stderr}")
+    output = without_identifiers(f"{stdout}\n{stderr}")
     evidence += last_lines(output, count=4)
     if answer.code == 0 and re.search(r"No devices were found", output):
         return Observation[GpuInventory].absent("the driver reports no GPU", evidence=evidence)
@@ -55,6 +55,11 @@ def probe() -> Observation[GpuInventory]:
         )
         return Observation[GpuInventory].unknown(cause, evidence=evidence)
     return Observation[GpuInventory].ok(inventory, evidence=evidence[:1])
+
+
+def without_identifiers(text: str) -> str:
+    """Return text in which no GPU and no part of one can be told from another machine's."""
+    return _UUID.sub(r"\1-<uuid>", text)
 
 
 def _observed(reading: nvml.Reading) -> Observation[GpuInventory]:
@@ -106,6 +111,6 @@ def _inventory(
         source="nvml" if source == "nvml" else "nvidia-smi",
         driver_version=driver,
         cuda_driver_version=cuda,
-        cuda_visible_devices=None if setting is None else redact(_UUID.sub(r"\1-<uuid>", setting)),
+        cuda_visible_devices=None if setting is None else redact(without_identifiers(setting)),
         gpus=tuple(gpu.model_copy(update={"visible": gpu.index in visible}) for gpu, _ in found),
     )

@@ -14,7 +14,7 @@ from dsa_doctor.compat import emulation
 from dsa_doctor.compat.serve_options import SERVE_PARSERS
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import BackendCandidate, Selector, SelectorAnswer, SelectorQuery, ServeOptions
-from dsa_doctor.probes.child import ChildResult, run_child
+from dsa_doctor.probes.child import ChildResult, ask
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.processes.child import scratch_folder
 from dsa_doctor.redaction import redact
@@ -57,12 +57,8 @@ def probe(
     """
     if environment.package_dir("vllm") is None:
         return Observation[Selector].absent("vllm is not installed"), Observation[str].absent("vllm is not installed")
-    if environment.python is None:
-        cause = environment.without_python
-        return Observation[Selector].unknown(cause), Observation[str].unknown(cause)
     request = {
         "emulation": emulation.__file__,
-        "search_path": environment.import_order(),
         "queries": [query.model_dump() for query in queries],
         "plugins": list(plugins),
         "unloadable": unloadable,
@@ -71,7 +67,6 @@ def probe(
     }
     with scratch_folder("dsa-doctor-") as scratch:
         variables: dict[str, str | None] = {
-            **environment.hidden_settings(),
             **dict.fromkeys(_WRITING, os.fspath(scratch)),
             # Asked is whether the architecture is supported: the indexer calls DeepGEMM whatever this switch says.
             "VLLM_USE_DEEP_GEMM": "1",
@@ -80,16 +75,7 @@ def probe(
             "VLLM_PLUGINS": ",".join(plugins),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        result = run_child(
-            "selector.py",
-            request,
-            python=environment.python,
-            timeout=timeout,
-            environment=variables,
-            foreign=not environment.own,
-        )
-    if trace is not None:
-        trace.add_child(result.status, result.answer, given=variables)
+        result = ask(environment, "selector.py", request, timeout=timeout, variables=variables, trace=trace)
     return _observations(environment, queries, result)
 
 

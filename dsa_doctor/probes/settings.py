@@ -1,16 +1,15 @@
 """Environment variables of this process that change what vLLM would do, if it were started from here."""
 
 import os
-import re
 
 from dsa_doctor.compat.settings import ALWAYS, known_variables, selects
 from dsa_doctor.compat.sources import SourceTree
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Settings
 from dsa_doctor.probes.environment import Environment
+from dsa_doctor.probes.gpus import without_identifiers
 from dsa_doctor.redaction import redact
 
-_UUID = re.compile(r"\b(GPU|MIG)-[0-9A-Za-z/-]+")
 _LONGEST_VALUE = 300
 
 
@@ -28,4 +27,4 @@ def probe(environment: Environment) -> Observation[Settings]:
 
 
 def _clean(value: str) -> str:
-    return redact(_UUID.sub(r"\1-<uuid>", value))[:_LONGEST_VALUE]
+    return redact(without_identifiers(value))[:_LONGEST_VALUE]

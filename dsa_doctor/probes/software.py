@@ -1,10 +1,8 @@
 """Installed distributions, read from their metadata; nothing is imported."""
 
 import ast
-import os
 import platform
 import re
-import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -13,8 +11,6 @@ from packaging.utils import canonicalize_name
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import EntryPoint, Software
 from dsa_doctor.probes.environment import Environment
-from dsa_doctor.probes.isolation import is_needed, without_network
-from dsa_doctor.processes.child import run
 from dsa_doctor.redaction import redact
 
 _PACKAGES = frozenset(
@@ -61,7 +57,7 @@ def probe(environment: Environment) -> Observation[Software]:
                 packages.setdefault(name, version)  # the first on the search path is the one that is imported
         plugins += _plugins(distribution, name, evidence)
     software = Software(
-        python=_python_version(environment),
+        python=environment.python_version or "unknown",
         platform=" ".join(filter(None, [platform.system(), platform.machine(), *platform.libc_ver()])),
         packages=dict(sorted(packages.items())),
         torch_cuda=_torch_cuda(environment),
@@ -120,15 +116,3 @@ def _torch_cuda(environment: Environment) -> Observation[str]:
         build = "a ROCm build" if values.get("hip") else "a CPU build"
         return Observation[str].absent(f"torch is {build}")
     return Observation[str].ok(str(values["cuda"]))
-
-
-def _python_version(environment: Environment) -> str:
-    if environment.python is None:
-        return "unknown"
-    if environment.python == Path(sys.executable):
-        return platform.python_version()
-    command = [str(environment.python), "-c", "import platform; print(platform.python_version())"]
-    needed = {name: value for name, value in os.environ.items() if is_needed(name)}
-    ended = run([*without_network(), *command], timeout=20, environment=needed)
-    answer = ended.stdout.decode("utf-8", "replace").strip()
-    return answer if re.fullmatch(r"\d+\.\d+\.\S{1,20}", answer) else "unknown"

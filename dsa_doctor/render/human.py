@@ -11,6 +11,15 @@ from rich.text import Text
 
 from dsa_doctor.catalog.findings import trouble_of
 from dsa_doctor.catalog.targets import find_gpu
+from dsa_doctor.render.findings import (
+    backends_in_full,
+    finding_in_full,
+    finding_in_short,
+    in_order,
+    in_short,
+    layer_line,
+    rejected_in_short,
+)
 from dsa_doctor.render.steps import OR, Step, todo
 from dsa_doctor.verdict.schema import Finding, Layer, State, Verdict
 
@@ -22,11 +31,6 @@ _SENTENCE = re.compile(r"(?<=[.])\s+(?=[A-Z])")
 _CLAUSE = re.compile(r"; |, where |, and every ")
 _LAYER_WIDTHS = 25
 _STEP_INDENT = 5
-_DENSE = "sparse not supported"
-"""vLLM's own words of a backend that no sparse model asks for."""
-_MOST_EVIDENCE = 3
-_LONGEST_EVIDENCE = 200
-
 _STATE_STYLES = {
     "native": "bold green",
     "upstream": "bold green",
@@ -34,8 +38,6 @@ _STATE_STYLES = {
     "unresolved": "bold red",
     "unknown": "bold yellow",
 }
-STATUS_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skip": "dim", "unknown": "bold yellow"}
-_STATUS_ORDER = {"fail": 0, "unknown": 1, "warn": 2, "skip": 3, "pass": 4}
 
 
 def show(console: Console, renderable: RenderableType, *, whole: bool = False) -> None:
@@ -79,28 +81,46 @@ def print_verdict(
         for layer in verdict.layers:
             show(console, _layer(layer, _shown_reason(layer, verdict, room, verbose=verbose)))
     _print_todo(console, verdict)
-    findings = sorted(verdict.findings, key=lambda one: (one.judge_only, _STATUS_ORDER[one.status]))
-    shown = [one for one in findings if verbose or (one.status not in {"pass", "skip"} and one.summary != reason)]
-    if shown:
-        show(console, Text("\nFindings" if verbose else "\nWhy", style="bold"))
-    for finding in shown:
-        show(console, _finding(finding, verbose=verbose))
-    unserved = any(layer.layer == "attention" and layer.state == "unresolved" for layer in verdict.layers)
-    if verdict.backends and (verbose or unserved):
-        show(console, Text("\nAttention backends, in vLLM's order", style="bold"))
-        show(console, _backends(verdict, verbose=verbose))
+    if verbose:
+        _print_all(console, verdict)
+    else:
+        _print_why(console, verdict)
     if verdict.configuration is not None:
         show(console, Text("\nConfiguration", style="bold"))
         show(console, _configuration(verdict, verbose=verbose))
     show(console, Text())
-    notes = [] if verbose else [_counts(verdict)]
-    doubtful = next((one.id for one in findings if one.status not in {"pass", "skip"}), None)
+    doubtful = next((one.id for one in in_order(verdict.findings) if one.status not in {"pass", "skip"}), None)
+    notes = [] if verbose else [_left_out(verdict)]
     notes += [f"A finding in full, offline: dsa-doctor explain {doubtful}"] if doubtful else []
     for note in filter(None, notes):
         show(console, Text(note, style="dim"))
     if verdict.exit_code == 0:
         _print_memory_note(console, verdict)
     show(console, _conclusion(verdict, outcome or conclusion(verdict)))
+
+
+def _print_all(console: Console, verdict: Verdict) -> None:
+    if verdict.findings:
+        show(console, Text("\nFindings", style="bold"))
+    for finding in in_order(verdict.findings):
+        show(console, finding_in_full(finding))
+    if verdict.backends:
+        show(console, Text("\nAttention backends, in vLLM's order", style="bold"))
+        show(console, backends_in_full(verdict.backends))
+
+
+def _print_why(console: Console, verdict: Verdict) -> None:
+    """Print what the lines above do not say: the whole report is to fit on a screen or two."""
+    reason = kept_from_judging(verdict)
+    said = [one for one in in_short(verdict) if one.finding.summary != reason]
+    unserved = any(layer.layer == "attention" and layer.state == "unresolved" for layer in verdict.layers)
+    rejected = rejected_in_short(verdict.backends) if unserved else ""
+    if said or rejected:
+        show(console, Text("\nWhy", style="bold"))
+    for index, one in enumerate(said):
+        show(console, finding_in_short(one, min(console.width, MAX_WIDTH), rows=1 if index else 2))
+    if rejected:
+        show(console, Padding(Text(rejected, style="dim"), (0, 0, 0, 2)))
 
 
 def answer(verdict: Verdict) -> str:
@@ -220,9 +240,11 @@ def _layer(layer: Layer, reason: str) -> Table:
 
 
 def _shown_reason(layer: Layer, verdict: Verdict, room: int, *, verbose: bool) -> str:
-    """Return a layer's reason; that of a resolved one on a line, without the GPU, which the first line names."""
-    if verbose or layer.state in {"unresolved", "unknown"}:
+    """Return a layer's reason; in short its first sentence, of a resolved one without the GPU that the title names."""
+    if verbose:
         return layer.reason
+    if layer.state in {"unresolved", "unknown"}:
+        return layer_line(layer, verdict.findings)
     name = verdict.target.name if verdict.target is not None else ""
     reason = re.sub(rf" on (?:the )?{re.escape(name)}(?=[ .,;])", "", layer.reason) if name else layer.reason
     reason = _SENTENCE.split(reason, maxsplit=1)[0].rstrip(".")
@@ -231,13 +253,18 @@ def _shown_reason(layer: Layer, verdict: Verdict, room: int, *, verbose: bool) -
     return f"{reason}."
 
 
-def _counts(verdict: Verdict) -> str:
-    """Return how many checks pass or were skipped, which are not shown; empty where there are none."""
+def _left_out(verdict: Verdict) -> str:
+    """Return what --verbose shows besides; empty where that is nothing."""
     passed = sum(one.status == "pass" for one in verdict.findings)
     skipped = sum(one.status == "skip" for one in verdict.findings)
     parts = [f"{passed} {'check passes' if passed == 1 else 'checks pass'}"] if passed else []
     parts += [f"{skipped} {'was' if skipped == 1 else 'were'} skipped"] if skipped else []
-    return f"{' and '.join(parts)}: --verbose shows {'it' if passed + skipped == 1 else 'them'}." if parts else ""
+    shows = "it" if passed + skipped == 1 else "them"
+    if any(one.evidence and one.status not in {"pass", "skip"} for one in verdict.findings):
+        shows = f"{shows} and all evidence" if parts else "all evidence"
+    elif not parts:
+        return ""
+    return f"{' and '.join(parts)}{': ' if parts else ''}--verbose shows {shows}."
 
 
 def _print_memory_note(console: Console, verdict: Verdict) -> None:
@@ -284,41 +311,6 @@ def _print_step(console: Console, mark: str, step: Step) -> None:
 
 def _conclusion(verdict: Verdict, sentence: str) -> Text:
     return Text(sentence, style="bold green" if verdict.exit_code == 0 else "bold red")
-
-
-def _finding(finding: Finding, *, verbose: bool) -> Table:
-    grid = Table.grid(padding=(0, 2), expand=True)
-    grid.add_column(width=9, no_wrap=True)
-    grid.add_column(width=6, no_wrap=True)
-    grid.add_column(ratio=1, overflow="fold")
-    body = Text(finding.summary)
-    if finding.judge_only:
-        body.append(" (the machine that judges, not the GPU that is judged)", style="dim")
-    if verbose or finding.status not in {"pass", "skip"}:
-        kept = finding.evidence if verbose else finding.evidence[:_MOST_EVIDENCE]
-        for line in kept:
-            text = line if verbose or len(line) <= _LONGEST_EVIDENCE else f"{line[:_LONGEST_EVIDENCE].rstrip()} ..."
-            body.append(f"\n- {text}", style="dim")
-        if len(kept) < len(finding.evidence):
-            body.append(f"\n- {len(finding.evidence) - len(kept)} more: --verbose", style="dim")
-    status = Text(f"  {finding.status.upper()}", style=STATUS_STYLES[finding.status])
-    grid.add_row(status, finding.id, body)
-    return grid
-
-
-def _backends(verdict: Verdict, *, verbose: bool) -> Table:
-    grid = Table.grid(padding=(0, 2), expand=True)
-    grid.add_column(width=10, no_wrap=True)
-    grid.add_column(width=28, no_wrap=True)
-    grid.add_column(ratio=1, overflow="fold")
-    dense = [one for one in verdict.backends if not one.accepted and _DENSE in one.reasons]
-    for backend in verdict.backends:
-        if verbose or backend not in dense:
-            word = Text("  valid" if backend.accepted else "  rejected", style="green" if backend.accepted else "dim")
-            grid.add_row(word, backend.name, Text("; ".join(backend.reasons)))
-    if dense and not verbose:
-        grid.add_row(Text("  rejected", style="dim"), f"{len(dense)} without sparse MLA", Text("named by --verbose"))
-    return grid
 
 
 def _configuration(verdict: Verdict, *, verbose: bool) -> Table:

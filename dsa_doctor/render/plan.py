@@ -18,7 +18,8 @@ from dsa_doctor.launch.stages import TITLES, Stage
 from dsa_doctor.launch.watch import Outcome
 from dsa_doctor.planner.estimates import GIB
 from dsa_doctor.planner.plan import Plan
-from dsa_doctor.render.human import MAX_WIDTH, STATUS_STYLES, answer, headline, show
+from dsa_doctor.render.findings import STATUS_STYLES
+from dsa_doctor.render.human import MAX_WIDTH, answer, headline, show
 from dsa_doctor.render.memory import print_memory
 
 RENDEZVOUS = "ADDRESS_OF_NODE_0"

@@ -51,7 +51,7 @@ class Step:
     @property
     def reason(self) -> str:
         """Return what the step is for: its findings, with the layer where it has a number."""
-        return ", ".join(f"{one.id} ({_layer_of(one)})" for one in self.findings)
+        return ", ".join(dict.fromkeys(f"{one.id} ({_layer_of(one)})" for one in self.findings))
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,11 @@ def _triton_e4m3(case: Judgement, *, by_plugin: bool) -> list[Finding]:
         if not one.guarded and (not one.architectures or case.model.architecture in one.architectures)
     )
     if unguarded:
-        summary = f"{len(unguarded)} Triton kernels of this vLLM on the DSA path use fp8e4nv, which Triton refuses here"
+        subject = "One Triton kernel" if len(unguarded) == 1 else f"{len(unguarded)} Triton kernels"
+        verb = "uses" if len(unguarded) == 1 else "use"
+        summary = f"{subject} of this vLLM on the DSA path {verb} fp8e4nv, which Triton refuses here"
         if by_plugin:
-            found.append(finding("DSA901", "pass", f"{summary}; the plugin avoids every one.", evidence=unguarded))
+            found.append(finding("DSA901", "pass", f"{summary}; the plugin avoids that.", evidence=unguarded))
         else:
             found.append(finding("DSA901", "fail", f"{summary}: the first forward pass fails.", evidence=unguarded))
     if fingerprint.fp8_jit_warmup:

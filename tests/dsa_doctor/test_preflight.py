@@ -9,10 +9,15 @@ from importlib import metadata
 
 import pytest
 
+from dsa_doctor.catalog import lookup
+from dsa_doctor.catalog.models import KNOWN_MODELS
 from dsa_doctor.inputs import Options, UsageError
+from dsa_doctor.launch import launch_options, run
+from dsa_doctor.launch.options import KnownOptions
 from dsa_doctor.policy import Policy
 from dsa_doctor.policy.report import SingleReport
 from dsa_doctor.preflight import judge_fleet, preflight
+from dsa_doctor.probes import gpus
 from tests.dsa_doctor import facts_library as library
 from tests.dsa_doctor.reports import facts_for, report
 
@@ -113,7 +118,7 @@ def test_several_models_on_this_machines_gpus(tmp_path):
 def test_vllm_is_asked_once_for_all_combinations(monkeypatch):
     asked = []
 
-    def gather(environment, *, selector, fingerprint, keeper):
+    def gather(environment, *, selector, fingerprint, keeper, inventory):
         asked.append(selector)
         return library.facts(answers=answers(("GLM-5-FP8", "DeepSeek-V3.2"), ("a100", "h100")))
 
@@ -175,3 +180,23 @@ def test_a_wheel_that_is_not_installed_is_judged_like_the_installed_one(tmp_path
     assert row(judged) == SERVED[0], done.stderr
     assert done.returncode == 0
     assert not list(tmp_path.glob("dsa-doctor-*")), "the unpacked wheel is removed"
+
+
+def test_a_launch_looks_up_its_model_once_and_the_gpus_once(monkeypatch):
+    """The Hub is asked for a model that is not known: once for check, plan and command together."""
+    looked_up, probed = [], []
+    known, here = KNOWN_MODELS[0].geometry(), library.a100_facts().gpus
+    monkeypatch.setattr(lookup, "find_geometry", lambda text: looked_up.append(text) or known)
+    monkeypatch.setattr(gpus, "probe", lambda: probed.append(1) or here)
+
+    def gather(environment, *, selector, fingerprint, keeper, inventory):
+        assert inventory.value == here.value
+        return library.a100_facts()
+
+    monkeypatch.setattr("dsa_doctor.preflight.gather", gather)
+    judged = run.judge(launch_options("somebody/some-model", {}, ()))
+    assert judged.verdict.model.name == known.name
+    unasked = KnownOptions(frozenset(), {}, "not asked")
+    prepared = run.make_ready(launch_options(known.name, {}, ()), replace(judged, known=unasked), force=True).prepared
+    assert prepared.model is judged.model.geometry
+    assert (looked_up, probed) == (["somebody/some-model"], [1])

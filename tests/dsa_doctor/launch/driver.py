@@ -12,6 +12,7 @@ def main() -> None:
     from dsa_doctor.processes.interrupt import heed_signals
 
     heed_signals()
+    from dsa_doctor.catalog.lookup import find_geometry
     from dsa_doctor.cli.output import console
     from dsa_doctor.launch.options import parse_help
     from dsa_doctor.launch.prepare import prepare
@@ -27,7 +28,7 @@ def main() -> None:
     given = {"port": asked["port"], "host": asked["host"]}
     options = launch_options(asked["model"], given, tuple(asked["extra"]), executable=asked["executable"])
     verdict = undetermined(facts_library.facts(), finding("DSA911", "unknown", "no GPU"))
-    prepared = prepare(options, verdict, 1, lambda: parse_help(HELP))
+    prepared = prepare(options, find_geometry(asked["model"]), verdict, 1, lambda: parse_help(HELP))
     how = RunOptions(log=Path(asked["log"]), **{"force": True, **asked["options"]})
     raise SystemExit(serve(options, prepared, how, LaunchNarrator(console(stderr=True))))
 

@@ -1,5 +1,6 @@
 """Environments other than the running one, made of real interpreters, real virtual environments and real wheels."""
 
+import platform
 import subprocess
 import sys
 import venv
@@ -42,6 +43,7 @@ def packages(environment: Environment) -> dict[str, str]:
 def test_the_running_interpreter_is_the_current_environment():
     found = environment_of_python(Path(sys.executable))
     assert found.python == Path(sys.executable)
+    assert found.python_version == platform.python_version()
     assert packages(found) == packages(Environment.current())
 
 
@@ -52,6 +54,23 @@ def test_another_interpreter_sees_its_own_packages(bare):
     assert packages(found) == {"vllm": "1.2.3"}
     shown = subprocess.run([found.python, "-c", "import vllm; print(vllm.__version__)"], capture_output=True, text=True)
     assert shown.stdout.strip() == "1.2.3", shown.stderr
+
+
+def test_another_interpreter_is_started_once_for_its_folders_and_its_version(tmp_path, fake_tool):
+    starts = tmp_path / "starts"
+    python = fake_tool("other-python", f'echo x >> {starts}\nexec {sys.executable} "$@"')
+    found = environment_of_python(python)
+    assert software.probe(found).value.python == platform.python_version()
+    assert starts.read_text() == "x\n"
+    assert software.probe(environment_of_python(python, execute=True).files_alone()).status == "ok"
+
+
+@pytest.mark.parametrize(("told", "version"), [('"version": "hello"', None), ('"version": 3', None), ('"x": 1', None)])
+def test_an_interpreter_that_tells_no_version_has_none(fake_tool, told, version):
+    answer = f'echo \'{{"search_path": ["/"], {told}}}\' > /proc/self/fd/$DSA_DOCTOR_ANSWER_FD'
+    found = environment_of_python(fake_tool("odd-python", answer))
+    assert (found.search_path, found.python_version) == ((Path("/"),), version)
+    assert software.probe(found).value.python == "unknown"
 
 
 def test_a_virtual_environments_folder_and_its_site_packages_lead_to_its_interpreter(bare):

@@ -82,14 +82,3 @@ def test_nothing_installed(tmp_path: Path) -> None:
     assert (observation.value.packages, observation.value.vllm_plugins) == ({}, ())
     assert observation.value.python == "unknown"
     assert observation.value.torch_cuda.cause == "torch is not installed"
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"), [("echo 3.10.4", "3.10.4"), ("echo hello", "unknown"), ("exit 1", "unknown")]
-)
-def test_version_of_another_interpreter(
-    site: MakeSite, fake_tool: Callable[[str, str], Path], body: str, expected: str
-) -> None:
-    observation = software.probe(site({}, python=fake_tool("other-python", body)))
-    assert observation.value is not None
-    assert observation.value.python == expected

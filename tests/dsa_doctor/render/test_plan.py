@@ -3,6 +3,7 @@
 import io
 import re
 import subprocess
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -33,8 +34,8 @@ def prepare(monkeypatch):
 
     def prepared(model, given=None, extra=(), target="h200", force=False):
         asked = launch_options(model, given, extra, target=target, elsewhere=True)
-        verdict, gpus, _ = run.judge(asked)
-        return asked, run.make_ready(asked, verdict, gpus, KnownOptions(frozenset(), {}, "not asked"), force=force)
+        judged = replace(run.judge(asked), known=KnownOptions(frozenset(), {}, "not asked"))
+        return asked, run.make_ready(asked, judged, force=force)
 
     return prepared
 
@@ -156,7 +157,7 @@ def test_options_keep_their_values():
 )
 def test_a_gpu_that_its_machine_has_once_is_planned_for_once(prepare, target, given, gpus):
     asked = launch_options("GLM-5-FP8", {"gpus": given}, target=target, elsewhere=True)
-    assert run.judge(asked)[1] == gpus
+    assert run.judge(asked).gpus == gpus
 
 
 def test_a_warning_names_the_flag_that_meets_it(prepare):
