@@ -6,7 +6,7 @@ family of models needs; `dsa_doctor.plugin.families` holds what a family needs b
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dsa_doctor.compat.sources import SourceTree
@@ -32,8 +32,9 @@ class Patch:
         signatures: accepted parameter lists; the target's must begin with one of them, or equal it where `exact`.
         exact: whether further parameters are a change (True), or only the leading ones matter.
         origin: module that defines the name where the target's module merely imports it.
+        elsewhere: where other releases have the same thing, as `target`; the first that is there counts.
         kind: what the target is.
-        body: text that must stand in the body of the class or function, for switches that have no signature.
+        body: text that must stand in the body of the class or function, for what has no signature.
         optional: whether a vLLM without it is fine too (it came later or went away, and nothing needs replacing then).
     """
 
@@ -45,6 +46,7 @@ class Patch:
     signatures: tuple[tuple[str, ...], ...] = ()
     exact: bool = False
     origin: str | None = None
+    elsewhere: tuple[str, ...] = ()
     kind: Literal["function", "class", "global"] = "function"
     body: str | None = None
     optional: bool = False
@@ -244,6 +246,16 @@ def states_of(tree: SourceTree, patches: Iterable[Patch]) -> dict[str, str]:
 
 
 def _state(tree: SourceTree, patch: Patch) -> str:
+    """Return the state of the target, or of the first place elsewhere that this vLLM has."""
+    state = _state_there(tree, patch)
+    for place in patch.elsewhere if state == MISSING else ():
+        state = _state_there(tree, replace(patch, target=place))
+        if state != MISSING:
+            break
+    return state
+
+
+def _state_there(tree: SourceTree, patch: Patch) -> str:
     if patch.kind == "global":
         return PRESENT if patch.optional or tree.has_global(patch.module, patch.name) else MISSING
     if patch.kind == "class":

@@ -9,6 +9,7 @@ from dsa_doctor.catalog.models import KNOWN_MODELS
 from dsa_doctor.facts.observation import Fact
 from dsa_doctor.planner.checkpoint import Checkpoint
 from dsa_doctor.planner.estimates import GIB
+from dsa_doctor.planner.families.deepseek_v4 import PLAIN_BACKENDS
 from dsa_doctor.planner.parallel import Parallel
 from dsa_doctor.planner.plan import Hardware, Plan, PlanOptions, plan
 from dsa_doctor.planner.rows import kv_layout
@@ -67,7 +68,12 @@ def _shorter_context(
 def _fp8_kv_cache(
     model: ModelGeometry, hardware: Hardware, options: PlanOptions, checkpoint: Checkpoint | None
 ) -> Shape | None:
-    if not model.uses_dsa or kv_layout(options.kv_cache_dtype, options.attention_backend) != "two-byte rows":
+    plain_alone = model.compression is not None and options.attention_backend in PLAIN_BACKENDS
+    if (
+        not model.uses_dsa
+        or plain_alone
+        or kv_layout(options.kv_cache_dtype, options.attention_backend) != "two-byte rows"
+    ):
         return None
     found = plan(model, hardware, options.model_copy(update={"kv_cache_dtype": "fp8_ds_mla"}), checkpoint)
     cost = f"{found.kv_token_bytes:,} instead of two-byte rows per token; KV values are rounded to 8 bits"

@@ -16,13 +16,12 @@ from vllm.platforms.interface import DeviceCapability
 from vllm.v1.attention.backend import AttentionBackend, AttentionCGSupport, AttentionMetadata
 from vllm.v1.attention.backends.mla import sparse_utils
 
-from dsa_doctor.catalog.capability import Capability, plugin_serves, vllm_minimum
+from dsa_doctor.catalog.capability import Capability
 from dsa_doctor.plugin import indices, ops, patching, warmup
 from dsa_doctor.plugin.families import FAMILIES
-from dsa_doctor.plugin.host import BACKEND_NAME
+from dsa_doctor.plugin.host import BACKEND_NAME, acts_on
 from dsa_doctor.plugin.projection import ProjectionInModelDtype
 from dsa_doctor.plugin.serving import refusals
-from dsa_doctor.plugin.state import STATE
 from dsa_doctor.resolver.configuration import PLUGIN_BLOCK_SIZE
 from dsa_doctor.resolver.plugin_gate import PLUGIN_KV_CACHE_DTYPES
 
@@ -88,8 +87,7 @@ class TritonMLASparseBackend(AttentionBackend):  # type: ignore[misc]
     @classmethod
     def supports_compute_capability(cls, capability: DeviceCapability) -> bool:
         """Whether the plugin acts on this capability: 8.x, or anything from 8.0 up where it was forced."""
-        asked = Capability(capability.major, capability.minor)
-        return plugin_serves(asked) == "default" or (STATE.forced and asked >= vllm_minimum())
+        return acts_on(Capability(capability.major, capability.minor))
 
     @classmethod
     def supports_combination(cls, *arguments: Any, **keywords: Any) -> str | None:

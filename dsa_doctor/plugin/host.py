@@ -4,7 +4,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any, cast
 
-from dsa_doctor.catalog.capability import Capability
+from dsa_doctor.catalog.capability import Capability, plugin_serves, vllm_minimum
+from dsa_doctor.plugin.state import STATE
 from dsa_doctor.resolver.request import TRITON_BACKEND
 
 BACKEND_NAME = TRITON_BACKEND
@@ -26,6 +27,11 @@ def device_capability(mode: str) -> Capability | None:
         return None
     found = current_platform.get_device_capability()
     return Capability(found.major, found.minor) if found is not None else None
+
+
+def acts_on(capability: Capability) -> bool:
+    """Whether the plugin acts on a compute capability: 8.x, or anything from 8.0 up where it was forced."""
+    return plugin_serves(capability) == "default" or (STATE.forced and capability >= vllm_minimum())
 
 
 def vllm_root() -> Path:

@@ -39,3 +39,50 @@ def to_cache_rows(
     # Valid rows first, as vLLM's kernel leaves them: a count says nothing of a selection with holes.
     front = torch.argsort(~valid, dim=1, stable=True)
     return rows.gather(1, front), valid.sum(dim=1, dtype=torch.int32)
+
+
+def compressed_rows(
+    positions: torch.Tensor,
+    requests: torch.Tensor,
+    block_table: torch.Tensor,
+    page_size: int,
+    valid: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `to_cache_rows` for positions among a request's compressed rows, the valid ones first already.
+
+    Args:
+        positions: [T, topk] int32; negative after the last one that was selected.
+        requests: [T] int32, row of the block table of each token.
+        block_table: [B, max_pages] int32.
+        page_size: compressed rows of a page.
+        valid: [T] bool; a token that is padding of a graph gets count 0.
+
+    Returns:
+        rows [T, topk] int32 and counts [T] int32.
+    """
+    if not ops.uses_references(positions.device.type):
+        from vllm.models.deepseek_v4.common.ops import compute_global_topk_indices_and_lens
+
+        rows, counts = compute_global_topk_indices_and_lens(positions, requests, block_table, page_size, valid)
+        return rows, counts
+    rows, counts = to_cache_rows(requests, block_table, positions, page_size)
+    return rows, torch.where(valid, counts, 0)
+
+
+def all_rows(requests: torch.Tensor, block_table: torch.Tensor, page_size: int, out: torch.Tensor) -> torch.Tensor:
+    """Write the first rows of each token's request, in order; how many of them are the token's is said elsewhere.
+
+    Args:
+        requests: [T] int32, row of the block table of each token.
+        block_table: [B, max_pages] int32.
+        page_size: rows of a page.
+        out: [T, width] int32, any row stride; returned.
+    """
+    width = out.shape[1]
+    pages = block_table[:, : -(-width // page_size)]
+    offsets = torch.arange(page_size, dtype=torch.int32, device=pages.device)
+    rows = (pages.unsqueeze(2) * page_size + offsets).flatten(1)  # [B, pages * page_size]
+    reached = min(width, rows.shape[1])  # a table that ends earlier holds all that a request may have
+    torch.index_select(rows[:, :reached], 0, requests, out=out[:, :reached])
+    out[:, reached:].fill_(-1)
+    return out

@@ -6,6 +6,7 @@ on a CPU take the references, since nothing else exists there. A GPU never falls
 
 import os
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -60,13 +61,13 @@ def fused_indexer_q_rope_quant(
     softmax_scale: float,
     head_scale: float,
     is_neox: bool,
+    rope_last: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return e4m3 codes [T, H, 128] and weights [T, H]; contract of dsa_kernels.fp8.fused_indexer_q_rope_quant."""
     import dsa_kernels.fp8 as ops
 
-    if uses_references(q.device.type):
-        return ops.naive_fused_indexer_q(positions, q, cos_sin_cache, weights, softmax_scale, head_scale, is_neox)
-    return ops.fused_indexer_q_rope_quant(positions, q, cos_sin_cache, weights, softmax_scale, head_scale, is_neox)
+    serve = ops.naive_fused_indexer_q if uses_references(q.device.type) else ops.fused_indexer_q_rope_quant
+    return serve(positions, q, cos_sin_cache, weights, softmax_scale, head_scale, is_neox, rope_last)
 
 
 def fp8_mqa_logits(
@@ -119,3 +120,103 @@ def topk_indices(
         out.copy_(ops.naive_topk_indices(logits, row_starts, row_ends, k))
     else:
         ops.topk_indices(logits, row_starts, row_ends, k, out=out)
+
+
+RowSource = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""A cache [pages, page_size, 1, 512] bf16, its rows that each token attends to [T, 1, width] int32, and counts [T]."""
+
+
+def window_and_selected_mla(
+    q: torch.Tensor,
+    window: RowSource,
+    selected: RowSource | None,
+    sm_scale: float,
+    sink: torch.Tensor,
+    out: torch.Tensor,
+) -> None:
+    """Write the attention over one or two sources to `out`; contract of dsa_kernels.sparse_mla_with_kvcache.
+
+    Args:
+        q: [T, H, 512] bf16.
+        window: the sliding window.
+        selected: the compressed rows; None where the layer has none.
+        sm_scale: scale of the logits.
+        sink: [H] fp32.
+        out: [T, H, 512] bf16.
+    """
+    import dsa_kernels.sparse_mla as ops
+
+    cache, rows, counts = window
+    given: dict[str, Any] = {"attn_sink": sink, "topk_length": counts}
+    if selected is not None:
+        given |= dict(zip(("extra_kv_cache", "extra_indices", "extra_topk_length"), selected, strict=True))
+    if uses_references(q.device.type):
+        found, _ = ops.naive_sparse_mla_with_kvcache(q, cache, rows, sm_scale, **given)
+        out.copy_(found)
+    else:
+        ops.sparse_mla_with_kvcache(q, cache, rows, sm_scale, out=out, **given)
+
+
+def compress_norm_rope_store(
+    state_cache: torch.Tensor,
+    token_to_request: torch.Tensor,
+    positions: torch.Tensor,
+    state_slots: torch.Tensor,
+    block_table: torch.Tensor,
+    norm_weight: torch.Tensor,
+    eps: float,
+    cos_sin_cache: torch.Tensor,
+    kv_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    ratio: int,
+    overlap: bool,
+) -> None:
+    """Compress groups of tokens into bf16 rows, or into index keys where the cache is of bytes.
+
+    Contracts of dsa_kernels.compress_to_rows and dsa_kernels.compress_to_index_keys.
+    """
+    import dsa_kernels.compressor as ops
+
+    keys = kv_cache.dtype is torch.uint8
+    if uses_references(state_cache.device.type):
+        serve: Any = ops.naive_compress_to_index_keys if keys else ops.naive_compress_to_rows
+    else:
+        serve = ops.compress_to_index_keys if keys else ops.compress_to_rows
+    serve(
+        state_cache=state_cache,
+        token_to_request=token_to_request,
+        positions=positions,
+        state_slots=state_slots,
+        block_table=block_table,
+        norm_weight=norm_weight,
+        eps=eps,
+        cos_sin_cache=cos_sin_cache,
+        kv_cache=kv_cache,
+        slot_mapping=slot_mapping,
+        ratio=ratio,
+        overlap=overlap,
+    )
+
+
+def inverse_rope_grouped(
+    o: torch.Tensor, positions: torch.Tensor, cos_sin_cache: torch.Tensor, num_groups: int
+) -> torch.Tensor:
+    """Return [G, T, H / G * 512], rotated back; contract of dsa_kernels.inverse_rope_grouped."""
+    import dsa_kernels.compressor as ops
+
+    serve = ops.naive_inverse_rope if uses_references(o.device.type) else ops.inverse_rope_grouped
+    return serve(o, positions, cos_sin_cache, num_groups)
+
+
+def hc_prenorm_gemm(
+    x: torch.Tensor, fn: torch.Tensor, out: torch.Tensor, sqrsum: torch.Tensor, num_splits: int
+) -> None:
+    """Write x · fnᵀ and the sums of squares in `num_splits` parts; contract of dsa_kernels.hc_prenorm_gemm."""
+    import dsa_kernels.mhc as ops
+
+    if uses_references(x.device.type):
+        product, squares = ops.naive_hc_prenorm(x, fn)
+        out.zero_()[0].copy_(product)
+        sqrsum.zero_()[0].copy_(squares)
+    else:
+        ops.hc_prenorm_gemm(x, fn, out, sqrsum, num_splits)

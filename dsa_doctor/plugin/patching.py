@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dsa_doctor.compat.patches import PRESENT, SHARED_PATCHES, Patch, signature_state
@@ -30,16 +30,21 @@ def apply(family: Family) -> None:
     loaded = {name: importlib.import_module(name) for name in family.modules}
     for patch in (*SHARED_PATCHES, *family.patches):
         if patch.use == "replaced" and patch.kind == "function" and patch.module in loaded:
-            _verify(loaded[patch.module], patch)
+            _verify(loaded, patch)
     for holder, name, replacement in family.replacements():
         setattr(holder, name, replacement)
     STATE.applied.add(family.name)
 
 
-def _verify(module: Any, patch: Patch) -> None:
-    target: Any = module
-    for part in patch.name.split("."):
-        target = getattr(target, part, None)
+def _verify(loaded: Mapping[str, Any], patch: Patch) -> None:
+    target: Any = None
+    for place in (patch.target, *patch.elsewhere):
+        module, _, name = place.partition(":")
+        target = loaded.get(module)
+        for part in name.split("."):
+            target = getattr(target, part, None)
+        if target is not None:
+            break
     if not callable(target):
         raise PatchTargetError(f"{patch.target} is missing, so dsa-doctor's plugin replaced nothing")
     state = signature_state(_parameters(target), patch)

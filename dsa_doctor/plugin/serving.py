@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dsa_doctor.plugin import report
+from dsa_doctor.plugin.families import Family, family_of
 from dsa_doctor.plugin.host import BACKEND_NAME, index_topk, model_geometry
 from dsa_doctor.plugin.log import say
 from dsa_doctor.plugin.mode import MODE_VARIABLE
@@ -29,7 +30,8 @@ def reviewed(original: Any) -> Any:
 def review(vllm_config: Any) -> None:
     """Refuse a DSA configuration that the plugin cannot serve, and report one that it will.
 
-    Models without DSA, and servers that ask for another backend by name, are none of the plugin's business.
+    Models without DSA are none of the plugin's business, nor are servers that ask for another backend by name, where
+    the model's class leaves that open.
 
     Raises:
         ValueError: the configuration cannot be served; the message names each reason and what to change.
@@ -40,9 +42,13 @@ def review(vllm_config: Any) -> None:
     if model_config is None or not index_topk(model_config.hf_text_config):
         return
     asked = vllm_config.attention_config.backend
-    if asked is not None and asked is not AttentionBackendEnum.CUSTOM:
+    other = asked is not None and asked is not AttentionBackendEnum.CUSTOM
+    family = _family(model_config)
+    if other and (family is None or not family.owns_attention):
         return
     reasons = refusals(vllm_config)
+    if other:
+        reasons = [f"--attention-backend {asked.name}: accepted: {BACKEND_NAME}, or nothing", *reasons]
     if reasons:
         listed = "".join(f"\n  - {reason}" for reason in reasons)
         raise ValueError(
@@ -72,8 +78,16 @@ def refusals(vllm_config: Any) -> list[str]:
         found.append("an fp4 indexer cache was asked for; accepted: fp8, which is the default")
     if getattr(attention, "hisparse_config", None) is not None:
         found.append("HiSparse was asked for; accepted: a KV cache that is wholly on the GPU")
-    refused = _model_refusal(vllm_config)
-    return [*found, refused] if refused else found
+    if refused := _model_refusal(vllm_config):
+        return [*found, refused]
+    family = _family(vllm_config.model_config)
+    return [*found, *(family.refusals(vllm_config) if family is not None else ())]
+
+
+def _family(model_config: Any) -> Family | None:
+    """Return the family that serves the model, told by the first architecture that some family has."""
+    names = getattr(getattr(model_config, "hf_config", None), "architectures", None) or ()
+    return next((family for family in map(family_of, names) if family is not None), None)
 
 
 def _uses_fp4_indexer_cache(attention: Any) -> bool:
@@ -113,10 +127,13 @@ def with_served_kv_cache_dtype(resolve: Callable[[str, Any], str]) -> Callable[[
         forced = kv_cache_dtype == "auto" and str(resolved).startswith(_QUANTISED_PREFIXES)
         if not forced or not index_topk(getattr(model_config, "hf_text_config", None)):
             return resolved
+        family = _family(model_config)
+        plain_alone = family is not None and family.owns_attention
         say(
             "The checkpoint's metadata asks for a %s KV cache, which no backend has for this model on this GPU: "
-            "bfloat16 is used instead. --kv-cache-dtype fp8_ds_mla halves the cache.",
+            "bfloat16 is used instead.%s",
             resolved,
+            "" if plain_alone else " --kv-cache-dtype fp8_ds_mla halves the cache.",
             level=logging.WARNING,
         )
         return "bfloat16"

@@ -9,6 +9,12 @@ PLUGIN_BLOCK_SIZE = 64
 """Tokens per KV page: what the paged indexer cache is laid out for."""
 
 _ATTENTION_FALLBACKS = {"sparse MLA": "dsa_kernels.sparse_mla_with_kvcache"}
+_V4_FALLBACKS = {
+    "attention": "dsa_kernels.sparse_mla_with_kvcache over two caches",
+    "compressor": "dsa_kernels.compress_to_rows, dsa_kernels.compress_to_index_keys",
+    "output rope": "dsa_kernels.inverse_rope_grouped",
+    "mHC product": "dsa_kernels.hc_prenorm_gemm",
+}
 _INDEXER_FALLBACKS = {
     "indexer logits": "dsa_kernels.fp8_mqa_logits, dsa_kernels.fp8_paged_mqa_logits",
     "indexer top-k": "dsa_kernels.topk_indices",
@@ -25,13 +31,15 @@ def configuration(case: Judgement, layers: tuple[Layer, ...]) -> Configuration |
     own = case.family is not None and case.family.picker is not None
     answer = None if own else case.answer
     chosen = own_choice(case) if own else answer.chosen if answer is not None else None
-    default_block_size = PLUGIN_BLOCK_SIZE if attention else answer.block_size if answer is not None else None
+    stock = answer.block_size if answer is not None else None
+    default_block_size = PLUGIN_BLOCK_SIZE if attention and not own else stock
+    fallbacks = _V4_FALLBACKS if own else _ATTENTION_FALLBACKS
     return Configuration(
         attention_backend=TRITON_BACKEND if attention else chosen or "auto",
         kv_cache_dtype=plugin_kv_cache_dtype(case) if attention else case.request.kv_cache_dtype,
         block_size=case.request.block_size or default_block_size,
         uses_plugin=attention or indexer,
-        fallbacks=(_ATTENTION_FALLBACKS if attention else {}) | (_INDEXER_FALLBACKS if indexer else {}),
+        fallbacks=(fallbacks if attention else {}) | (_INDEXER_FALLBACKS if indexer else {}),
     )
 
 

@@ -9,6 +9,8 @@ from dsa_doctor.verdict.schema import Finding, Status
 
 _NEEDS = {need.op: need for need in DSA_OPS}
 _SEED_OP = "_C::dsv3_fused_a_gemm"
+_V4_PLAIN_ROWS = "_C::fused_deepseek_v4_qnorm_rope_kv_rope_full_cache_bf16_insert"
+"""Stores the rows that DeepSeek-V4 has under the plugin; elsewhere a cache of packed rows does without it."""
 _REINSTALL = "pip install --force-reinstall --no-deps vllm"
 
 
@@ -31,7 +33,7 @@ def judge_csrc(case: Judgement) -> Judged:
     ]
     if problems:
         return judged("csrc", "unresolved", problems[0].summary, tuple(problems))
-    unseen = _unseen_ops(csrc) + _unrecognised_gate(case, csrc)
+    unseen = _unseen_ops(case, csrc) + _unrecognised_gate(case, csrc)
     if unseen:
         return judged("csrc", "unknown", unseen[0].summary, tuple(unseen))
     carried = _code_for_target(case, csrc)
@@ -82,6 +84,12 @@ def _nowhere(op: str) -> OpCode:
     return OpCode(op=op, extension=None, signature=None, machine_code=(), ptx=(), granularity="extension")
 
 
+def _by_plugin(case: Judgement, csrc: Csrc) -> list[OpCode]:
+    """Return what the plugin's path needs beyond vLLM's own."""
+    served = case.gate.serves and case.family is not None and case.family.key == "deepseek_v4"
+    return [op for op in csrc.ops if served and op.op == _V4_PLAIN_ROWS]
+
+
 def _with_role(csrc: Csrc, role: Role) -> list[OpCode]:
     return [op for op in csrc.ops if _NEEDS[op.op].role == role]
 
@@ -104,8 +112,9 @@ def _missing_extensions(csrc: Csrc) -> list[Finding]:
     return found
 
 
-def _unseen_ops(csrc: Csrc) -> list[Finding]:
-    unseen = [op for op in _with_role(csrc, "required") if op.extension is None]
+def _unseen_ops(case: Judgement, csrc: Csrc) -> list[Finding]:
+    needed = _with_role(csrc, "required") + _by_plugin(case, csrc)
+    unseen = [op for op in needed if op.extension is None]
     if not unseen:
         return []
     summary = f"Ops that a DSA model needs were not found in this vLLM, which may have renamed them: {_names(unseen)}."
@@ -179,7 +188,8 @@ def _foreign_code(case: Judgement, csrc: Csrc) -> list[Finding]:
 
 
 def _ops_without_code(case: Judgement, csrc: Csrc) -> list[Finding]:
-    lacking = _without_code(case, csrc, "required") + _ungated(case, csrc)
+    plugin = [op for op in _by_plugin(case, csrc) if op.extension and not _runs(case, op.machine_code, op.ptx)]
+    lacking = _without_code(case, csrc, "required") + _ungated(case, csrc) + plugin
     if not lacking:
         return []
     evidence = tuple(f"{op.op}: machine code {_list(op.machine_code)}, PTX {_list(op.ptx)}" for op in lacking)

@@ -10,6 +10,9 @@ from dsa_doctor.resolver.request import TRITON_BACKEND
 from dsa_doctor.resolver.sm120 import with_flashinfer
 from dsa_doctor.verdict.schema import Backend
 
+_CHECKED = "computed on a CPU beside transformers' layers; the whole has not been run on a GPU"
+"""How far the plugin's path of these families is checked."""
+
 
 def judge_own_attention(case: Judgement, family: Family) -> Judged:
     """Judge layer 2 from what vLLM's sources say that the family picks on this compute capability."""
@@ -17,6 +20,8 @@ def judge_own_attention(case: Judgement, family: Family) -> Judged:
         summary = f"This vLLM has no {family.title}, so none of its attention classes serves {case.gpu}."
         return judged("attention", "unresolved", summary, (finding("DSA201", "fail", summary),))
     if case.request.backend == TRITON_BACKEND:
+        if case.gate.serves:
+            return _by_plugin(case, family)
         summary = f"{TRITON_BACKEND} was asked for by name and cannot serve here: {case.gate.reason}."
         return judged("attention", "unresolved", summary, (finding("DSA207", "fail", summary),))
     own, pick = picks_of(case), pick_of(case)
@@ -31,6 +36,8 @@ def judge_own_attention(case: Judgement, family: Family) -> Judged:
     if pick.asked is None and case.request.backend is not None:
         evidence += (f"{case.request.backend} was asked for by name, and {family.title} pays no heed to it",)
     wrong = failing(case, "attention")
+    if case.gate.serves and case.request.backend is None and (wrong or case.plugin_mode == "force"):
+        return _by_plugin(case, family)
     if wrong:
         return _unresolved(case, family, own, wrong[0], evidence)
     taken = taken_of(pick)
@@ -44,6 +51,16 @@ def judge_own_attention(case: Judgement, family: Family) -> Judged:
     summary = f"vLLM's own {_named(taken)} serves {family.title}'s attention on {case.gpu}."
     native = judged("attention", "native", summary, (finding("DSA202", "pass", summary, evidence=evidence),))
     return with_flashinfer(case, own_choice(case), native)
+
+
+def _by_plugin(case: Judgement, family: Family) -> Judged:
+    """The plugin's class, with what the path needs besides: compressor, mHC product, output rope."""
+    summary = (
+        f"dsa-doctor's {TRITON_BACKEND} serves {family.title}'s attention on {case.gpu}, with its compressor and its "
+        "mHC product."
+    )
+    evidence = (case.gate.reason, *(f"replaced: {step}" for step in steps(case)), _CHECKED)
+    return judged("attention", "plugin", summary, (finding("DSA203", "pass", summary, evidence=evidence),))
 
 
 def own_choice(case: Judgement) -> str | None:
@@ -67,7 +84,7 @@ def own_backends(case: Judgement) -> tuple[Backend, ...]:
         if one.refused and not one.candidates and one.asked is not None:
             listed.setdefault(one.asked, Backend(name=one.asked, accepted=False, reasons=(one.refused,)))
     reason = f"dsa-doctor's plugin: {case.gate.reason}"
-    return (*listed.values(), Backend(name=TRITON_BACKEND, accepted=False, reasons=(reason,)))
+    return (*listed.values(), Backend(name=TRITON_BACKEND, accepted=case.gate.serves, reasons=(reason,)))
 
 
 def _listed(case: Judgement, candidate: AttentionCandidate, name: str, taken: list[str | None]) -> Backend:

@@ -14,15 +14,18 @@ from dsa_doctor.resolver.request import PluginMode
 PLUGIN_KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8_ds_mla")
 """KV cache dtypes of TRITON_MLA_SPARSE; a dtype forced by checkpoint metadata alone is replaced by bfloat16."""
 
+V4_KV_CACHE_DTYPES = ("auto", "bfloat16")
+"""The same for DeepSeek-V4, whose rows are bf16 on this path."""
+
 _REFUSED_FAMILIES = {
-    "deepseek_v4": "DeepSeek-V4 and V4.1 have an indexer and a cache of their own",
+    "deepseek_v41": "DeepSeek-V4.1 has index keys, an engram and residual streams of its own",
     "glm5_next": "GLM-5.3-Flash's pooled indexer is not served yet",
 }
 
 
 _OTHER_RELEASE = ("use a vLLM release of the support matrix (docs/support-matrix.md), or a newer dsa-doctor",)
 
-_PLUGIN_FAMILIES: dict[Family, str] = {"mla": "deepseek_v32"}
+_PLUGIN_FAMILIES: dict[Family, str] = {"mla": "deepseek_v32", "deepseek_v4": "deepseek_v4"}
 """How the plugin calls the families that it serves."""
 
 
@@ -146,20 +149,40 @@ def model_gate(environment: GateDecision, *, model: ModelGeometry, kv_cache_dtyp
     if moved := environment.moved.get(_PLUGIN_FAMILIES.get(model.family, "")):
         reason = f"{len(moved)} of its patch targets for {model.name} moved in this vLLM"
         return GateDecision(outcome="refuses", reason=reason, evidence=moved, remedy=_OTHER_RELEASE)
+    misfit = _v4_misfit(model) if model.family == "deepseek_v4" else _mla_misfit(model)
+    if misfit is not None:
+        return GateDecision(outcome="refuses", reason=misfit)
+    accepted = V4_KV_CACHE_DTYPES if model.family == "deepseek_v4" else PLUGIN_KV_CACHE_DTYPES
+    if kv_cache_dtype not in accepted:
+        halved = ("--kv-cache-dtype fp8_ds_mla   # half the memory",) if "fp8_ds_mla" in accepted else ()
+        return GateDecision(
+            outcome="refuses",
+            reason=f"TRITON_MLA_SPARSE has no KV cache of dtype {kv_cache_dtype} for {model.name}",
+            evidence=(f"accepted: {', '.join(accepted)}",),
+            remedy=("--kv-cache-dtype bfloat16", *halved),
+        )
+    return environment
+
+
+def _mla_misfit(model: ModelGeometry) -> str | None:
+    """Return what of a model with MLA throughout the kernels are not built for."""
     if model.kv_lora_rank != 512 or model.qk_rope_head_dim not in (0, 64):
-        reason = (
+        return (
             f"its kernels are built for KV rows of 512+64 or 512+0 values; {model.name} has "
             f"{model.kv_lora_rank}+{model.qk_rope_head_dim}"
         )
-        return GateDecision(outcome="refuses", reason=reason)
     if model.index_topk % 128:
-        reason = f"vLLM's index conversion takes selections of a multiple of 128; index_topk is {model.index_topk}"
-        return GateDecision(outcome="refuses", reason=reason)
-    if kv_cache_dtype not in PLUGIN_KV_CACHE_DTYPES:
-        return GateDecision(
-            outcome="refuses",
-            reason=f"TRITON_MLA_SPARSE has no KV cache of dtype {kv_cache_dtype}",
-            evidence=(f"accepted: {', '.join(PLUGIN_KV_CACHE_DTYPES)}",),
-            remedy=("--kv-cache-dtype bfloat16", "--kv-cache-dtype fp8_ds_mla   # half the memory"),
+        return f"vLLM's index conversion takes selections of a multiple of 128; index_topk is {model.index_topk}"
+    return None
+
+
+def _v4_misfit(model: ModelGeometry) -> str | None:
+    """Return what of a DeepSeek-V4 the kernels are not built for, or was not checked."""
+    if model.architecture.endswith("ForConditionalGeneration"):
+        return "of DeepSeek-V4 the text model alone is served, and this is the one with a vision encoder"
+    if (model.head_dim, model.index_head_dim) != (512, 128):
+        return (
+            f"its kernels are built for rows of 512 values and index keys of 128; {model.name} has {model.head_dim} "
+            f"and {model.index_head_dim}"
         )
-    return environment
+    return None

@@ -19,7 +19,8 @@ _BLOCK = 256
 _WINDOW_BLOCK = 64
 _STATE_BLOCKS = {4: 4, 128: 8}
 _FP8_ROW = 584
-_PLAIN_BACKENDS = ("FLASHINFER_MLA_SPARSE_DSV4", "FLASHINFER_MLA_SPARSE_SM120_DSV4")
+PLAIN_BACKENDS = ("FLASHINFER_MLA_SPARSE_DSV4", "FLASHINFER_MLA_SPARSE_SM120_DSV4", "TRITON_MLA_SPARSE")
+"""Backends whose rows are two bytes a value, or one."""
 _PLAIN_DTYPES = ("bfloat16", "float16", "bf16")
 
 
@@ -170,8 +171,8 @@ def problems(model: ModelGeometry, tensor: int, pipeline: int) -> Iterator[str]:
 
 
 def is_packed(options: CacheOptions) -> bool:
-    """Whether vLLM stores packed fp8 rows: always, but where FlashInfer's backend or a two-byte type is asked for."""
-    return options.backend not in _PLAIN_BACKENDS and options.dtype not in _PLAIN_DTYPES
+    """Whether vLLM stores packed fp8 rows: always, but under FlashInfer's or the plugin's class, or a two-byte type."""
+    return options.backend not in PLAIN_BACKENDS and options.dtype not in _PLAIN_DTYPES
 
 
 def row_layout(model: ModelGeometry, options: CacheOptions) -> tuple[int, int]:

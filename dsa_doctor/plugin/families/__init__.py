@@ -4,16 +4,21 @@ from pathlib import Path
 
 from dsa_doctor.compat.patches import SHARED_PATCHES, Patch, shared_states, states_of
 from dsa_doctor.compat.sources import SourceTree
-from dsa_doctor.plugin.families import deepseek_v32
+from dsa_doctor.plugin.families import deepseek_v4, deepseek_v32
 from dsa_doctor.plugin.families.family import Family
 
-FAMILIES: tuple[Family, ...] = (deepseek_v32.FAMILY,)
+FAMILIES: tuple[Family, ...] = (deepseek_v32.FAMILY, deepseek_v4.FAMILY)
 
 
 def all_patches() -> tuple[Patch, ...]:
     """Return every entry of the ledger once: what all families need, then each family's."""
     every = (*SHARED_PATCHES, *(patch for family in FAMILIES for patch in family.patches))
     return tuple({patch.target: patch for patch in every}.values())
+
+
+def family_of(architecture: str) -> Family | None:
+    """Return the family whose classes serve an architecture; None where the plugin serves none of that name."""
+    return next((family for family in FAMILIES if architecture in family.model_classes), None)
 
 
 def family_targets() -> dict[str, tuple[str, ...]]:
@@ -37,4 +42,4 @@ def patch_targets(root: Path) -> dict[str, str]:
     return states
 
 
-__all__ = ["FAMILIES", "Family", "all_patches", "family_targets", "patch_targets"]
+__all__ = ["FAMILIES", "Family", "all_patches", "family_of", "family_targets", "patch_targets"]

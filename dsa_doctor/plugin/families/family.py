@@ -10,6 +10,11 @@ Replacement = tuple[Any, str, Any]
 """Who holds a name, the name, and what stands there from now on."""
 
 
+def _nothing(vllm_config: Any) -> list[str]:
+    del vllm_config
+    return []
+
+
 @dataclass(frozen=True)
 class Family:
     """A family of models that one set of patches serves.
@@ -22,6 +27,9 @@ class Family:
         modules: modules whose replaced functions are verified again as objects, before any is replaced.
         replacements: imports what it replaces, and returns what is to be set where; it must not change anything.
         head_sizes: widths of a cache row, latent plus rope.
+        owns_attention: whether its attention class is replaced with its patches, so that no other backend serves
+            beside them.
+        refusals: returns what of a server's configuration the family cannot be served with, one reason per entry.
     """
 
     name: str
@@ -30,3 +38,5 @@ class Family:
     modules: tuple[str, ...]
     replacements: Callable[[], list[Replacement]]
     head_sizes: tuple[int, ...]
+    owns_attention: bool = False
+    refusals: Callable[[Any], list[str]] = _nothing

@@ -11,7 +11,6 @@ FP8_TOKEN_BYTES = 656
 #: Most parts that a selection is cut into.
 MAX_SPLITS = 64
 
-#: Columns and parts that one program of the merge holds at a time, and its warps.
+#: Columns and parts that one program of the merge holds at a time.
 MERGE_COLUMNS = 128
 MERGE_PARTS = 8
-MERGE_WARPS = 1

@@ -104,6 +104,14 @@ class Release:
         """Put another capability in force, as a fresh process on that GPU would have it."""
         self.emulation.set_capability(value)
 
+    def step_environment(self, **variables: str) -> None:
+        """Set environment variables of this process."""
+        os.environ.update(variables)
+
+    def step_assume_deep_gemm(self) -> None:
+        """Let DeepGEMM count as installed, as where the native path is at home."""
+        self.emulation.assume_deep_gemm()
+
     def step_register(self, mode: str = "auto", again: bool = True) -> str:
         """Load the plugin as vLLM would, and return what was logged."""
         from dsa_doctor.plugin import entry
@@ -221,16 +229,13 @@ class Release:
             made = self.engine_config(config, **arguments)
         return {"kv_cache_dtype": str(made.cache_config.cache_dtype), "log": self.log.getvalue()}
 
-    def step_construct(self, config: dict[str, Any], draft: bool = False, **arguments: Any) -> dict[str, Any]:
-        """Construct the whole model without weights, and describe its attention layers."""
+    def parts_of(self, made: Any) -> list[Any]:
+        """Construct a server's model, and its draft where it has one, without weights."""
         import torch
         from vllm.config import set_current_vllm_config
         from vllm.distributed import init_distributed_environment, initialize_model_parallel
         from vllm.model_executor.model_loader.utils import initialize_model
 
-        if draft:
-            arguments["speculative_config"] = {"method": "mtp", "num_speculative_tokens": 1}
-        made = self.engine_config(config, **arguments)
         torch.set_default_dtype(torch.bfloat16)
         with set_current_vllm_config(made):
             if not self.distributed:
@@ -238,11 +243,19 @@ class Release:
                 initialize_model_parallel(1, 1)
                 self.distributed = True
             with self.emulation.tensors_on("meta"), torch.device("meta"):
-                model = initialize_model(made)
-                parts = [model]
-                if draft:
+                parts = [initialize_model(made)]
+                if made.speculative_config is not None:
                     speculative = made.speculative_config.draft_model_config
                     parts.append(initialize_model(made, prefix="draft", model_config=speculative))
+        return parts
+
+    def step_construct(self, config: dict[str, Any], draft: bool = False, **arguments: Any) -> dict[str, Any]:
+        """Construct the whole model without weights, and describe its attention layers."""
+        if draft:
+            arguments["speculative_config"] = {"method": "mtp", "num_speculative_tokens": 1}
+        made = self.engine_config(config, **arguments)
+        parts = self.parts_of(made)
+        model = parts[0]
         layers = [layer for layer in made.compilation_config.static_forward_context.values() if hasattr(layer, "impl")]
         indexers = [one for part in parts for one in part.modules() if type(one).__name__ == "Indexer"]
         return {
@@ -259,6 +272,57 @@ class Release:
             "block_sizes": layers[0].attn_backend.get_supported_kernel_block_sizes(),
             "deep_gemm_imported": "deep_gemm" in sys.modules or "vllm.third_party.deep_gemm" in sys.modules,
         }
+
+    def step_construct_v4(self, config: dict[str, Any], **arguments: Any) -> dict[str, Any]:
+        """Construct a whole DeepSeek-V4 without weights; describe its attention, caches and warm-up."""
+        from vllm.config import set_current_vllm_config
+        from vllm.platforms import current_platform
+
+        compiled = self.registered_kernels()
+        made = self.engine_config(config, **arguments)
+        parts = self.parts_of(made)
+        forward = made.compilation_config.static_forward_context
+        with set_current_vllm_config(made):
+            current_platform.update_block_size_for_backend(made)
+            caches = [layer for layer in forward.values() if hasattr(layer, "get_kv_cache_spec")]
+            specs = [layer.get_kv_cache_spec(made) for layer in caches]
+        attention = [layer for layer in forward.values() if hasattr(layer, "compress_ratio") and hasattr(layer, "wo_a")]
+        return {
+            "model": f"{type(parts[0]).__module__}:{type(parts[0]).__name__}",
+            "drafts": [f"{type(part).__module__}:{type(part).__name__}" for part in parts[1:]],
+            "classes": sorted({f"{type(one).__module__}:{type(one).__name__}" for one in attention}),
+            "ratios": [one.compress_ratio for one in attention],
+            "backends": sorted({one.get_attn_backend().get_name() for one in attention}),
+            "windows": sorted(
+                {one.swa_cache_layer.get_attn_backend().get_builder_cls().__module__ for one in attention}
+            ),
+            "heads": sorted({(one.n_local_heads, one.padded_heads) for one in attention}),
+            "projections": sorted(
+                {one.wo_a.quant_method.process_weights_after_loading.__module__ for one in attention}
+            ),
+            "block_size": made.cache_config.block_size,
+            "cache_dtype": str(made.cache_config.cache_dtype),
+            "pages": sorted({one.page_size_bytes for one in specs if one is not None}),
+            "dtypes": sorted({str(one.dtype) for one in specs if one is not None}),
+            "compiled": sorted(compiled),
+        }
+
+    @staticmethod
+    def registered_kernels() -> set[str]:
+        """Collect, from here on, the kernels that a start would compile; none before vLLM had such a registry."""
+        compiled: set[str] = set()
+        try:
+            from vllm.model_executor.warmup.jit_warmup import VllmJitKernel
+        except ImportError:
+            return compiled
+        original = VllmJitKernel.register_warmup
+
+        def register(kernel: Any, *given: Any, **named: Any) -> Any:
+            compiled.add(type(kernel).__name__)
+            return original(kernel, *given, **named)
+
+        VllmJitKernel.register_warmup = register  # type: ignore[method-assign]
+        return compiled
 
     def step_pickle(self, config: dict[str, Any]) -> str:
         """Return a configuration that names the backend, pickled for a spawned process."""

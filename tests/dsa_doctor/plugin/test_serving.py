@@ -9,7 +9,7 @@ import pytest
 from dsa_doctor.plugin import report, serving
 from dsa_doctor.plugin.state import STATE
 from dsa_doctor.verdict.schema import LAYER_NUMBERS, Finding, Layer, Software, Verdict
-from tests.dsa_doctor.plugin.tiny_models import tiny_config
+from tests.dsa_doctor.plugin.tiny_models import tiny_config, tiny_v4_config
 
 
 def server(
@@ -43,8 +43,7 @@ def test_what_is_served(kv_cache_dtype: str) -> None:
         (server(attention=SimpleNamespace(indexer_kv_dtype="mxfp4")), "fp4 indexer cache"),
         (server(attention=SimpleNamespace(resolve_indexer_kv_dtype=lambda default: "mxfp4")), "fp4 indexer cache"),
         (server(attention=SimpleNamespace(hisparse_config=object())), "HiSparse"),
-        (server(changes={"model_type": "deepseek_v4"}), "DeepSeek-V4 and V4.1"),
-        (server(changes={"model_type": "deepseek_v41"}), "DeepSeek-V4 and V4.1"),
+        (server(changes={"model_type": "deepseek_v41"}), "DeepSeek-V4.1 has index keys"),
         (server(changes={"model_type": "glm5_next"}), "GLM-5.3-Flash"),
         (server(changes={"index_topk": 2051}), "index_topk is 2051"),
         (server(changes={"kv_lora_rank": 256}), "256+64"),
@@ -55,6 +54,49 @@ def test_what_is_served(kv_cache_dtype: str) -> None:
 )
 def test_what_is_refused(config: Any, words: str) -> None:
     (reason,) = serving.refusals(config)
+    assert words in reason
+
+
+def v4_server(architecture: str = "DeepseekV4ForCausalLM", *, dtype: str = "bfloat16", **options: Any) -> Any:
+    config = tiny_v4_config(architecture, **options.pop("changes", {}))
+    attention = SimpleNamespace(
+        backend=options.pop("backend", None), indexer_sparse_logits=options.pop("sparse", False)
+    )
+    return SimpleNamespace(
+        model_config=SimpleNamespace(
+            hf_config=SimpleNamespace(**config, to_dict=lambda: config),
+            hf_text_config=SimpleNamespace(**config),
+            served_model_name=None,
+            model="tiny",
+            dtype=f"torch.{dtype}",
+        ),
+        cache_config=SimpleNamespace(cache_dtype=options.pop("kv_cache_dtype", "auto")),
+        kernel_config=SimpleNamespace(moe_backend=options.pop("moe_backend", "auto")),
+        attention_config=attention,
+        parallel_config=SimpleNamespace(tensor_parallel_size=options.pop("tensor", 1)),
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"kv_cache_dtype": "bfloat16"}, {"tensor": 4}, {"moe_backend": "marlin"}])
+def test_deepseek_v4_is_served(options: dict[str, Any]) -> None:
+    assert serving.refusals(v4_server(**options)) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"dtype": "float16"}, "--dtype float16: accepted: bfloat16"),
+        ({"kv_cache_dtype": "fp8_ds_mla"}, "no KV cache of dtype fp8_ds_mla for tiny; accepted: auto, bfloat16"),
+        ({"tensor": 8}, "--tensor-parallel-size 8: accepted: a divisor of the output projection's 4 groups"),
+        ({"moe_backend": "deep_gemm_mega_moe"}, "--moe-backend deep_gemm_mega_moe"),
+        ({"moe_backend": "flashinfer_moe_ep_cutedsl"}, "--moe-backend flashinfer_moe_ep_cutedsl"),
+        ({"sparse": True}, "indexer_sparse_logits was asked for"),
+        ({"architecture": "DeepseekV4ForConditionalGeneration"}, "the text model alone is served"),
+        ({"changes": {"index_head_dim": 64}}, "512 and 64"),
+    ],
+)
+def test_what_of_deepseek_v4_is_refused(options: dict[str, Any], words: str) -> None:
+    (reason,) = serving.refusals(v4_server(**options))
     assert words in reason
 
 

@@ -49,3 +49,74 @@ def tiny_config(architecture: str = "GlmMoeDsaForCausalLM", **changes: Any) -> d
         "moe_layer_freq": 1,
         **changes,
     }
+
+
+V4_FP8 = {**FP8, "scale_fmt": "ue8m0"}
+YARN = {
+    "type": "yarn",
+    "factor": 16,
+    "original_max_position_embeddings": 65536,
+    "beta_fast": 32,
+    "beta_slow": 1,
+}
+
+
+def tiny_v4_config(architecture: str = "DeepseekV4ForCausalLM", **changes: Any) -> dict[str, Any]:
+    """Return a config.json with every kind of layer: two of the window alone, C4A, C128A, the first routed by token.
+
+    The attention has V4-Flash's shapes and a group of heads fewer; experts are MXFP4 in a checkpoint of fp8 blocks.
+    """
+    return {
+        "architectures": [architecture],
+        "model_type": "deepseek_v4",
+        "torch_dtype": "bfloat16",
+        "expert_dtype": "fp4",
+        "hidden_size": 1024,
+        "num_hidden_layers": 4,
+        "compress_ratios": [0, 0, 4, 128, 4],
+        "num_attention_heads": 16,
+        "num_key_value_heads": 1,
+        "head_dim": 512,
+        "q_lora_rank": 256,
+        "qk_rope_head_dim": 64,
+        "o_groups": 4,
+        "o_lora_rank": 256,
+        "sliding_window": 128,
+        "index_n_heads": 64,
+        "index_head_dim": 128,
+        "index_topk": 512,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+        "moe_intermediate_size": 256,
+        "num_hash_layers": 1,
+        "routed_scaling_factor": 1.5,
+        "scoring_func": "sqrtsoftplus",
+        "topk_method": "noaux_tc",
+        "norm_topk_prob": True,
+        "swiglu_limit": 10.0,
+        "hidden_act": "silu",
+        "hc_mult": 4,
+        "hc_sinkhorn_iters": 20,
+        "hc_eps": 1e-6,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "compress_rope_theta": 160000.0,
+        "rope_scaling": YARN,
+        "num_nextn_predict_layers": 1,
+        "vocab_size": 2048,
+        "max_position_embeddings": 1048576,
+        "tie_word_embeddings": False,
+        "quantization_config": V4_FP8,
+        **changes,
+    }
+
+
+DSPARK: dict[str, Any] = {
+    "dspark_block_size": 5,
+    "dspark_markov_rank": 64,
+    "dspark_target_layer_ids": [1, 2, 3],
+    "dspark_noise_token_id": 7,
+    "n_mtp_layers": 3,
+}
+"""What a checkpoint with DSpark's stages says besides."""

@@ -4,6 +4,7 @@ from functools import cache
 
 import pytest
 
+from dsa_doctor.catalog.capability import Capability
 from dsa_doctor.catalog.geometry import geometry_from_config
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Csrc, Facts, Fingerprint
@@ -11,11 +12,13 @@ from dsa_doctor.installation import this_installation
 from dsa_doctor.probes import fingerprint
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.resolver import Request, Target, resolve
+from dsa_doctor.resolver.plugin_gate import environment_gate
 from tests.dsa_doctor import facts_library as library
 from tests.releases import RELEASES, release_folder
 
 NAMES = {
     "8.0": "NVIDIA A100 80GB",
+    "8.6": "NVIDIA RTX A6000",
     "8.9": "NVIDIA L40S",
     "9.0": "NVIDIA H100",
     "10.0": "NVIDIA B200",
@@ -79,7 +82,7 @@ def by_id(verdict, finding_id):
 @pytest.mark.parametrize("which", [V4, V41], ids=["v4", "v41"])
 @pytest.mark.parametrize("capability", NAMES)
 def test_native_where_vllm_s_own_class_takes_the_gpu_and_unresolved_elsewhere(capability, which):
-    verdict = judge(capability, which)
+    verdict = judge(capability, which, plugin_mode="off")
     native = capability in ("9.0", "10.0", "12.0")
     assert states(verdict)[1:] == (NATIVE[1:] if native else LOST[1:])
     assert (verdict.exit_code & 24) == (0 if native else 24)
@@ -87,6 +90,79 @@ def test_native_where_vllm_s_own_class_takes_the_gpu_and_unresolved_elsewhere(ca
     if native:
         evidence = by_id(verdict, "DSA202").evidence
         assert any("_select_dsv4_attn_cls, which does not ask vLLM's backend selector" in line for line in evidence)
+
+
+def gate(version):
+    return environment_gate(
+        capability=Capability(8, 0), mode="auto", registered=True, triton=True, fingerprint=sources(version)
+    )
+
+
+@pytest.mark.parametrize("capability", ["8.0", "8.6", "8.9"])
+@pytest.mark.parametrize("version", RELEASES)
+def test_the_plugin_serves_v4_on_8_x_from_its_first_release_on(capability, version):
+    verdict = judge(capability, version=version)
+    if version == RELEASES[0]:
+        assert states(verdict)[1:] == LOST[1:]
+        assert by_id(verdict, "DSA914").status == "fail"
+        assert any(
+            "DeepseekV4SparseMLAMetadataBuilder.build: missing" in one for one in by_id(verdict, "DSA914").evidence
+        )
+        environment = gate(version)
+        assert environment.serves
+        assert environment.moved.keys() == {"deepseek_v4"}
+        return
+    assert states(verdict)[1:] == ["plugin", "plugin"]
+    assert verdict.exit_code == 0
+    served = by_id(verdict, "DSA203")
+    assert any(line.startswith("replaced: 1. attention:") for line in served.evidence)
+    assert any("not been run on a GPU" in line for line in served.evidence)
+    configuration = verdict.configuration
+    assert (configuration.attention_backend, configuration.kv_cache_dtype) == ("TRITON_MLA_SPARSE", "auto")
+    assert configuration.block_size is None
+    assert {"compressor", "mHC product", "output rope", "indexer logits"} <= configuration.fallbacks.keys()
+
+
+def test_native_wins_over_the_plugin_and_force_asks_for_it():
+    assert states(judge("9.0"))[1:] == NATIVE[1:]
+    assert states(judge("9.0", plugin_mode="force"))[1:] == ["plugin", "plugin"]
+
+
+@pytest.mark.parametrize(
+    ("which", "options", "words"),
+    [
+        (V4, {"kv_cache_dtype": "fp8_ds_mla"}, "no KV cache of dtype fp8_ds_mla"),
+        (V41, {}, "DeepSeek-V4.1 has index keys"),
+        (model("DeepseekV4ForConditionalGeneration"), {}, "the text model alone is served"),
+    ],
+)
+def test_what_of_v4_the_plugin_refuses_is_said(which, options, words):
+    verdict = judge("8.0", which, **options)
+    assert states(verdict)[1:] == LOST[1:]
+    assert words in by_id(verdict, "DSA914").summary
+
+
+def test_the_op_that_stores_plain_rows_is_needed_where_the_plugin_serves():
+    plain = "_C::fused_deepseek_v4_qnorm_rope_kv_rope_full_cache_bf16_insert"
+    hopper = tuple(
+        one.model_copy(update={"machine_code": ("sm_90a",), "ptx": ()}) if one.op == plain else one
+        for one in library.stock_csrc().ops
+    )
+    csrc = Observation[Csrc].ok(library.stock_csrc(ops=hopper))
+    given = {"answers": (library.answer("8.0", None),), "fingerprint": sources(RELEASES[-1]), "csrc": csrc}
+    verdict = judge("8.0", facts=library.facts(plugin=True, **given))
+    assert states(verdict)[0] == "unresolved"
+    assert plain in by_id(verdict, "DSA102").summary
+    assert states(judge("8.0", facts=library.facts(plugin=True, **given), plugin_mode="off"))[0] != "unresolved"
+    lost = tuple(one for one in library.stock_csrc().ops if one.op != plain)
+    given["csrc"] = Observation[Csrc].ok(library.stock_csrc(ops=lost))
+    assert states(judge("8.0", facts=library.facts(plugin=True, **given)))[0] == "unknown"
+
+
+def test_a_backend_of_vllm_s_own_is_not_replaced_by_the_plugin():
+    asked = judge("8.0", backend="FLASHMLA_SPARSE_DSV4")
+    assert states(asked)[1] == "unresolved"
+    assert states(judge("8.0", backend="TRITON_MLA_SPARSE"))[1] == "plugin"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +173,7 @@ def test_native_where_vllm_s_own_class_takes_the_gpu_and_unresolved_elsewhere(ca
     ],
 )
 def test_the_first_step_that_fails_is_named_with_vllm_s_symbol(which, first):
-    verdict = judge("8.0", which)
+    verdict = judge("8.0", which, plugin_mode="off")
     found = by_id(verdict, "DSA201")
     assert first in found.summary
     assert any(line.startswith(f"1. attention: {first}") for line in found.evidence)
@@ -113,8 +189,9 @@ def test_the_backends_are_those_that_v4_takes():
         "FLASHINFER_MLA_SPARSE_DSV4": False,
         "FLASHINFER_MLA_SPARSE": False,
         "FLASHINFER_MLA_SPARSE_SM120": False,
-        "TRITON_MLA_SPARSE": False,
+        "TRITON_MLA_SPARSE": True,
     }
+    assert not any(one.accepted for one in judge("8.0", plugin_mode="off").backends)
     taken = [one for one in judge("9.0").backends if one.accepted]
     assert [(one.name, one.reasons[0].startswith("taken")) for one in taken] == [("FLASHMLA_SPARSE_DSV4", True)]
 
@@ -159,7 +236,7 @@ def test_facts_that_hold_nothing_of_the_family_promise_nothing():
 
 
 def test_a_draft_is_its_family_s():
-    verdict = judge("8.0", model("DSparkDraftModel"))
+    verdict = judge("8.0", model("DSparkDraftModel"), plugin_mode="off")
     assert states(verdict)[1:] == LOST[1:]
     assert by_id(verdict, "DSA904").status == "pass"
     served = by_id(judge("9.0"), "DSA904").evidence

@@ -1,0 +1,95 @@
+"""Layers of DeepSeek-V4's attention under the plugin beside transformers', through vLLM's own caches and metadata.
+
+Two requests, prefilled in chunks and mixed with decoding; more than twice as many rows as are selected, groups of 128.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.dsa_doctor.plugin.tiny_models import YARN, tiny_v4_config
+from tests.releases import RELEASES, release_folder
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+CHILD = Path(__file__).with_name("v4_layer_child.py")
+REPOSITORY = Path(__file__).parents[3]
+FAULTS = ("selection", "sink", "position", "group")
+LENGTHS = [300, 140]
+STEPS = [
+    [[1, 0, 90]],
+    [[0, 0, 150], [1, 90, 130]],
+    [[1, 130, 131], [0, 150, 298]],
+    [[0, 298, 299], [1, 131, 132]],
+    [[0, 299, 300], [1, 132, 140]],
+]
+"""(request, first token, end) of each step, decoding ones first."""
+NOISE = 0.02
+"""Relative; what bf16 leaves, seen up to 0.012."""
+
+
+def config() -> dict[str, Any]:
+    small = tiny_v4_config(
+        hidden_size=256,
+        num_attention_heads=8,
+        o_groups=2,
+        o_lora_rank=64,
+        q_lora_rank=128,
+        index_topk=24,
+        num_hidden_layers=3,
+        compress_ratios=[0, 4, 128, 0],
+        max_position_embeddings=1024,
+        rope_scaling={**YARN, "original_max_position_embeddings": 64},
+    )
+    del small["quantization_config"]
+    return small
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, list[dict[str, Any]]]:
+    request = {
+        "root": str(release_folder(RELEASES[-1])),
+        "config": config(),
+        "lengths": LENGTHS,
+        "steps": STEPS,
+        "faults": FAULTS,
+    }
+    done = subprocess.run(
+        [sys.executable, str(CHILD)],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "kernels")))},
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return dict(json.loads(done.stdout))
+
+
+def test_every_token_of_every_kind_of_layer_is_transformers(answers: dict[str, list[dict[str, Any]]]) -> None:
+    assert [layer["ratio"] for layer in answers["right"]] == [1, 4, 128]
+    for layer in answers["right"]:
+        assert len(layer["errors"]) == sum(LENGTHS)
+        assert max(layer["errors"]) < NOISE, layer["ratio"]
+
+
+def test_the_selection_is_the_best_there_is_up_to_rounding(answers: dict[str, list[dict[str, Any]]]) -> None:
+    (selecting,) = [layer for layer in answers["right"] if layer["regrets"]]
+    assert len(selecting["regrets"]) == sum(LENGTHS)
+    assert max(selecting["regrets"]) < 0.15
+
+
+@pytest.mark.parametrize("fault", ["sink", "position", "group"])
+def test_a_planted_fault_of_the_attention_is_seen(answers: dict[str, list[dict[str, Any]]], fault: str) -> None:
+    (layer,) = answers[fault]
+    assert max(layer["errors"]) > 5 * NOISE
+
+
+def test_a_planted_wrong_selection_is_seen(answers: dict[str, list[dict[str, Any]]]) -> None:
+    (layer,) = answers["selection"]
+    assert max(layer["regrets"]) > 1
