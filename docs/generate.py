@@ -29,10 +29,14 @@ def main() -> int:
     """Write every page, or with --check name those that differ and return 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a page differs from the code")
-    check = parser.parse_args().check
+    parser.add_argument("pages", nargs="*", metavar="PAGE", help="only these, such as cli.md; all where none is named")
+    arguments = parser.parse_args()
+    check, names = arguments.check, arguments.pages or list(PAGES)
+    if unknown := [name for name in names if name not in PAGES]:
+        parser.error(f"{unknown[0]} is not a generated page; known: {', '.join(PAGES)}")
     stale = []
-    for name, make in PAGES.items():
-        path, text = DOCS / name, make()
+    for name in names:
+        path, text = DOCS / name, PAGES[name]()
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         stale.append(name)

@@ -1,6 +1,7 @@
 """The support matrix: real verdicts of the resolver on the facts of a stock wheel."""
 
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 from dsa_doctor.catalog.capability import SHARED_MEMORY_PER_BLOCK, Capability, vllm_minimum
@@ -9,7 +10,7 @@ from dsa_doctor.catalog.models import DEFAULT_MODEL, KNOWN_MODELS
 from dsa_doctor.catalog.targets import target_from_text
 from dsa_doctor.facts.schema import SelectorQuery
 from dsa_doctor.inputs import DEFAULT_TENSOR_PARALLEL_SIZE, Options, load_facts
-from dsa_doctor.preflight import preflight
+from dsa_doctor.preflight import judge_fleet
 from dsa_doctor.resolver import Request, query_for
 from dsa_doctor.resolver.request import PluginMode
 from dsa_doctor.verdict.schema import Verdict
@@ -17,6 +18,8 @@ from generator.tables import code, page, table
 
 _FACTS = Path(__file__).parents[2] / "tests" / "data" / "facts-vllm-0.33.0.json"
 _CAPABILITIES = sorted(one for one in SHARED_MEMORY_PER_BLOCK if one >= vllm_minimum())
+_TARGETS = tuple(str(capability) for capability in _CAPABILITIES)
+_MODELS = tuple(known.name for known in KNOWN_MODELS)
 
 
 def matrix_page() -> str:
@@ -46,7 +49,9 @@ def matrix_page() -> str:
 def _by_layer() -> str:
     rows = []
     for capability in _CAPABILITIES:
-        without, served = (_verdict(DEFAULT_MODEL, capability, mode) for mode in ("off", "auto"))
+        without, served = (
+            _verdicts((DEFAULT_MODEL,), _TARGETS, mode)[DEFAULT_MODEL, str(capability)] for mode in ("off", "auto")
+        )
         backend = served.configuration.attention_backend if served.configuration else ""
         states = [
             first.state if first.state == second.state else f"{first.state} → {second.state}"
@@ -59,7 +64,7 @@ def _by_layer() -> str:
 def _cell(model: str, capability: Capability) -> str:
     if not _asked(model, capability):
         return "?"
-    return verdict_word(_verdict(model, capability, "auto"))
+    return verdict_word(_verdicts(_MODELS, _TARGETS)[model, str(capability)])
 
 
 def verdict_on(model: str, target: str, ranks: int) -> str:
@@ -69,7 +74,7 @@ def verdict_on(model: str, target: str, ranks: int) -> str:
         query = query_for(geometry, gpu.capability, Request(tensor_parallel_size=ranks))
         if query not in _queries():
             return "?"
-    return verdict_word(preflight(model, Options(target=target, tensor_parallel_size=ranks), facts_file=_FACTS))
+    return verdict_word(_verdicts(_MODELS, (target,), ranks=ranks)[model, target])
 
 
 def verdict_word(verdict: Verdict) -> str:
@@ -91,8 +96,13 @@ def _asked(model: str, capability: Capability) -> bool:
     return query_for(find_geometry(model), capability, request) in _queries()
 
 
-def _verdict(model: str, capability: Capability, mode: PluginMode) -> Verdict:
-    return preflight(model, Options(target=str(capability), plugin_mode=mode), facts_file=_FACTS)
+@cache
+def _verdicts(
+    models: tuple[str, ...], targets: tuple[str, ...], mode: PluginMode = "auto", ranks: int | None = None
+) -> dict[tuple[str, str], Verdict]:
+    """Judge all at once: the facts are read once."""
+    options = Options(plugin_mode=mode, tensor_parallel_size=ranks)
+    return dict(zip(product(models, targets), judge_fleet(models, targets, options, facts_file=_FACTS), strict=True))
 
 
 @cache

@@ -31,14 +31,18 @@ class ElfError(ValueError):
 class SharedObject:
     """A shared object, mapped into memory and read on demand; time and memory are bounded whatever it claims.
 
+    Args:
+        path: where it lies, or would lie.
+        data: its bytes, where they come from elsewhere.
+
     Raises:
         ElfError: on construction, where the section table cannot be read; `open_bytes` still maps such a file.
         OSError: the file cannot be opened.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, data: bytes | mmap.mmap | None = None) -> None:
         self.path = path
-        self.data = open_bytes(path)
+        self.data = open_bytes(path) if data is None else data
         if self.data[:4] != b"\x7fELF":
             raise ElfError("empty file" if not len(self.data) else "not an ELF file")
         self._sections: dict[str, tuple[int, int]] = {}

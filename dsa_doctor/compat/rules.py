@@ -5,7 +5,6 @@ A pattern that is not understood is "unrecognised", never a guess. `dsa_doctor.c
 
 import ast
 import re
-from pathlib import Path
 from typing import Literal
 
 from dsa_doctor.binaries import (
@@ -17,8 +16,8 @@ from dsa_doctor.binaries import (
     payload_chunks,
     scan_fatbins,
 )
-from dsa_doctor.binaries.elf import open_bytes
 from dsa_doctor.binaries.fatbin import Buffer
+from dsa_doctor.binaries.modules import Modules
 from dsa_doctor.compat.sources import SourceTree
 from dsa_doctor.compat.triton_fp8 import CAPABILITY_TEST
 
@@ -116,18 +115,20 @@ def topk_backend_setting(tree: SourceTree) -> bool:
     return re.search(r"^    sparse_indexer_topk_backend\s*:", tree.text(KERNEL_CONFIG) or "", re.MULTILINE) is not None
 
 
-def topk_overflow_fix(root: Path) -> bool | None:
+def topk_overflow_fix(modules: Modules) -> bool | None:
     """Whether the compiled persistent top-k has its candidate-overflow fix (vLLM #51782); None where it cannot be read.
 
     The fix is an inlined device function: its name stands in the debug names of the image that holds the kernel.
 
     Args:
-        root: folder that holds the `vllm` folder.
+        modules: those of vLLM.
     """
-    for path in sorted((root / "vllm").glob("_C*.so")):
+    for path in modules.paths("vllm"):
+        if path.parent.name != "vllm" or not path.name.startswith("_C"):
+            continue
         try:
-            data = open_bytes(path)
-            section = SharedObject(path).section(".nv_fatbin")
+            data = modules.read(path)
+            section = SharedObject(path, data).section(".nv_fatbin")
             images = scan_fatbins(data, *section).images if section else ()
         except (ElfError, OSError):
             continue

@@ -16,8 +16,8 @@ from dsa_doctor.binaries import (
     op_schemas,
     scan_fatbins,
 )
-from dsa_doctor.binaries.elf import open_bytes
 from dsa_doctor.binaries.fatbin import Buffer
+from dsa_doctor.binaries.modules import Modules
 from dsa_doctor.cache.trace import Trace
 from dsa_doctor.catalog.ops import DSA_OPS, OpNeed
 from dsa_doctor.facts.observation import Observation
@@ -30,11 +30,13 @@ from dsa_doctor.redaction import redact
 
 _FATBIN_SECTIONS = (".nv_fatbin", "__nv_relfatbin")
 _LOAD_TIMEOUT = 120.0
+_OPS = frozenset(name for need in DSA_OPS for name in (need.op, need.op.split("::")[1]))
+"""Names under which a schema may define an op of the catalog."""
 
 
 @dataclass(frozen=True)
 class _Extension:
-    """One file with what was read from it."""
+    """One file with what was read from it; its bytes, where it defines an op of the catalog."""
 
     path: Path
     data: Buffer
@@ -55,7 +57,8 @@ def probe(environment: Environment, trace: Trace | None = None) -> Observation[C
     if root is None:
         return Observation[Csrc].absent("vllm is not installed")
     index = LibraryIndex.of(environment)
-    extensions = [_read(path, environment, index) for path in sorted(root.rglob("*.so"))]
+    modules = environment.modules(root.parent)
+    extensions = [_read(path, modules, environment, index) for path in modules.paths("vllm")]
     trace.files.update(index.looked_at)
     homes = {need: _home(need, extensions) for need in DSA_OPS}
     with ChildPool(max_workers=3) as pool:
@@ -72,7 +75,7 @@ def probe(environment: Environment, trace: Trace | None = None) -> Observation[C
     )
 
 
-def _read(path: Path, environment: Environment, index: LibraryIndex) -> _Extension:
+def _read(path: Path, modules: Modules, environment: Environment, index: LibraryIndex) -> _Extension:
     """Read one file; what cannot be read is left empty and said in `problem`."""
     relative = environment.relative(path)
     module = ".".join([*relative.split("/")[:-1], path.name.split(".")[0]])
@@ -80,8 +83,8 @@ def _read(path: Path, environment: Environment, index: LibraryIndex) -> _Extensi
     linkage, strings = Linkage((), ()), (0, 0)
     problem: str | None = None
     try:
-        data = open_bytes(path)
-        file = SharedObject(path)
+        data = modules.read(path)
+        file = SharedObject(path, data)
         ranges = [found for name in _FATBIN_SECTIONS if (found := file.section(name))]
         linkage = link(file, index)
         strings = file.section(".rodata") or (0, 0)
@@ -110,7 +113,8 @@ def _read(path: Path, environment: Environment, index: LibraryIndex) -> _Extensi
         op_schemas=schemas,
         problem="; ".join([*filter(None, [problem]), *scan.problems]) or None,
     )
-    return _Extension(path, data, scan, strings, fact)
+    kept = data if any(schema.split("(")[0] in _OPS for schema in schemas) else b""
+    return _Extension(path, kept, scan, strings, fact)
 
 
 def _home(need: OpNeed, extensions: list[_Extension]) -> tuple[_Extension, str] | None:

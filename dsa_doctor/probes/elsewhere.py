@@ -108,7 +108,8 @@ def _environment_of_folder(folder: Path, execute: bool) -> Environment:
 def environment_of_wheel(path: Path, *, execute: bool = True) -> Iterator[Environment]:
     """Unpack a wheel of vLLM, and give an environment in which it stands before what the running one holds.
 
-    Its selector therefore runs with this environment's torch, as far as the two fit: that runs the wheel's code. The
+    Its selector therefore runs with this environment's torch, as far as the two fit: that runs the wheel's code, for
+    which its compiled modules must be files. Where nothing is run they stay in the archive, and are read there. The
     folder is removed afterwards.
 
     Args:
@@ -125,10 +126,10 @@ def environment_of_wheel(path: Path, *, execute: bool = True) -> Iterator[Enviro
     with scratch_folder("dsa-doctor-wheel-") as folder:
         try:
             check_wheel_name(path.name)
-            unpack(path, folder)
+            unpack(path, folder, modules=execute)
         except (WheelError, OSError) as error:
             reason = f"cannot be unpacked ({error.strerror})" if isinstance(error, OSError) else str(error)
             raise UnusableEnvironmentError(f"--wheel {one_line(str(path))}: {one_line(reason)}. {accepted}") from error
         current = Environment.current()
         found = replace(current, search_path=(folder, *current.search_path), own=False, temporary=True)
-        yield found if execute else found.files_alone()
+        yield found if execute else replace(found.files_alone(), wheel=path.absolute())

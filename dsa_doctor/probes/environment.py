@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
+from dsa_doctor.binaries.modules import Modules, ModulesInFolder, ModulesInWheel
 from dsa_doctor.compat.settings import changes_answers
 from dsa_doctor.facts.observation import NOTHING_IS_RUN
 from dsa_doctor.probes.isolation import is_needed
@@ -23,6 +24,7 @@ class Environment:
         own: whether it is the running one, so that this process's environment variables are those it would serve with.
         temporary: whether a folder was made for this run, so that nothing that is said of it holds for another.
         without_python: why there is no interpreter, where there is none.
+        wheel: archive that holds the compiled modules of vLLM, where they are read in place.
         python_version: of the interpreter, where it was asked or is the running one; None where it was not run.
     """
 
@@ -31,6 +33,7 @@ class Environment:
     own: bool = False
     temporary: bool = False
     without_python: str = "no interpreter belongs to these files"
+    wheel: Path | None = None
     python_version: str | None = None
 
     @classmethod
@@ -55,6 +58,10 @@ class Environment:
             if candidate.is_dir():
                 return candidate
         return None
+
+    def modules(self, root: Path) -> Modules:
+        """Return the compiled modules below one of the folders that hold packages."""
+        return ModulesInFolder(root) if self.wheel is None else ModulesInWheel(self.wheel, root)
 
     def import_order(self) -> list[str]:
         """Return the search path as a child's `import_path.follow` takes it."""

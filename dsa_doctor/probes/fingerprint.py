@@ -39,7 +39,7 @@ def probe(environment: Environment) -> Observation[Fingerprint]:
             fp8_jit_warmup=rules.fp8_jit_warmup(tree),
             topk_persistent_gate=rules.topk_persistent_gate(tree),
             topk_backend_setting=rules.topk_backend_setting(tree),
-            topk_overflow_fix=rules.topk_overflow_fix(tree.root),
+            topk_overflow_fix=rules.topk_overflow_fix(environment.modules(tree.root)),
             kv_b_proj_int32_bug=rules.kv_b_proj_int32_bug(tree),
             dsv3_fused_a_gemm_gate=rules.dsv3_fused_a_gemm_gate(tree),
             registered=model_classes.registered(tree),

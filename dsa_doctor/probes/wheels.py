@@ -3,6 +3,7 @@
 A wheel may come from anywhere. What the table says of sizes holds: unpacking stops at the size that it gives.
 """
 
+import re
 import shutil
 import struct
 import zipfile
@@ -11,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from dsa_doctor.binaries.modules import is_module
 from dsa_doctor.processes.child import ChildPool
 from dsa_doctor.reading import ReadingError, check_name
 
@@ -25,7 +27,8 @@ MAX_RATIO = 50
 _FREE_RATIO = 64 << 20
 """Bytes that a wheel may unpack to, whatever its ratio: small files are mostly alike."""
 _RESERVE = 256 << 20
-"""Bytes that are left free for what else writes there."""
+"""Bytes that are left free for what else writes there, or needs memory."""
+_MEMORY = Path("/proc/meminfo")
 
 _UNPACKERS = 4
 """Threads: decompression leaves Python's lock."""
@@ -57,8 +60,13 @@ def check_wheel_name(name: str) -> None:
         raise WheelError(f"a wheel of {project}")
 
 
-def unpack(path: Path, folder: Path) -> None:
+def unpack(path: Path, folder: Path, *, modules: bool = True) -> None:
     """Unpack what is wanted of a wheel, the largest files first, side by side.
+
+    Args:
+        path: the wheel.
+        folder: where to.
+        modules: whether vLLM's compiled modules too; else there must be memory to read the largest of them.
 
     Raises:
         WheelError: it is not complete, not a wheel of vLLM, larger than any such wheel, or there is no room for it.
@@ -68,7 +76,11 @@ def unpack(path: Path, folder: Path) -> None:
         _check_table(path)
         with zipfile.ZipFile(path) as archive:
             members = _wanted(archive.infolist())
-            _check_sizes(members, shutil.disk_usage(folder).free)
+            _check_sizes(members)
+            if not modules:
+                _check_memory([one for one in members if is_module(one.filename, "vllm")])
+                members = [one for one in members if not is_module(one.filename, "vllm")]
+            _check_room(members, shutil.disk_usage(folder).free)
             for parent in {PurePosixPath(one.filename).parent for one in members}:  # two threads would race for them
                 (folder / parent).mkdir(parents=True, exist_ok=True)
             with ChildPool(max_workers=_UNPACKERS) as pool:
@@ -153,15 +165,34 @@ def _check_member(one: zipfile.ZipInfo) -> None:
         raise WheelError(f"{one.filename} is encrypted")
 
 
-def _check_sizes(members: Sequence[zipfile.ZipInfo], free: int) -> None:
+def _check_sizes(members: Sequence[zipfile.ZipInfo]) -> None:
     unpacked, packed = sum(one.file_size for one in members), sum(one.compress_size for one in members)
     if unpacked > MAX_UNPACKED or unpacked > max(MAX_RATIO * packed, _FREE_RATIO):
         raise WheelError(
             f"it unpacks from {packed >> 20} to {unpacked >> 20} MiB; a wheel of vLLM stays below "
             f"{MAX_UNPACKED >> 30} GiB and {MAX_RATIO} times its size"
         )
+
+
+def _check_room(members: Sequence[zipfile.ZipInfo], free: int) -> None:
+    unpacked = sum(one.file_size for one in members)
     if unpacked + _RESERVE > free:
         raise WheelError(f"it needs {(unpacked + _RESERVE) >> 20} MiB to unpack, and {free >> 20} are free; set TMPDIR")
+
+
+def _check_memory(modules: Sequence[zipfile.ZipInfo]) -> None:
+    needed, available = _RESERVE + max((one.file_size for one in modules), default=0), _available_memory()
+    if available is not None and needed > available:
+        raise WheelError(f"its largest module needs {needed >> 20} MiB of memory, and {available >> 20} are left")
+
+
+def _available_memory() -> int | None:
+    try:
+        text = _MEMORY.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) << 10 if found else None
 
 
 def _write(archive: zipfile.ZipFile, one: zipfile.ZipInfo, file: Path) -> None:

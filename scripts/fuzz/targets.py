@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsa_doctor.binaries import ElfError, PayloadError, SharedObject, kernel_names, op_schemas, scan_fatbins
+from dsa_doctor.binaries.modules import ModulesInWheel
 from dsa_doctor.catalog.geometry import ConfigError, geometry_from_config
 from dsa_doctor.explain import explain
 from dsa_doctor.facts.load import facts_from_text
@@ -233,7 +234,14 @@ def _redaction_seeds() -> Iterator[bytes]:
 def _wheel(data: bytes) -> object:
     folder = Path(tempfile.mkdtemp(dir=_FOLDER))
     try:
-        unpack(_file("vllm-1.0-py3-none-any.whl", data), folder)
+        wheel = _file("vllm-1.0-py3-none-any.whl", data)
+        (folder / "whole").mkdir()
+        unpack(wheel, folder / "whole")
+        unpack(wheel, folder, modules=False)
+        modules = ModulesInWheel(wheel, folder)
+        for path in modules.paths("vllm"):
+            with contextlib.suppress(ElfError):
+                modules.read(path)
         return sorted(one.relative_to(folder).as_posix() for one in folder.rglob("*"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -59,11 +59,16 @@ def test_a_page_that_differs_from_the_code_is_noticed_and_written(tmp_path: Path
     right = page.read_text(encoding="utf-8")
     page.write_text(right.replace(KNOWN_FINDINGS[0].title, "Something else"), encoding="utf-8")
     command = [sys.executable, str(tmp_path / "docs" / "generate.py")]
+    command += ["checks/index.md", "capabilities.md"]  # all of them: the test above
     checked = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False)
     assert checked.returncode == 1
     assert "docs/checks/index.md" in checked.stdout
+    assert "capabilities.md" not in checked.stdout
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     assert page.read_text(encoding="utf-8") == right
+    other = subprocess.run([*command, "index.md"], capture_output=True, text=True, check=False)
+    assert other.returncode == 2
+    assert "index.md is not a generated page; known: capabilities.md, " in other.stderr
 
 
 def test_every_variable_that_the_code_reads_is_in_the_reference() -> None:

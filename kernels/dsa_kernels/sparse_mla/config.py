@@ -11,6 +11,7 @@ FP8_TOKEN_BYTES = 656
 #: Most parts that a selection is cut into.
 MAX_SPLITS = 64
 
-#: Columns and parts that one program of the merge holds at a time.
+#: Columns and parts that one program of the merge holds at a time, and its warps.
 MERGE_COLUMNS = 128
 MERGE_PARTS = 8
+MERGE_WARPS = 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dsa_kernels.sparse_mla.config import LATENT_DIM, MAX_SPLITS, MERGE_COLUMNS, MERGE_PARTS
+from dsa_kernels.sparse_mla.config import LATENT_DIM, MAX_SPLITS, MERGE_COLUMNS, MERGE_PARTS, MERGE_WARPS
 from dsa_kernels.sparse_mla.dispatch import TileConfig
 from dsa_kernels.sparse_mla.kernels import attend_kernel, merge_kernel
 from dsa_kernels.sparse_mla.plan import LaunchPlan
@@ -193,7 +193,7 @@ def launch(
             BLOCK_D=MERGE_COLUMNS,
             BLOCK_S=MERGE_PARTS,
             MAX_SPLITS=MAX_SPLITS,
-            num_warps=2,
+            num_warps=MERGE_WARPS,
             num_stages=2,
         )
     return max_logits, lse

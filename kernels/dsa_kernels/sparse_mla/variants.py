@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dsa_kernels import gluon_support
 from dsa_kernels.aot.variants import KernelVariant
-from dsa_kernels.sparse_mla.config import LATENT_DIM, MAX_SPLITS, MERGE_COLUMNS, MERGE_PARTS
+from dsa_kernels.sparse_mla.config import LATENT_DIM, MAX_SPLITS, MERGE_COLUMNS, MERGE_PARTS, MERGE_WARPS
 from dsa_kernels.sparse_mla.dispatch import TileConfig, routes_on, tile_of
 from dsa_kernels.sparse_mla.kernels import merge_kernel
 from dsa_kernels.sparse_mla.launch import attention_kernel
@@ -90,7 +90,7 @@ def merge_variant(dtype: str = "bf16") -> KernelVariant:
         },
         constexprs=constexprs,
         divisible_by_16=frozenset(("partial_ptr", "partial_max_ptr", "partial_sum_ptr", "out_ptr")),
-        num_warps=2,
+        num_warps=MERGE_WARPS,
         num_stages=2,
         wide_copies=False,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dsa_doctor.binaries.modules import ModulesInFolder
 from dsa_doctor.compat import rules
 from dsa_doctor.compat.model_classes import DSA_ARCHITECTURES
 from dsa_doctor.facts.schema import Fingerprint
@@ -223,4 +224,4 @@ def test_truncated_binaries(tmp_path: Path) -> None:
     package = tmp_path / "vllm"
     package.mkdir()
     (package / "_C_stable_libtorch.abi3.so").write_bytes(b"\x7fELF" + bytes(100))
-    assert rules.topk_overflow_fix(tmp_path) is None
+    assert rules.topk_overflow_fix(ModulesInFolder(tmp_path)) is None

@@ -199,6 +199,21 @@ def test_any_damage_is_a_wheel_or_a_sentence(tmp_path_factory, data):
     assert {one.name for one in base.iterdir()} == {NAME, "out"}, "it stays below its folder"
 
 
+def test_modules_that_stay_in_the_archive_need_memory_not_room(tmp_path, folder, monkeypatch):
+    path = wheel(tmp_path / NAME, {"vllm/a.so": os.urandom(1 << 20), "vllm/b.py": b"", "vllm.libs/c.so": b"x"})
+    monkeypatch.setattr(wheels.shutil, "disk_usage", lambda _: Usage(1, 1, (256 << 20) + 1000))
+    refused(path, folder, "needs 257 MiB to unpack")
+    memory = tmp_path / "meminfo"
+    monkeypatch.setattr(wheels, "_MEMORY", memory)
+    memory.write_text(f"MemTotal: 9999999 kB\nMemAvailable:   {256 << 10} kB\n")
+    with pytest.raises(WheelError, match="its largest module needs 257 MiB of memory, and 256 are left"):
+        unpack(path, folder, modules=False)
+    assert not list(folder.rglob("*.*"))
+    memory.write_text(f"MemTotal: 9999999 kB\nMemAvailable:   {258 << 10} kB\n")
+    unpack(path, folder, modules=False)
+    assert {one.name for one in folder.rglob("*.*") if one.is_file()} == {"__init__.py", "b.py", "c.so"}
+
+
 @pytest.mark.parametrize(
     ("name", "said"), [("vllm.whl", "not the name of a wheel"), ("torch-1.0-py3-none-any.whl", "a wheel of torch")]
 )

@@ -19,7 +19,9 @@ def test_default_variants_compile_and_fit(capability, op):
         assert row.capability == capability
         assert row.registers > 0
         assert row.spill_bytes == 0
-        assert 0 < row.shared_bytes <= row.shared_limit == SHARED_MEMORY_LIMIT[capability]
+        assert row.shared_bytes <= row.shared_limit == SHARED_MEMORY_LIMIT[capability]
+        # The one warp of the merge exchanges nothing.
+        assert row.shared_bytes > 0 or row.kernel == "merge_kernel"
         assert row.copies_ok
     assert len({(row.op, row.variant) for row in rows}) == len(rows)
 
