@@ -30,7 +30,7 @@ def distribution(
 ) -> None:
     info = folder / f"{name}-1.0.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n\nA text.\nName: wrong\n\n")
     (info / "RECORD").write_text(record)
     if top_level is not None:
         (info / "top_level.txt").write_text(top_level)
@@ -53,6 +53,9 @@ def odd(tmp_path: Path) -> Path:
     distribution(tmp_path, "empty", "")
     (tmp_path / "norecord-1.0.dist-info").mkdir()
     (tmp_path / "norecord-1.0.dist-info" / "METADATA").write_text("Name: norecord\n")
+    for name, text in (("blank", "\nName: blank\n"), ("nameless", "Version: 1\n\nName: x\n"), ("void", "")):
+        distribution(tmp_path, name, f"{name}/a.py,,\n")
+        (tmp_path / f"{name}-1.0.dist-info" / "METADATA").write_text(text)
     (tmp_path / "egg-1.0.egg-info").mkdir()
     (tmp_path / "egg-1.0.egg-info" / "PKG-INFO").write_text("Name: egg\n")
     (tmp_path / "egg-1.0.egg-info" / "SOURCES.txt").write_text("egg/__init__.py\nsetup.py\n")
@@ -84,9 +87,9 @@ def test_which_distribution_a_package_belongs_to(python: str, folders: str, odd:
 
 
 def test_the_reader_is_put_back() -> None:
-    before = metadata.Distribution._read_files_distinfo
+    before = metadata.Distribution._read_files_distinfo, metadata.PathDistribution.read_text
     runpy.run_path(str(CHILDREN / "shortcuts.py"))["_few_files"](metadata.packages_distributions)()
-    assert metadata.Distribution._read_files_distinfo is before
+    assert (metadata.Distribution._read_files_distinfo, metadata.PathDistribution.read_text) == before
 
 
 def test_torch_is_told_the_same_place() -> None:
@@ -103,3 +106,63 @@ def test_torch_is_told_the_same_place() -> None:
     assert abs(told.lineno - plain.lineno) <= 1
     assert told.code_context is None
     assert other.code_context is not None
+
+
+def test_torch_is_told_the_same_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def original(*arguments: object) -> object:
+        asked.append(arguments)
+        return inspect.getmodule(*arguments)  # type: ignore[arg-type]
+
+    quick = runpy.run_path(str(CHILDREN / "shortcuts.py"))["_by_its_globals"](original)
+    source = "def _register_fake(frame):\n    return getmodule(frame)\n"
+    of_torch = {"__name__": "torch.library", "getmodule": quick}
+    of_others = {"__name__": "elsewhere", "getmodule": quick}
+    exec(source, of_torch)
+    exec(source, of_others)
+    frame = sys._getframe()
+    assert of_torch["_register_fake"](frame) is sys.modules[__name__] is inspect.getmodule(frame)  # type: ignore[operator]
+    assert not asked, "nothing is searched for"
+    assert of_others["_register_fake"](frame) is sys.modules[__name__]  # type: ignore[operator]
+    assert asked == [(frame, None)]
+    # Code that no module holds: the search has the last word.
+    for names in ({"__name__": __name__}, {"__name__": "nowhere"}, {"__name__": "__main__"}, {}):
+        asked.clear()
+        alone = dict(names)
+        exec("import sys\nframe = sys._getframe()", alone)
+        of_torch["_register_fake"](alone["frame"])  # type: ignore[operator]
+        assert asked == [(alone["frame"], None)]
+
+
+def test_torch_finds_the_modules_of_its_ops_as_before() -> None:
+    """The whole of torch, imported with the shortcuts: what it took for each op's module is what Python would say."""
+    script = """
+import inspect, runpy, sys
+plain, told, searched = inspect.getmodule, [], []
+def search(*arguments):
+    searched.append(arguments)
+    return plain(*arguments)
+quick = runpy.run_path(sys.argv[1])["_by_its_globals"](search)
+names = {"__name__": "torch.library", "quick": quick, "plain": plain, "told": told}
+exec('''
+def _register_fake(*arguments):
+    answer = quick(*arguments)
+    told.append((answer, plain(*arguments)))
+    return answer
+''', names)
+def getmodule(*arguments):
+    by_torch = sys._getframe(1).f_globals.get("__name__") == "torch.library"
+    return names["_register_fake"](*arguments) if by_torch else plain(*arguments)
+inspect.getmodule = getmodule
+import torch._inductor.lowering
+assert all(ours is theirs for ours, theirs in told), [one for one in told if one[0] is not one[1]][:3]
+print(len(told), len(searched))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(CHILDREN / "shortcuts.py")], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    told, searched = map(int, done.stdout.split())
+    assert told > 10
+    assert searched < told / 2
