@@ -32,10 +32,30 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_manual_page_names_every_option(tmp_path: Path) -> None:
+    """The page of the command line alone: the manual page and the site have one source."""
+    source = tmp_path / "docs"
+    source.mkdir()
+    for name in ("conf.py", "manual.py", "cli.md"):
+        shutil.copy(DOCS / name, source)
+    (source / "contents.rst").write_text(":orphan:\n\nContents\n========\n\n.. toctree::\n\n   cli\n")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "man", str(source), str(tmp_path / "man")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "man" / "dsa-doctor.1").read_text(encoding="utf-8").replace("\\-", "-")
+    assert text.count(".TP") > 50
+    assert ".TS" not in text, "no table"
+    options = set(re.findall(r"`(--[a-z][a-z-]+)`", (DOCS / "cli.md").read_text(encoding="utf-8")))
+    assert {"--target", "--dry-run", "--redact"} <= options
+    assert {one for one in options if one not in text} == set()
+
+
+@pytest.mark.slow
 def test_a_page_without_a_place_and_a_dead_link_fail_the_build(tmp_path: Path) -> None:
     source = tmp_path / "docs"
     source.mkdir()
-    shutil.copy(DOCS / "conf.py", source)
+    for name in ("conf.py", "manual.py"):
+        shutil.copy(DOCS / name, source)
     (source / "contents.rst").write_text(":orphan:\n\nContents\n========\n\n.. toctree::\n\n   index\n")
     (source / "index.md").write_text("# Start\n")
     assert build(source, tmp_path / "good").returncode == 0

@@ -41,12 +41,12 @@ def _few_files(original: Callable[[], Any]) -> Callable[[], Any]:
             return text.partition("\n\n")[0] if text and filename in {"METADATA", "PKG-INFO"} else text
 
         metadata.Distribution._read_files_distinfo = read_few  # type: ignore[attr-defined]
-        metadata.PathDistribution.read_text = read_head  # type: ignore[method-assign]
+        setattr(metadata.PathDistribution, "read_text", read_head)  # noqa: B010 - mypy knows its type
         try:
             return original()
         finally:
             metadata.Distribution._read_files_distinfo = read  # type: ignore[attr-defined]
-            metadata.PathDistribution.read_text = read_text  # type: ignore[method-assign]
+            setattr(metadata.PathDistribution, "read_text", read_text)  # noqa: B010
 
     return packages_distributions
 
