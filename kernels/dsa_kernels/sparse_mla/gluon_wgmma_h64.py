@@ -14,6 +14,7 @@ from dsa_kernels.gluon_support import barrier, copy_to_shared
 from dsa_kernels.sparse_mla.gluon_fp8_rows import decode_fp8_rows, gather_fp8_rows, stage_fp8_rows
 from dsa_kernels.sparse_mla.gluon_rows import (
     gather_rows,
+    load_first_rows,
     load_rows,
     part_of_selection,
     rows_of_cache,
@@ -119,7 +120,7 @@ def attend_wgmma_h64_kernel(
     logit_lanes = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, LOGITS))
     # Indices are loaded one step ahead of the rows, and rows AHEAD steps ahead of the products.
     AHEAD: gl.constexpr = STAGES if FP8 else 1
-    rows = load_rows(selection, begin, lanes, EXTRA)
+    rows = load_first_rows(selection, begin, lanes, EXTRA)
     for stage in gl.static_range(AHEAD):
         if FP8:
             gather_fp8_rows(
