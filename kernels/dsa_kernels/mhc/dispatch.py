@@ -16,14 +16,16 @@ class TileConfig:
         rows: tokens of a tile.
         step: columns of x and fn that are taken at once.
         num_warps: warps of a program.
-        num_stages: depth of Triton's pipeline; Gluon's kernel keeps one step ahead.
+        stages: steps that are under way or computed at once.
+        maxnreg: most registers of a thread; left to itself ptxas spills some bytes to stay at 128.
         kernel: "triton" (kernels.py) or "mma" (gluon_prenorm.py).
     """
 
     rows: int
     step: int
     num_warps: int
-    num_stages: int
+    stages: int
+    maxnreg: int
     kernel: str
 
 
@@ -34,20 +36,45 @@ class Route:
     Attributes:
         rows: tokens of a tile.
         least_tokens: fewest tokens that it is for.
+        stages: as in `TileConfig`: two programs then fit the 163 KiB of a multiprocessor, one fits 99 KiB.
+        maxnreg: as in `TileConfig`.
         fills: whether tiles times splits must fill most multiprocessors.
         reason: why.
     """
 
     rows: int
     least_tokens: int
+    stages: int
+    maxnreg: int
     fills: bool
     reason: str
 
 
 ROUTES = (
-    Route(64, 33, True, "Each program reads all of its split of fn: the more tokens share it, the less comes from L2."),
-    Route(32, 17, True, "Tiles of 64 tokens would leave multiprocessors idle."),
-    Route(16, 1, False, "Bound by reading fn, or by how few programs there are."),
+    Route(
+        rows=64,
+        least_tokens=33,
+        stages=2,
+        maxnreg=255,
+        fills=True,
+        reason="Each program reads all of its split of fn: the more tokens share it, the less comes from L2.",
+    ),
+    Route(
+        rows=32,
+        least_tokens=17,
+        stages=3,
+        maxnreg=168,
+        fills=True,
+        reason="Tiles of 64 tokens would leave multiprocessors idle.",
+    ),
+    Route(
+        rows=16,
+        least_tokens=1,
+        stages=4,
+        maxnreg=128,
+        fills=False,
+        reason="Bound by reading fn, or by how few programs there are.",
+    ),
 )
 
 #: Share of the multiprocessors that count as most.
@@ -62,8 +89,8 @@ def tile_of(route: Route, gluon: bool) -> TileConfig:
         gluon: whether Gluon kernels can be compiled (`gluon_support.USABLE`).
     """
     if gluon:
-        return TileConfig(route.rows, 256, 8, 1, "mma")
-    return TileConfig(route.rows, 64, 4, 4, "triton")
+        return TileConfig(route.rows, 128, 4, route.stages, route.maxnreg, "mma")
+    return TileConfig(route.rows, 64, 4, 4, route.maxnreg, "triton")
 
 
 def find_route(tokens: int, n_splits: int, multiprocessors: int) -> Route:

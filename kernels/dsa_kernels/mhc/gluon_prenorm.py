@@ -2,52 +2,46 @@
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.ampere import mma_v2
+from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
+from dsa_kernels.gluon_support import barrier, copy_to_shared
 from dsa_kernels.mhc.kernels import leading_bits
 
 
 @gluon.constexpr_function
-def _fragments(rows, warps):
-    """Layout [rows, 32 warps]: 32 columns a warp, 8 beside each other a thread.
-
-    Up to the order of the columns, which are summed over, it is how mma.sync wants either operand: what is loaded from
-    memory 16 bytes at a time is an operand as it lies in registers.
-    """
-    columns = [[0, 1], [0, 2], [0, 4]]
-    more_rows = [[8 << bit, 0] for bit in range(rows.bit_length() - 4)]
-    lanes = [[0, 8], [0, 16], [1, 0], [2, 0], [4, 0]]
+def _second_operand(columns, warps):
+    """Layout [columns, 32 warps]: what each lane of mma.sync holds of its second operand, 32 of k a warp."""
+    registers = [[0, 1], [0, 8], [0, 16]] + [[8 << bit, 0] for bit in range(columns.bit_length() - 4)]
+    lanes = [[0, 2], [0, 4], [1, 0], [2, 0], [4, 0]]
     over_warps = [[0, 32 << bit] for bit in range(warps.bit_length() - 1)]
-    return gl.DistributedLinearLayout(columns + more_rows, lanes, over_warps, [], [rows, 32 * warps])
+    return gl.DistributedLinearLayout(registers, lanes, over_warps, [], [columns, 32 * warps])
 
 
 @gluon.jit
-def _load(lines, at, limit, EVEN: gl.constexpr):
-    """[rows, STEP] from column `at` of `lines` on, in `_fragments`; unless EVEN zeros from column `limit` on."""
-    if EVEN:
-        return gl.load(lines + at)
-    STEP: gl.constexpr = lines.shape[1]
-    offset = gl.expand_dims(gl.arange(0, STEP, layout=gl.SliceLayout(0, lines.type.layout)), 0)
-    there = gl.full(lines.shape, 0, gl.int32, lines.type.layout) + at + offset < limit
-    return gl.load(lines + at, mask=there, other=0.0)
-
-
-@gluon.jit
-def _rows_operand(values, MMA: gl.constexpr):
-    """[R, 32 W] in `_fragments` as first operand [W, R, 32]: columns W warps x 4 lanes x 2 x 2 x 2, lanes third."""
-    ROWS: gl.constexpr = values.shape[0]
-    WARPS: gl.constexpr = values.shape[1] // 32
-    parts = gl.permute(gl.reshape(values, [ROWS, WARPS, 4, 2, 2, 2]), (1, 0, 3, 4, 2, 5))
-    return gl.convert_layout(gl.reshape(parts, [WARPS, ROWS, 32]), gl.DotOperandLayout(0, MMA, 2), assert_trivial=True)
-
-
-@gluon.jit
-def _columns_operand(values, MMA: gl.constexpr):
-    """[N, 32 W] in `_fragments` as second operand [W, 32, N] in bf16, columns in the order of `_rows_operand`."""
+def _as_operand(values, MMA: gl.constexpr):
+    """[N, 32 W] in `_second_operand` as second operand [W, 32, N] in bf16."""
     N: gl.constexpr = values.shape[0]
     WARPS: gl.constexpr = values.shape[1] // 32
-    parts = gl.permute(gl.reshape(values.to(gl.bfloat16), [N, WARPS, 4, 2, 2, 2]), (1, 3, 4, 2, 5, 0))
-    return gl.convert_layout(gl.reshape(parts, [WARPS, 32, N]), gl.DotOperandLayout(1, MMA, 2), assert_trivial=True)
+    parts = gl.permute(gl.reshape(values.to(gl.bfloat16), [N, WARPS, 32]), (1, 2, 0))
+    return gl.convert_layout(parts, gl.DotOperandLayout(1, MMA, 2), assert_trivial=True)
+
+
+@gluon.jit
+def _sum_of_squares(x):
+    """Of a first operand [W, R, 32] the sums of what one thread holds of a row: [W, R, 4]."""
+    WARPS: gl.constexpr = x.shape[0]
+    ROWS: gl.constexpr = x.shape[1]
+    wide = x.to(gl.float32)
+    by_lane = gl.permute(gl.reshape(wide * wide, [WARPS, ROWS, 2, 2, 4, 2]), (0, 1, 4, 2, 3, 5))
+    return gl.sum(gl.reshape(by_lane, [WARPS, ROWS, 4, 8]), 3)
+
+
+@gluon.jit
+def _copy(x_tile, fn_tile, x_lines, fn_lines, x_at, fn_at, here, served, limit):
+    """Start copying a step: x [W, R, 32] and fn [N, 32 W], zeros from column `limit` on and where there is no row."""
+    copy_to_shared(x_tile, x_lines + x_at, mask=here & (x_at < limit))
+    copy_to_shared(fn_tile, fn_lines + fn_at, mask=served & (fn_at < limit))
+    async_copy.commit_group()
 
 
 @gluon.jit(
@@ -66,58 +60,78 @@ def prenorm_mma_kernel(
     ROWS: gl.constexpr,
     COLUMNS: gl.constexpr,
     STEP: gl.constexpr,
-    EVEN: gl.constexpr,
+    STAGES: gl.constexpr,
 ):
     """`kernels.prenorm_kernel`, with the same arguments and results.
 
-    Nothing passes through shared memory but the warps' sums at the end: while a step is computed the next one is under
-    way to registers. Left to itself Triton gives each warp a quarter of the rows and all of fn, which each then takes
-    apart anew, and lets x conflict in shared memory because the squares want it in another layout.
+    Left to itself Triton gives each warp a share of the rows and all of fn, which each then takes apart anew, and lets
+    x conflict in shared memory because the squares want it in another layout.
     """
     WARPS: gl.constexpr = gl.num_warps()
-    gl.static_assert(STEP == 32 * WARPS)
+    gl.static_assert(STEP == 32 * WARPS and WARPS == 4)
     MMA: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [WARPS, 1, 1], [1, 16, 8])
-    X: gl.constexpr = _fragments(ROWS, WARPS)
-    FN: gl.constexpr = _fragments(COLUMNS, WARPS)
+    COPY_X: gl.constexpr = gl.BlockedLayout([1, 1, 8], [4, 2, 4], [1, WARPS, 1], [2, 0, 1])
+    COPY_FN: gl.constexpr = gl.BlockedLayout([1, 4], [1, 32], [WARPS, 1], [1, 0])
+    # Neither ldmatrix on eight rows of 64 bytes nor four rows of 32 bytes at once meet a bank twice.
+    X_TILE: gl.constexpr = gl.SwizzledSharedLayout(8, 2, 4, [2, 1, 0])
+    FN_TILE: gl.constexpr = gl.SwizzledSharedLayout(8, 1, 4, [1, 0])
+    x_tiles = gl.allocate_shared_memory(gl.bfloat16, [STAGES, WARPS, ROWS, 32], X_TILE)
+    fn_tiles = gl.allocate_shared_memory(gl.float32, [STAGES, COLUMNS, STEP], FN_TILE)
+
     split = gl.program_id(1)
-    # Rows beyond the last are the last once more, and not stored: nothing is masked in the loop.
-    row = gl.program_id(0) * ROWS + gl.arange(0, ROWS, layout=gl.SliceLayout(1, X))
-    row = gl.expand_dims(gl.minimum(row, tokens - 1), 1)
-    column = gl.expand_dims(gl.minimum(gl.arange(0, COLUMNS, layout=gl.SliceLayout(1, FN)), columns - 1), 1)
+    first_row = gl.program_id(0) * ROWS
+    part = gl.arange(0, WARPS, layout=gl.SliceLayout(1, gl.SliceLayout(2, COPY_X)))
+    row = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(0, gl.SliceLayout(2, COPY_X)))
+    near = gl.arange(0, 32, layout=gl.SliceLayout(0, gl.SliceLayout(1, COPY_X)))
+    part = gl.expand_dims(gl.expand_dims(part, 1), 2)
+    row = gl.expand_dims(gl.expand_dims(row, 0), 2)
+    x_near = part * 32 + gl.expand_dims(gl.expand_dims(near, 0), 1)
+    column = gl.expand_dims(gl.arange(0, COLUMNS, layout=gl.SliceLayout(1, COPY_FN)), 1)
+    fn_near = gl.expand_dims(gl.arange(0, STEP, layout=gl.SliceLayout(0, COPY_FN)), 0)
     # In units of 8 elements, so that the compiler sees rows begin on 16 bytes and masks change only there.
-    x_lines = x_ptr + row.to(gl.int64) * units * 8 + gl.expand_dims(gl.arange(0, STEP, layout=gl.SliceLayout(0, X)), 0)
-    fn_lines = fn_ptr + column * units * 8 + gl.expand_dims(gl.arange(0, STEP, layout=gl.SliceLayout(0, FN)), 0)
-    k = units * 8
+    x_lines = x_ptr + row.to(gl.int64) * units * 8
+    fn_lines = fn_ptr + column * units * 8
+    here, served = row < tokens, column < columns
     begin = split * steps_of_split * STEP
-    end = gl.minimum(begin + steps_of_split * STEP, k)
+    limit = gl.minimum((split + 1) * steps_of_split * (STEP // 8), units) * 8
+    for stage in gl.static_range(STAGES):
+        at = begin + stage * STEP
+        _copy(
+            x_tiles.index(stage), fn_tiles.index(stage), x_lines, fn_lines, at + x_near, at + fn_near, here, served,
+            limit,
+        )  # fmt: skip
 
     total = gl.full([WARPS, ROWS, COLUMNS], 0.0, gl.float32, layout=MMA)
-    first = gl.minimum(begin, (units - 1) // (STEP // 8) * STEP)
-    x = _load(x_lines, first, k, EVEN)
-    fn = _load(fn_lines, first, k, EVEN)
     # Nothing is computed for this sum: it tells the layout of the squares.
-    eighths = gl.sum(gl.reshape(x.to(gl.float32), [ROWS, STEP // 8, 8]), 2)
-    squares = gl.full([ROWS, STEP // 8], 0.0, gl.float32, layout=eighths.type.layout)
-    for at in range(begin, end, STEP):
-        # The last step's own once more where there is none after it.
-        ahead = gl.where(at + STEP < end, at + STEP, at)
-        x_ahead = _load(x_lines, ahead, k, EVEN)
-        fn_ahead = _load(fn_lines, ahead, k, EVEN)
+    layout_of = _sum_of_squares(gl.full([WARPS, ROWS, 32], 0.0, gl.bfloat16, gl.DotOperandLayout(0, MMA, 2)))
+    squares = gl.full([WARPS, ROWS, 4], 0.0, gl.float32, layout=layout_of.type.layout)
+    slot = 0
+    for at in range(begin, limit, STEP):
+        async_copy.wait_group(STAGES - 1)
+        barrier()
+        x = x_tiles.index(slot).load(gl.DotOperandLayout(0, MMA, 2))
+        fn = fn_tiles.index(slot).load(_second_operand(COLUMNS, WARPS))
+        # Every warp has this step in registers: the slot is free, and as many steps are under way as there are slots.
+        barrier()
+        after = at + STAGES * STEP
+        _copy(
+            x_tiles.index(slot), fn_tiles.index(slot), x_lines, fn_lines, after + x_near, after + fn_near, here, served,
+            limit,
+        )  # fmt: skip
+        slot = (slot + 1) % STAGES
         high = leading_bits(fn)
-        rows = _rows_operand(x, MMA)
-        total = mma_v2(rows, _columns_operand(fn - high, MMA), total)
-        total = mma_v2(rows, _columns_operand(high, MMA), total)
-        wide = x.to(gl.float32)
-        squares += gl.sum(gl.reshape(wide * wide, [ROWS, STEP // 8, 8]), 2)
-        x, fn = x_ahead, fn_ahead
+        total = mma_v2(x, _as_operand(fn - high, MMA), total)
+        total = mma_v2(x, _as_operand(high, MMA), total)
+        squares += _sum_of_squares(x)
+    async_copy.wait_group(0)
 
     result = gl.sum(total, 0)
-    out_row = gl.program_id(0) * ROWS + gl.arange(0, ROWS, layout=gl.SliceLayout(1, result.type.layout))
+    out_row = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, result.type.layout))
     out_row = gl.expand_dims(out_row, 1)
     out_column = gl.expand_dims(gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, result.type.layout)), 0)
-    first_row = split.to(gl.int64) * tokens
+    line = split.to(gl.int64) * tokens
     inside = (out_row < tokens) & (out_column < columns)
-    gl.store(out_ptr + (first_row + out_row) * columns + out_column, result, mask=inside)
-    sums = gl.sum(squares, 1)
-    sum_row = gl.program_id(0) * ROWS + gl.arange(0, ROWS, layout=sums.type.layout)
-    gl.store(sqrsum_ptr + first_row + sum_row, sums, mask=sum_row < tokens)
+    gl.store(out_ptr + (line + out_row) * columns + out_column, result, mask=inside)
+    sums = gl.sum(gl.sum(squares, 2), 0)
+    sum_row = first_row + gl.arange(0, ROWS, layout=sums.type.layout)
+    gl.store(sqrsum_ptr + line + sum_row, sums, mask=sum_row < tokens)

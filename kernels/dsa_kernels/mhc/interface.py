@@ -72,9 +72,9 @@ def hc_prenorm_gemm(x: torch.Tensor, fn: torch.Tensor, out: torch.Tensor, sqrsum
         ROWS=config.rows,
         COLUMNS=TILE_COLUMNS,
         STEP=config.step,
-        EVEN=k % config.step == 0,
+        STAGES=config.stages,
         num_warps=config.num_warps,
-        num_stages=config.num_stages,
+        maxnreg=config.maxnreg,
     )
 
 

@@ -26,12 +26,12 @@ def prenorm_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     STEP: tl.constexpr,
-    EVEN: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """One tile of ROWS tokens and one split of k: the tile's products with fn, and its sums of squares.
 
     x is an operand of the tensor cores as it comes. fn is taken apart into two bf16 numbers, which leaves out at most
-    2^-16 of it. `units` is k / 8, so that the compiler sees rows begin on 16 bytes; EVEN says that STEP divides k.
+    2^-16 of it. `units` is k / 8, so that the compiler sees rows begin on 16 bytes.
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     split = tl.program_id(1)
@@ -44,12 +44,10 @@ def prenorm_kernel(
     begin = split * steps_of_split * STEP
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     squares = tl.zeros((ROWS, STEP), tl.float32)
-    for at in range(begin, min(begin + steps_of_split * STEP, k), STEP):
-        if EVEN:
-            x, fn = tl.load(x_rows + at), tl.load(fn_rows + at)
-        else:
-            inside = (at + offset < k)[None, :]
-            x, fn = tl.load(x_rows + at, mask=inside, other=0.0), tl.load(fn_rows + at, mask=inside, other=0.0)
+    for at in tl.range(begin, min(begin + steps_of_split * STEP, k), STEP, num_stages=STAGES):
+        inside = (at + offset < k)[None, :]
+        x = tl.load(x_rows + at, mask=inside, other=0.0)
+        fn = tl.load(fn_rows + at, mask=inside, other=0.0)
         high = leading_bits(fn)
         total = tl.dot(x, tl.trans((fn - high).to(tl.bfloat16)), total)
         total = tl.dot(x, tl.trans(high.to(tl.bfloat16)), total)

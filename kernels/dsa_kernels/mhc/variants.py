@@ -17,7 +17,7 @@ def variants(capability: int) -> list[KernelVariant]:
     found = []
     for route in ROUTES:
         config = tile_of(route, gluon_support.USABLE)
-        constexprs = {"ROWS": config.rows, "COLUMNS": TILE_COLUMNS, "STEP": config.step, "EVEN": True}
+        constexprs = {"ROWS": config.rows, "COLUMNS": TILE_COLUMNS, "STEP": config.step, "STAGES": config.stages}
         found.append(
             make_variant(
                 "hc_prenorm_gemm",
@@ -26,8 +26,8 @@ def variants(capability: int) -> list[KernelVariant]:
                 types,
                 constexprs,
                 config.num_warps,
-                config.num_stages,
                 wide_copies=True,
+                maxnreg=config.maxnreg,
             )
         )
     return found
