@@ -32,7 +32,7 @@ def verify(
             "--op",
             metavar="OP",
             help="Test this op alone (repeatable): sparse_mla, indexer_logits, topk, indexer_topk, fp8, kpool, "
-            "compressor, mhc or wheel_topk.",
+            "compressor, mhc, engram or wheel_topk.",
             show_default=False,
         ),
     ] = None,

@@ -29,6 +29,7 @@ OPS = (
     TestedOp("kpool", "pooled index keys: rotation, pools of prefill and of decode", "DSA309"),
     TestedOp("compressor", "DeepSeek-V4's compressor, and the rope of its output", "DSA214"),
     TestedOp("mhc", "the product before the norm of DeepSeek-V4's hyper-connections", "DSA214"),
+    TestedOp("engram", "the lookup of DeepSeek-V4.1's engram", "DSA214"),
     TestedOp("wheel_topk", "the top-k ops of the installed vLLM", "DSA902"),
 )
 
@@ -36,7 +37,7 @@ FINDING_OF = {op.name: op.finding for op in OPS}
 
 #: Groups of `dsa_kernels.selftest`, each a process of its own, and the ops that they hold; what takes longest first.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "far": ("sparse_mla", "indexer_logits", "topk", "fp8", "kpool", "mhc"),
+    "far": ("sparse_mla", "indexer_logits", "topk", "fp8", "kpool", "mhc", "engram"),
     "mla-flat": ("sparse_mla",),
     "mla-paged": ("sparse_mla",),
     "mla-fp8": ("sparse_mla",),
@@ -49,6 +50,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "kpool": ("kpool",),
     "compressor": ("compressor",),
     "mhc": ("mhc",),
+    "engram": ("engram",),
 }
 
 

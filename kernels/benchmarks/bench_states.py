@@ -1,4 +1,4 @@
-"""Speed of the ops that fill the caches of GLM-5.3-Flash and DeepSeek-V4 beside their floors.
+"""Speed of the ops around the caches of GLM-5.3-Flash and DeepSeek-V4 beside their floors.
 
     PYTHONPATH=kernels python kernels/benchmarks/bench_states.py --json states-native.json
     DSA_KERNELS_EMULATE=sm80 PYTHONPATH=kernels python kernels/benchmarks/bench_states.py --json ...
@@ -16,6 +16,8 @@ from runner import Maker, parser, run
 from dsa_kernels.bench.state_cases import (
     compress_case,
     compress_inputs,
+    engram_case,
+    index_key_case,
     inverse_rope_case,
     pool_case,
     rotate_case,
@@ -37,6 +39,12 @@ def makers() -> Iterator[Maker]:
             )
     for tokens in (1, 64, 8192):
         yield lambda _, n=tokens: inverse_rope_case(n, 8, 1, {"tokens": n, "heads": 8, "groups": 1})
+    for tokens in (1, 64, 8192):
+        yield lambda _, n=2 * tokens: index_key_case(n, 2, {"tokens": n, "ratio": 2})
+        for place in ("device", "host"):
+            yield lambda _, n=tokens, p=place: engram_case(
+                n, 3, 2**21, p == "host", {"tokens": n, "heads": 3, "table": p}
+            )
 
 
 def main() -> int:

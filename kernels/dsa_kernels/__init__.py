@@ -10,12 +10,16 @@ if TYPE_CHECKING:
     from dsa_kernels.compressor import (
         compress_to_index_keys,
         compress_to_rows,
+        index_key_norm_rope_store,
         inverse_rope_grouped,
         naive_compress_to_index_keys,
         naive_compress_to_rows,
+        naive_index_key_norm_rope_store,
         naive_inverse_rope,
         warmup_compressor,
+        warmup_index_keys,
     )
+    from dsa_kernels.engram import engram_lookup, naive_engram_lookup, warmup_engram
     from dsa_kernels.errors import ArgumentError
     from dsa_kernels.fp8 import (
         decode_e4m3_tensor,
@@ -67,12 +71,14 @@ __all__ = [
     "decode_e4m3_tensor",
     "dequantize_fp8_ds_mla",
     "encode_e4m3_tensor",
+    "engram_lookup",
     "fp8_mqa_logits",
     "fp8_paged_mqa_logits",
     "fused_indexer_q_rope_quant",
     "hadamard_quantize_fp8",
     "hc_prenorm_gemm",
     "hc_prenorm_splits",
+    "index_key_norm_rope_store",
     "indexer_k_quant_and_cache",
     "indexer_topk",
     "inverse_rope_grouped",
@@ -81,11 +87,13 @@ __all__ = [
     "naive_compress_to_index_keys",
     "naive_compress_to_rows",
     "naive_encode_e4m3",
+    "naive_engram_lookup",
     "naive_fp8_mqa_logits",
     "naive_fp8_paged_mqa_logits",
     "naive_fused_indexer_q",
     "naive_hadamard_quantize_fp8",
     "naive_hc_prenorm",
+    "naive_index_key_norm_rope_store",
     "naive_indexer_k_quant_and_cache",
     "naive_inverse_rope",
     "naive_kpool_compress_and_cache",
@@ -101,6 +109,8 @@ __all__ = [
     "sparse_mla_with_kvcache",
     "topk_indices",
     "warmup_compressor",
+    "warmup_engram",
+    "warmup_index_keys",
     "warmup_indexer",
     "warmup_kpool",
     "warmup_mhc",
@@ -114,7 +124,7 @@ if os.environ.get("DSA_KERNELS_EMULATE"):
     # Before any kernel is compiled, in whatever process of a server or a test run that is.
     import_module(f"{__name__}.emulation").emulate(os.environ["DSA_KERNELS_EMULATE"])
 
-_HOMES = ("compressor", "errors", "fp8", "indexer", "kpool", "mhc", "sparse_mla")
+_HOMES = ("compressor", "engram", "errors", "fp8", "indexer", "kpool", "mhc", "sparse_mla")
 """Modules that hold the public names."""
 
 

@@ -1,17 +1,24 @@
-"""Cases of the ops that fill the caches of GLM-5.3-Flash and DeepSeek-V4: pooled index keys, compressed rows."""
+"""Cases of the ops around the caches of GLM-5.3-Flash and DeepSeek-V4: pooled keys, compressed rows, the engram."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 
 from dsa_kernels.bench.case import Case, named
-from dsa_kernels.bench.gate import require
+from dsa_kernels.bench.gate import require, require_equal
 from dsa_kernels.bench.inputs import PAGE_SIZE, spaced
 from dsa_kernels.bench.work import INDEX_DIM, INDEX_TOKEN_BYTES, VALUE_DIM, Work
 from dsa_kernels.compressor import interface as compressor
-from dsa_kernels.compressor.naive import naive_compress_to_rows, naive_inverse_rope
+from dsa_kernels.compressor.naive import (
+    naive_compress_to_rows,
+    naive_index_key_norm_rope_store,
+    naive_inverse_rope,
+)
+from dsa_kernels.engram import interface as engram
+from dsa_kernels.engram.naive import naive_engram_lookup
 from dsa_kernels.fp8.naive import naive_read_indexer_cache
 from dsa_kernels.kpool import interface as kpool
 from dsa_kernels.kpool.naive import naive_hadamard_quantize_fp8, naive_pool, naive_rotate
@@ -162,3 +169,60 @@ def inverse_rope_case(
 
     work = Work(float(tokens * heads * VALUE_DIM * 4 + tokens * (ROPE * 4 + 8)))
     return Case(op, shape, work, ROWS_LIMIT, check, [run] * REPEATS)
+
+
+def index_key_case(tokens: int, ratio: int, shape: dict[str, int | str], device: torch.device | str = "cuda") -> Case:
+    """`index_key_norm_rope_store` of one request from position 0 on. Gate: the keys of some groups."""
+    k = torch.randn(tokens, INDEX_DIM, device=device, dtype=torch.bfloat16)
+    positions = torch.arange(tokens, device=device)
+    turns = positions[:, None] * 10_000.0 ** (-torch.arange(0, ROPE, 2, device=device) / ROPE)
+    angles = torch.cat((turns.cos(), turns.sin()), -1)
+    weight = torch.rand(INDEX_DIM, device=device) + 0.5
+    groups = tokens // ratio
+    cache = torch.zeros(-(-groups // PAGE_SIZE), PAGE_SIZE, INDEX_TOKEN_BYTES, dtype=torch.uint8, device=device)
+    slots = torch.where((positions + 1) % ratio == 0, positions // ratio, -1)
+    op = "index keys without pooling"
+
+    def run() -> None:
+        compressor.index_key_norm_rope_store(k, positions, weight, 1e-6, angles, cache, slots, ratio)
+
+    def check() -> float:
+        run()
+        some = torch.tensor(spaced(groups, CHECKED), device=device)
+        last = (some + 1) * ratio - 1
+        right = torch.zeros_like(cache)
+        naive_index_key_norm_rope_store(k[last], positions[last], weight, 1e-6, angles, right, slots[last], ratio)
+        codes, scale = naive_read_indexer_cache(cache, some)
+        wanted, wanted_scale = naive_read_indexer_cache(right, some)
+        got, wanted = codes.float() * scale[:, None], wanted.float() * wanted_scale[:, None]
+        return require(named(op, shape), got, wanted, CODES_LIMIT)
+
+    work = Work(float(groups * (INDEX_DIM * 2 + INDEX_TOKEN_BYTES + ROPE * 4) + tokens * 16))
+    return Case(op, shape, work, CODES_LIMIT, check, [run] * REPEATS)
+
+
+def engram_case(
+    tokens: int, heads: int, rows: int, on_host: bool, shape: dict[str, int | str], device: torch.device | str = "cuda"
+) -> Case:
+    """`engram_lookup` of random ids, another set in every call. Gate: some tokens, bit for bit."""
+    width, group = 256, 32
+    table = torch.randint(0, 120, (rows, width), dtype=torch.uint8, device=device)
+    scales = torch.randint(110, 130, (rows, width // group), dtype=torch.uint8, device=device)
+    if on_host:
+        table, scales = table.cpu().pin_memory(), scales.cpu().pin_memory()
+    ids = [torch.randint(0, rows, (tokens, heads), device=device) for _ in range(REPEATS)]
+    out = torch.empty(tokens, heads, width, dtype=torch.bfloat16, device=device)
+    op = "engram lookup"
+
+    def run(chosen: torch.Tensor) -> None:
+        engram.engram_lookup(table, scales, chosen, out, 0)
+
+    def check() -> float:
+        run(ids[0])
+        some = spaced(tokens, CHECKED)
+        wanted = torch.empty(len(some), heads, width, dtype=torch.bfloat16)
+        naive_engram_lookup(table, scales, ids[0][some].cpu(), wanted, 0)
+        return require_equal(named(op, shape), out[some].cpu(), wanted)
+
+    work = Work(float(tokens * heads * (width + width // group + 8 + width * 2)))
+    return Case(op, shape, work, 0.0, check, [partial(run, chosen) for chosen in ids])

@@ -15,6 +15,7 @@ STEP_ELEMENTS = 4096
 #: Warps of the program of a token.
 ROW_WARPS = 8
 INDEX_WARPS = 2
+KEY_WARPS = 1
 
 
 def rows_of_step(width: int, window: int) -> int:

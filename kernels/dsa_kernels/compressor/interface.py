@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from dsa_kernels.compressor.config import INDEX_DIM, INDEX_WARPS, MAX_RATIO, ROW_DIM, ROW_WARPS, rows_of_step
-from dsa_kernels.compressor.kernels import compress_kernel, inverse_rope_kernel
+from dsa_kernels.compressor.config import INDEX_DIM, INDEX_WARPS, KEY_WARPS, MAX_RATIO, ROW_DIM, ROW_WARPS, rows_of_step
+from dsa_kernels.compressor.kernels import compress_kernel, index_key_kernel, inverse_rope_kernel
 from dsa_kernels.errors import expect, expect_contiguous_last, expect_same_device, expect_tensor
 from dsa_kernels.fp8.interface import FLOATS, INTEGERS, check_indexer_cache
 
@@ -131,6 +131,72 @@ def compress_to_index_keys(
         ratio,
         overlap,
         width=INDEX_DIM,
+    )
+
+
+def index_key_norm_rope_store(
+    k: torch.Tensor,
+    positions: torch.Tensor,
+    norm_weight: torch.Tensor,
+    eps: float,
+    cos_sin_cache: torch.Tensor,
+    kv_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    ratio: int,
+) -> None:
+    """Normalise, rotate, quantise and store index keys that are there already: DeepSeek-V4.1's.
+
+    What `compress_to_index_keys` does after pooling, with the same roundings: where a group of `ratio` tokens ends, its
+    last token's row is the group's key. Other rows are not read.
+
+    Args:
+        k: [T or more, 128] bf16, contiguous last dimension: the projection of the compressor's latents.
+        positions: [T or more] int, of the tokens in their requests; a negative one is skipped.
+        norm_weight: [128] float, contiguous.
+        eps: added to the mean square.
+        cos_sin_cache: as for `compress_to_index_keys`.
+        kv_cache: as there.
+        slot_mapping: [T] int, as there; its length says how many tokens there are.
+        ratio: tokens of a group: 1 to 1,024. DeepSeek-V4.1 has 1 and 2.
+
+    Raises:
+        ArgumentError: a wrong shape, dtype, stride or device; the message names the argument.
+
+    Source: `indexer_k_norm_rope_store` of vLLM (models/deepseek_v41/common/ops/indexer_k_store.py), whose kernel needs
+    Triton's fp8e4nv, with its fp8 cache. The scale differs where that kernel's logarithm rounds.
+    """
+    cache = check_indexer_cache(kv_cache)
+    expect(1 <= ratio <= MAX_RATIO, "ratio", ratio, f"1 to {MAX_RATIO}")
+    expect_tensor("slot_mapping", slot_mapping, ["T"], INTEGERS)
+    tokens = slot_mapping.shape[0]
+    expect_tensor("k", k, ["T", INDEX_DIM], [torch.bfloat16])
+    expect_tensor("positions", positions, ["T"], INTEGERS)
+    for name, tensor in (("k", k), ("positions", positions)):
+        expect(tensor.shape[0] >= tokens, name, f"{tensor.shape[0]} rows", f"at least the {tokens} of slot_mapping")
+    expect_tensor("norm_weight", norm_weight, [INDEX_DIM], FLOATS)
+    _check_angles(cos_sin_cache, INDEX_DIM)
+    given = {"k": k, "positions": positions, "norm_weight": norm_weight, "slot_mapping": slot_mapping}
+    for name, tensor in given.items():
+        expect_contiguous_last(name, tensor)
+    expect_same_device("k", k, **given, cos_sin_cache=cos_sin_cache, kv_cache=cache)
+    if not tokens:
+        return
+    index_key_kernel[(tokens,)](
+        k,
+        positions,
+        norm_weight,
+        cos_sin_cache,
+        cache,
+        slot_mapping,
+        k.stride(0),
+        cos_sin_cache.stride(0),
+        cache.shape[1],
+        cache.stride(0),
+        eps,
+        WIDTH=INDEX_DIM,
+        ROPE=cos_sin_cache.shape[1],
+        RATIO=ratio,
+        num_warps=KEY_WARPS,
     )
 
 

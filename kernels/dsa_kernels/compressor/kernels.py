@@ -1,4 +1,4 @@
-"""Triton kernel of the compressor: pool states, normalise, rotate, and store a row or an index key."""
+"""Triton kernels of the compressor: pool states, normalise, rotate, and store a row or an index key."""
 
 import triton
 import triton.language as tl
@@ -25,6 +25,43 @@ def rotate_pairs(values, cos_sin_ptr, WIDTH: tl.constexpr, ROPE: tl.constexpr, I
     if INVERSE:
         sin = -sin
     return tl.reshape(tl.join(first * cos - second * sin, second * cos + first * sin), (WIDTH,))
+
+
+@triton.jit
+def finish_row(
+    row,
+    position,
+    slot,
+    weight_ptr,
+    cos_sin_ptr,
+    cache_ptr,
+    cos_sin_stride,
+    page_size,
+    page_stride,
+    eps,
+    WIDTH: tl.constexpr,
+    ROPE: tl.constexpr,
+    RATIO: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """Normalise [WIDTH] fp32, rotate it by the first position of its group, and store it as a row or an index key."""
+    dims = tl.arange(0, WIDTH)
+    mean_square = tl.sum(row * row, axis=0) / WIDTH
+    normed = row * tl.rsqrt(mean_square + eps) * tl.load(weight_ptr + dims).to(tl.float32)
+    if INDEX:
+        normed = round_to_bf16(normed)
+    angles = cos_sin_ptr + (position // RATIO) * RATIO * cos_sin_stride
+    result = rotate_pairs(normed, angles, WIDTH, ROPE, False)
+    page, offset = slot // page_size, slot % page_size
+    start = page * page_stride
+    if INDEX:
+        codes, scale = quantize_tile(tl.reshape(round_to_bf16(result), (1, WIDTH)), 1e-4, True)
+        tl.store(cache_ptr + start + offset * WIDTH + dims[None, :], codes)
+        # The scales are fp32 words behind the page's codes.
+        scale_ptr = cache_ptr.to(tl.pointer_type(tl.float32))
+        tl.store(scale_ptr + (start + page_size * WIDTH) // 4 + offset + tl.arange(0, 1), scale)
+    else:
+        tl.store(cache_ptr + start + offset * WIDTH + dims, round_to_bf16(result).to(tl.bfloat16))
 
 
 @triton.jit(
@@ -110,23 +147,42 @@ def compress_kernel(
             total = total * shrink + tl.sum(share, axis=0)
             pooled = pooled * shrink + tl.sum(share * value, axis=0)
             highest = above
-        pooled = pooled / total
-        mean_square = tl.sum(pooled * pooled, axis=0) / WIDTH
-        normed = pooled * tl.rsqrt(mean_square + eps) * tl.load(weight_ptr + dims).to(tl.float32)
-        if INDEX:
-            normed = round_to_bf16(normed)
-        angles = cos_sin_ptr + (position // RATIO) * RATIO * cos_sin_stride
-        result = rotate_pairs(normed, angles, WIDTH, ROPE, False)
-        page, offset = slot // page_size, slot % page_size
-        start = page * page_stride
-        if INDEX:
-            codes, scale = quantize_tile(tl.reshape(round_to_bf16(result), (1, WIDTH)), 1e-4, True)
-            tl.store(cache_ptr + start + offset * WIDTH + dims[None, :], codes)
-            # The scales are fp32 words behind the page's codes.
-            scale_ptr = cache_ptr.to(tl.pointer_type(tl.float32))
-            tl.store(scale_ptr + (start + page_size * WIDTH) // 4 + offset + tl.arange(0, 1), scale)
-        else:
-            tl.store(cache_ptr + start + offset * WIDTH + dims, round_to_bf16(result).to(tl.bfloat16))
+        finish_row(
+            pooled / total, position, slot, weight_ptr, cos_sin_ptr, cache_ptr, cos_sin_stride, page_size, page_stride,
+            eps, WIDTH, ROPE, RATIO, INDEX,
+        )  # fmt: skip
+
+
+@triton.jit(
+    do_not_specialize=["k_stride", "cos_sin_stride", "page_size", "page_stride", "eps"],
+    do_not_specialize_on_alignment=["k_ptr", "position_ptr", "weight_ptr", "cos_sin_ptr", "slot_ptr"],
+)
+def index_key_kernel(
+    k_ptr,
+    position_ptr,
+    weight_ptr,
+    cos_sin_ptr,
+    cache_ptr,
+    slot_ptr,
+    k_stride,
+    cos_sin_stride,
+    page_size,
+    page_stride,
+    eps,
+    WIDTH: tl.constexpr,
+    ROPE: tl.constexpr,
+    RATIO: tl.constexpr,
+):
+    """Finish and store the index key of one token, where a group of RATIO tokens ends there."""
+    token = tl.program_id(0).to(tl.int64)
+    position = tl.load(position_ptr + token).to(tl.int64)
+    slot = tl.load(slot_ptr + token).to(tl.int64)
+    if (slot >= 0) & (position >= 0) & ((position + 1) % RATIO == 0):
+        row = tl.load(k_ptr + token * k_stride + tl.arange(0, WIDTH)).to(tl.float32)
+        finish_row(
+            row, position, slot, weight_ptr, cos_sin_ptr, cache_ptr, cos_sin_stride, page_size, page_stride, eps,
+            WIDTH, ROPE, RATIO, True,
+        )  # fmt: skip
 
 
 @triton.jit(

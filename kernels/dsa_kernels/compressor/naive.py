@@ -71,6 +71,28 @@ def naive_compress_to_index_keys(kv_cache: torch.Tensor, **given: Any) -> None:
         naive_indexer_k_quant_and_cache(key[None], kv_cache, torch.tensor([slot]))
 
 
+def naive_index_key_norm_rope_store(
+    k: torch.Tensor,
+    positions: torch.Tensor,
+    norm_weight: torch.Tensor,
+    eps: float,
+    cos_sin_cache: torch.Tensor,
+    kv_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    ratio: int,
+) -> None:
+    """The reference of `index_key_norm_rope_store`, token by token; arguments as there."""
+    for token, slot in enumerate(slot_mapping.tolist()):
+        position = int(positions[token])
+        if slot < 0 or position < 0 or (position + 1) % ratio:
+            continue
+        row = k[token].double()
+        normed = row * torch.rsqrt(row.square().mean() + eps) * norm_weight.double()
+        angles = cos_sin_cache[position // ratio * ratio]
+        key = naive_rotate_end(normed.float().to(torch.bfloat16), angles).to(torch.bfloat16)
+        naive_indexer_k_quant_and_cache(key[None], kv_cache, torch.tensor([slot]))
+
+
 def _groups(
     state_cache: torch.Tensor,
     token_to_request: torch.Tensor,

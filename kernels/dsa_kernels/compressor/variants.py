@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dsa_kernels.aot.variants import KernelVariant
-from dsa_kernels.compressor.config import INDEX_DIM, INDEX_WARPS, ROW_DIM, ROW_WARPS, rows_of_step
-from dsa_kernels.compressor.kernels import compress_kernel, inverse_rope_kernel
+from dsa_kernels.compressor.config import INDEX_DIM, INDEX_WARPS, KEY_WARPS, ROW_DIM, ROW_WARPS, rows_of_step
+from dsa_kernels.compressor.kernels import compress_kernel, index_key_kernel, inverse_rope_kernel
 from dsa_kernels.fp8.variants import make_variant
 
 #: Width of DeepSeek-V4's rope.
@@ -54,6 +54,22 @@ def variants(capability: int) -> list[KernelVariant]:
     return [
         *(compress_variant(ROW_DIM, *group) for group in GROUPS),
         compress_variant(INDEX_DIM, *GROUPS[0]),
+        make_variant(
+            "index_key_norm_rope_store",
+            "groups of 2",
+            index_key_kernel,
+            {
+                "k_ptr": "*bf16",
+                "position_ptr": "*i64",
+                "weight_ptr": "*bf16",
+                "cos_sin_ptr": "*fp32",
+                "cache_ptr": "*u8",
+                "slot_ptr": "*i64",
+                "eps": "fp32",
+            },
+            {"WIDTH": INDEX_DIM, "ROPE": ROPE, "RATIO": 2},
+            KEY_WARPS,
+        ),
         make_variant(
             "inverse_rope_grouped",
             f"bf16, groups of {GROUP_HEADS} heads",

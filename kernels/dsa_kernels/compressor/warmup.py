@@ -7,7 +7,12 @@ from collections.abc import Sequence
 import torch
 
 from dsa_kernels.compressor.config import INDEX_DIM, ROW_DIM
-from dsa_kernels.compressor.interface import compress_to_index_keys, compress_to_rows, inverse_rope_grouped
+from dsa_kernels.compressor.interface import (
+    compress_to_index_keys,
+    compress_to_rows,
+    index_key_norm_rope_store,
+    inverse_rope_grouped,
+)
 from dsa_kernels.compressor.variants import GROUPS, ROPE
 
 
@@ -46,3 +51,29 @@ def warmup_compressor(
             compress(state, zero.int(), zero, zero, table, weight, 1e-6, angles, cache, zero, ratio, overlap)
     o = torch.zeros((1, heads, ROW_DIM), dtype=torch.bfloat16, device=device)
     inverse_rope_grouped(o, zero, angles, num_groups)
+
+
+def warmup_index_keys(
+    ratios: Sequence[int] = (1, 2),
+    weight_dtype: torch.dtype = torch.bfloat16,
+    rope: int = ROPE,
+    device: torch.device | str = "cuda",
+) -> None:
+    """Compile `index_key_norm_rope_store` for one model on one device.
+
+    What specialises: tokens of a group, the width of the rope, the dtypes of weights, angles (fp32), positions and
+    slots (int64). What does not: numbers of tokens, strides, page sizes.
+
+    Args:
+        ratios: tokens of a group, of each layer that has keys of its own.
+        weight_dtype: of the norm's weight.
+        rope: columns that are rotated.
+        device: where to compile.
+    """
+    k = torch.zeros((1, INDEX_DIM), dtype=torch.bfloat16, device=device)
+    weight = torch.zeros(INDEX_DIM, dtype=weight_dtype, device=device)
+    angles = torch.zeros((1, rope), dtype=torch.float32, device=device)
+    cache = torch.zeros((1, 16, INDEX_DIM + 4), dtype=torch.uint8, device=device)
+    none = torch.full((1,), -1, dtype=torch.int64, device=device)
+    for ratio in ratios:
+        index_key_norm_rope_store(k, none, weight, 1e-6, angles, cache, none, ratio)

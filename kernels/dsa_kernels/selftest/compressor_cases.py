@@ -96,6 +96,35 @@ def _index_keys(place: Place) -> Outcome:
     return worst((require(empty, "slots of no group untouched", "a byte changed there"), keys))
 
 
+def _finished_keys(place: Place) -> Outcome:
+    """Keys of DeepSeek-V4.1: rows that end no group are NaN, slots of none, more rows than slots."""
+    ratio, tokens = 2, place.pick(8192, 37)
+    positions = torch.arange(tokens, device=place.device)
+    ends = (positions + 1) % ratio == 0
+    slots = torch.where(ends, positions // ratio, positions)  # those between must not write over others
+    slots[8::9] = -1
+    k = place.normal(place.generator(6), tokens + 3, 128).bfloat16()
+    k[:tokens][~ends] = float("nan")
+    weight = place.normal(place.generator(7), 128) * 0.3 + 1
+    table = angles(place, tokens)
+    pages = -(-tokens // PAGE)
+    found = torch.full((pages, PAGE, 132), int(_UNTOUCHED), dtype=torch.uint8, device=place.device)
+    wanted = found.cpu().clone()
+    padded = torch.cat((positions, positions[:3]))
+    compressor.index_key_norm_rope_store(k, padded, weight, 1e-6, table, found, slots, ratio)
+    compressor.naive_index_key_norm_rope_store(
+        k.cpu(), padded.cpu(), weight.cpu(), 1e-6, table.cpu(), wanted, slots.cpu(), ratio
+    )
+    written = torch.zeros(pages * PAGE, dtype=torch.bool)
+    written[slots[ends & (slots >= 0)].cpu()] = True
+    keys, rest = written.nonzero()[:, 0], (~written).nonzero()[:, 0]
+    same = same_keys(naive_read_indexer_cache(found.cpu(), keys), naive_read_indexer_cache(wanted, keys))
+    codes, scale = naive_read_indexer_cache(found.cpu(), rest)
+    other_codes, other_scale = naive_read_indexer_cache(wanted, rest)
+    kept = torch.equal(codes.view(torch.uint8), other_codes.view(torch.uint8)) and torch.equal(scale, other_scale)
+    return worst((require(kept, "slots of no group untouched", "a byte changed there"), same))
+
+
 def _inverse_rope(place: Place) -> Outcome:
     tokens, heads, groups = place.pick(2051, 5), 8, 4
     o = place.normal(place.generator(4), tokens, heads + 3, 512).bfloat16()[:, :heads]
@@ -109,5 +138,6 @@ CASES = (
     Case("rows of groups that overlap", "compressor", "halves swapped, a group before 0", lambda p: _rows(p, 4, True)),
     Case("rows of long groups", "compressor", "a step of the window lost", lambda p: _rows(p, 128, False)),
     Case("index keys", "compressor", "rope by the token's position, a padded token written", _index_keys),
+    Case("keys without pooling", "compressor", "a row between two groups written", _finished_keys),
     Case("the output's rope, back and grouped", "compressor", "rotated forth, groups mixed", _inverse_rope),
 )

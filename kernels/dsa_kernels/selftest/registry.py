@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dsa_kernels.selftest import (
     compressor_cases,
+    engram_cases,
     fp8_cases,
     kpool_cases,
     logits_cases,
@@ -29,6 +30,7 @@ OPS = {
     "kpool": "pooled index keys: rotation, pools of prefill and of decode",
     "compressor": "DeepSeek-V4's compressor, and the rope of its output",
     "mhc": "the product before the norm of DeepSeek-V4's hyper-connections",
+    "engram": "the lookup of DeepSeek-V4.1's engram",
     "wheel_topk": "the top-k ops of the installed vLLM",
 }
 
@@ -61,6 +63,7 @@ _FAR = (
     *logits_cases.FAR_CASES,
     *kpool_cases.FAR_CASES,
     *mhc_cases.FAR_CASES,
+    *engram_cases.FAR_CASES,
 )
 
 #: Longest first. Cases that need much memory share a process, so that only one of them holds it.
@@ -79,4 +82,5 @@ GROUPS = (
     Group("kpool", kpool_cases.CASES),
     Group("compressor", compressor_cases.CASES),
     Group("mhc", mhc_cases.CASES),
+    Group("engram", engram_cases.CASES),
 )

@@ -200,6 +200,27 @@ def output_rope(device: torch.device) -> None:
     dsa.inverse_rope_grouped(o, positions, angles, 4)
 
 
+def finished_keys(device: torch.device) -> None:
+    """Index keys that need no pooling, of groups of two; pages that lie apart."""
+    generator = torch.Generator().manual_seed(11)
+    k = torch.randn(11, 128, generator=generator).to(torch.bfloat16).to(device)
+    positions = torch.arange(11).to(device)
+    slots = torch.where(positions % 2 == 1, 127 - positions, -1)
+    cache = torch.zeros((4, 64, 132), dtype=torch.uint8).to(device)[::2]
+    weight = torch.ones(128, device=device)
+    angles = torch.randn(11, 64, generator=generator).to(device)
+    dsa.index_key_norm_rope_store(k, positions, weight, 1e-6, angles, cache, slots[:9], 2)
+
+
+def engram(device: torch.device) -> None:
+    """Rows of a table, its last among them, ids of others, and a padded head."""
+    generator = torch.Generator().manual_seed(12)
+    table = torch.randint(0, 256, (50, 256), dtype=torch.uint8, generator=generator).to(device)
+    scales = torch.randint(100, 140, (50, 8), dtype=torch.uint8, generator=generator).to(device)
+    ids = torch.tensor([[1000, 1049, -1], [999, 1050, 1001]]).repeat(9, 1).to(device)
+    dsa.engram_lookup(table, scales, ids, torch.empty((18, 3, 256), dtype=torch.bfloat16, device=device), 1000, 1)
+
+
 def prenorm(device: torch.device, tokens: int, k: int, splits: int) -> None:
     """The product before mHC's norm, with ragged tiles, and splits without a step."""
     generator = torch.Generator().manual_seed(10)
@@ -263,6 +284,8 @@ def all_cases() -> dict[str, Case]:
     for ratio, overlap in ((4, True), (128, False)):
         found[f"compressed keys, groups of {ratio}"] = partial(compressed_keys, ratio=ratio, overlap=overlap)
     found["the output's rope"] = output_rope
+    found["index keys without pooling"] = finished_keys
+    found["the engram's lookup"] = engram
     for tokens, k, splits in ((1, 512, 3), (20, 512, 200), (130, 320, 200)):
         name = f"mHC's product, {tokens} tokens"
         found[name] = partial(prenorm, tokens=tokens, k=k, splits=splits)

@@ -139,7 +139,9 @@ def test_what_runs_cannot_be_chosen_with_a_target(extra):
 def test_an_op_that_is_not_known_names_the_known_ones():
     done = CliRunner().invoke(app, ["verify", "--op", "flash"])
     assert done.exit_code == 2
-    assert "sparse_mla, indexer_logits, topk, indexer_topk, fp8, kpool, compressor, mhc, wheel_topk" in done.stderr
+    assert (
+        "sparse_mla, indexer_logits, topk, indexer_topk, fp8, kpool, compressor, mhc, engram, wheel_topk" in done.stderr
+    )
 
 
 def test_help_names_every_op():

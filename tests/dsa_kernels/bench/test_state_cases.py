@@ -13,6 +13,8 @@ def small(device):
     yield cases.tail_case(5, {"requests": 5}, device)
     yield cases.compress_case(cases.compress_inputs(24, 4, True, device), {"tokens": 24})
     yield cases.inverse_rope_case(5, 4, 2, {"tokens": 5}, device)
+    yield cases.index_key_case(12, 2, {"tokens": 12}, device)
+    yield cases.engram_case(5, 3, 40, False, {"tokens": 5}, device)
 
 
 FAULTS = [
@@ -21,10 +23,12 @@ FAULTS = [
     ("kpool", "kpool_decode_update", lambda op: lambda *given: op(*given[:3], given[3].neg(), *given[4:])),
     ("compressor", "compress_to_rows", lambda op: lambda **given: op(**given | {"eps": 1.0})),
     ("compressor", "inverse_rope_grouped", lambda op: lambda o, positions, *rest: op(o, positions + 1, *rest)),
+    ("compressor", "index_key_norm_rope_store", lambda op: lambda k, *rest: op(k.flip(1), *rest)),
+    ("engram", "engram_lookup", lambda op: lambda table, scales, ids, *rest: op(table, scales, ids.flip(1), *rest)),
 ]
 
 
-@pytest.mark.parametrize("index", range(5))
+@pytest.mark.parametrize("index", range(7))
 def test_the_real_op_passes_its_gate(device, index):
     torch.manual_seed(0)
     case = list(small(device))[index]
@@ -32,7 +36,7 @@ def test_the_real_op_passes_its_gate(device, index):
     assert case.work.moved_bytes > 0
 
 
-@pytest.mark.parametrize("index", range(5))
+@pytest.mark.parametrize("index", range(7))
 def test_a_broken_op_fails_its_gate(device, monkeypatch, index):
     torch.manual_seed(0)
     case = list(small(device))[index]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dsa_kernels import compressor, fp8, indexer, kpool, mhc, sparse_mla
+from dsa_kernels import compressor, engram, fp8, indexer, kpool, mhc, sparse_mla
 from dsa_kernels.selftest import GROUPS, Place, run_case
 
 
@@ -66,6 +66,7 @@ def references(install):
         compressor,
         compress_to_rows=compressor.naive_compress_to_rows,
         compress_to_index_keys=compressor.naive_compress_to_index_keys,
+        index_key_norm_rope_store=compressor.naive_index_key_norm_rope_store,
         inverse_rope_grouped=compressor.naive_inverse_rope,
     )
 
@@ -74,6 +75,10 @@ def references(install):
         sqrsum.zero_()
         out[0], sqrsum[0] = mhc.naive_hc_prenorm(x, fn)
 
+    def look_up(table, scales, ids, out, first_id, first_head=0, background=False):
+        engram.naive_engram_lookup(table, scales, ids, out, first_id, first_head)
+
+    install(engram, engram_lookup=look_up)
     install(mhc, hc_prenorm_gemm=product)
     install(
         kpool,

@@ -73,3 +73,20 @@ def test_a_wrong_rope_of_the_output_fails(run, install, rotate):
     assert run("compressor", "the output").status == "pass"
     install(compressor, inverse_rope_grouped=rotate)
     assert run("compressor", "the output").status == "fail"
+
+
+def every_row(k, positions, weight, eps, table, cache, slots, ratio):
+    compressor.naive_index_key_norm_rope_store(
+        k, positions * 2 + 1, weight, eps, table.repeat(3, 1), cache, slots, ratio
+    )
+
+
+def by_the_last_position(k, positions, weight, eps, table, cache, slots, ratio):
+    compressor.naive_index_key_norm_rope_store(k, positions, weight, eps, table.roll(-1, 0), cache, slots, ratio)
+
+
+@pytest.mark.parametrize("store", [every_row, by_the_last_position])
+def test_wrong_keys_without_pooling_fail(run, install, store):
+    assert run("compressor", "keys without").status == "pass"
+    install(compressor, index_key_norm_rope_store=store)
+    assert run("compressor", "keys without").status == "fail"
