@@ -25,8 +25,6 @@ def compile_kernels(vllm_config: Any, window_page: int, device: torch.device) ->
     _compile(
         int(model_config.get_num_attention_heads(parallel)),
         int(config.o_groups) // int(parallel.tensor_parallel_size),
-        int(config.hidden_size),
-        int(config.hc_mult),
         int(config.index_n_heads),
         int(config.index_topk),
         window_page,
@@ -40,8 +38,6 @@ def compile_kernels(vllm_config: Any, window_page: int, device: torch.device) ->
 def _compile(
     heads: int,
     groups: int,
-    hidden: int,
-    streams: int,
     index_heads: int,
     index_topk: int,
     window_page: int,
@@ -58,7 +54,7 @@ def _compile(
     warmup_two_sources(heads, [(window_page, block // ratio) for ratio in _RATIOS], torch.bfloat16, device)
     warmup_compressor(heads, groups, device=device)
     warmup_indexer(index_heads, index_topk, page_size=block // _RATIOS[0], next_n=next_n, device=device)
-    warmup_mhc((streams * hidden, hidden), streams * (2 + streams), device)
+    warmup_mhc(device)
     _compile_query(index_heads, device)
 
 

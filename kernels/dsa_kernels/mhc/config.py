@@ -10,3 +10,12 @@ TILE_COLUMNS = 32
 
 #: k is a multiple of it: 16 bytes of x.
 UNIT = 8
+
+#: Tokens of the tiles by which splits that fill a device are counted, and columns that such a split has at the least.
+SPLIT_ROWS = 64
+LEAST_SPLIT = 256
+
+#: Columns from which on a split is cut into parts where the device would be idle: adding them up costs a launch.
+LONG_SPLIT = 6144
+JOIN_ROWS = 4
+JOIN_WARPS = 1

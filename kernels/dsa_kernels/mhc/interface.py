@@ -8,14 +8,10 @@ import torch
 
 from dsa_kernels import gluon_support
 from dsa_kernels.errors import expect, expect_aligned_rows, expect_same_device, expect_tensor
-from dsa_kernels.mhc.config import TILE_COLUMNS, UNIT
+from dsa_kernels.mhc.config import JOIN_ROWS, JOIN_WARPS, LEAST_SPLIT, LONG_SPLIT, SPLIT_ROWS, TILE_COLUMNS, UNIT
 from dsa_kernels.mhc.dispatch import find_route, tile_of
+from dsa_kernels.mhc.kernels import join_kernel
 from dsa_kernels.targets import device_facts
-
-#: Tokens of the tiles by which `hc_prenorm_splits` counts programs.
-_TILE_ROWS = 64
-#: Columns that a split has at the least, where it can be chosen.
-_LEAST_SPLIT = 256
 
 
 def hc_prenorm_gemm(x: torch.Tensor, fn: torch.Tensor, out: torch.Tensor, sqrsum: torch.Tensor, n_splits: int) -> None:
@@ -34,7 +30,8 @@ def hc_prenorm_gemm(x: torch.Tensor, fn: torch.Tensor, out: torch.Tensor, sqrsum
         fn: [n, k] fp32, contiguous, finite; n at most 32, 24 in DeepSeek-V4.
         out: [n_splits, m, n] fp32, contiguous, written in place.
         sqrsum: [n_splits, m] fp32, contiguous, written in place.
-        n_splits: parts of k, at least 1. Few tokens need many: `hc_prenorm_splits` says how many fill the device.
+        n_splits: parts of k, at least 1. Few tokens need many: `hc_prenorm_splits` says how many fill the device. With
+            fewer a long split is cut once more, and a second kernel adds up its parts in memory of the op's own.
 
     Raises:
         ArgumentError: a wrong shape, dtype, stride or device; the message names the argument.
@@ -57,6 +54,29 @@ def hc_prenorm_gemm(x: torch.Tensor, fn: torch.Tensor, out: torch.Tensor, sqrsum
         return
     expect_aligned_rows("x", x)
     expect_aligned_rows("fn", fn)
+    parts = _parts(tokens, k, n_splits, x.device)
+    if parts == 1:
+        _launch(x, fn, out, sqrsum)
+        return
+    part_out = torch.empty((n_splits * parts, tokens, columns), dtype=torch.float32, device=x.device)
+    part_sums = torch.empty((n_splits * parts, tokens), dtype=torch.float32, device=x.device)
+    _launch(x, fn, part_out, part_sums)
+    join_kernel[(-(-tokens // JOIN_ROWS), n_splits)](
+        part_out,
+        part_sums,
+        out,
+        sqrsum,
+        tokens,
+        columns,
+        parts,
+        ROWS=JOIN_ROWS,
+        COLUMNS=TILE_COLUMNS,
+        num_warps=JOIN_WARPS,
+    )
+
+
+def _launch(x: torch.Tensor, fn: torch.Tensor, out: torch.Tensor, sqrsum: torch.Tensor) -> None:
+    (tokens, k), n_splits = x.shape, out.shape[0]
     route = find_route(tokens, n_splits, device_facts(x.device)[1])
     config = tile_of(route, gluon_support.USABLE)
     steps = -(-k // config.step)
@@ -67,7 +87,7 @@ def hc_prenorm_gemm(x: torch.Tensor, fn: torch.Tensor, out: torch.Tensor, sqrsum
         sqrsum,
         tokens,
         k // UNIT,
-        columns,
+        fn.shape[0],
         -(-steps // n_splits),
         ROWS=config.rows,
         COLUMNS=TILE_COLUMNS,
@@ -78,6 +98,13 @@ def hc_prenorm_gemm(x: torch.Tensor, fn: torch.Tensor, out: torch.Tensor, sqrsum
     )
 
 
+def _parts(tokens: int, k: int, n_splits: int, device: torch.device) -> int:
+    """Into how many parts each split is cut: more than one where it is long and the device would be idle."""
+    if k < LONG_SPLIT * n_splits:
+        return 1
+    return max(1, hc_prenorm_splits(tokens, k, device) // n_splits)
+
+
 def hc_prenorm_splits(tokens: int, k: int, device: torch.device) -> int:
     """How many splits of `hc_prenorm_gemm` fill a device with so many tokens: 1 where the tokens alone do.
 
@@ -86,8 +113,8 @@ def hc_prenorm_splits(tokens: int, k: int, device: torch.device) -> int:
         k: columns of x.
         device: where it runs.
     """
-    tiles = -(-tokens // _TILE_ROWS)
-    return max(1, min(device_facts(device)[1] // max(1, tiles), k // _LEAST_SPLIT))
+    tiles = -(-tokens // SPLIT_ROWS)
+    return max(1, min(device_facts(device)[1] // max(1, tiles), k // LEAST_SPLIT))
 
 
 def kernel_of(name: str) -> Any:

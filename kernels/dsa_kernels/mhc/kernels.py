@@ -1,4 +1,4 @@
-"""Triton kernel of mHC's pre-norm product: a tile of tokens against all columns, over a share of k."""
+"""Triton kernels of mHC's pre-norm product: a tile of tokens against all columns, over a share of k."""
 
 import triton
 import triton.language as tl
@@ -58,3 +58,35 @@ def prenorm_kernel(
     inside = here[:, None] & (column < columns)[None, :]
     tl.store(out_ptr + line[:, None] * columns + column[None, :], total, mask=inside)
     tl.store(sqrsum_ptr + line, tl.sum(squares, axis=1), mask=here)
+
+
+@triton.jit(
+    do_not_specialize=["tokens", "columns", "parts"],
+    do_not_specialize_on_alignment=["part_ptr", "part_sum_ptr", "out_ptr", "sqrsum_ptr"],
+)
+def join_kernel(
+    part_ptr,
+    part_sum_ptr,
+    out_ptr,
+    sqrsum_ptr,
+    tokens,
+    columns,
+    parts,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Add up the `parts` of one split, in their order, for ROWS tokens."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    split = tl.program_id(1).to(tl.int64)
+    column = tl.arange(0, COLUMNS)
+    here = row < tokens
+    inside = here[:, None] & (column < columns)[None, :]
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    squares = tl.zeros((ROWS,), tl.float32)
+    for part in range(parts):
+        line = (split * parts + part) * tokens + row
+        total += tl.load(part_ptr + line[:, None] * columns + column[None, :], mask=inside, other=0.0)
+        squares += tl.load(part_sum_ptr + line, mask=here, other=0.0)
+    line = split * tokens + row
+    tl.store(out_ptr + line[:, None] * columns + column[None, :], total, mask=inside)
+    tl.store(sqrsum_ptr + line, squares, mask=here)

@@ -150,15 +150,41 @@ def test_splits_fill_the_device_and_no_more(monkeypatch):
     assert hc_prenorm_splits(1, 256, torch.device("cpu")) == 1
 
 
-def test_the_warm_up_meets_every_tile(device, monkeypatch):
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("splits", [1, 2])
+def test_long_splits_of_few_tokens_are_cut_into_parts(device, monkeypatch, splits):
+    from dsa_kernels.mhc import interface
+
+    parts = []
+    join = interface.join_kernel
+
+    class Recorder:
+        def __getitem__(self, grid):
+            def launch(*arguments, **constexprs):
+                parts.append(arguments[6])
+                return join[grid](*arguments, **constexprs)
+
+            return launch
+
+    monkeypatch.setattr(interface, "join_kernel", Recorder())
+    monkeypatch.setattr(interface, "device_facts", lambda device: (80, 12))
+    x, fn = made(5, 12_288)
+    assert_within_bounds(x, fn, *product(x.to(device), fn.to(device), splits))
+    assert parts == [12 // splits]
+    x, fn = made(5, 6_136 * splits)
+    product(x.to(device), fn.to(device), splits)
+    assert len(parts) == 1
+
+
+def test_the_warm_up_meets_every_tile_and_the_sums(device, monkeypatch):
     from dsa_kernels.mhc import interface
 
     seen = set()
-    kernel_of = interface.kernel_of
+    kernel_of, join = interface.kernel_of, interface.join_kernel
 
     class Recorder:
-        def __init__(self, name):
-            self.kernel = kernel_of(name)
+        def __init__(self, kernel):
+            self.kernel = kernel
 
         def __getitem__(self, grid):
             def launch(*arguments, **constexprs):
@@ -167,9 +193,10 @@ def test_the_warm_up_meets_every_tile(device, monkeypatch):
 
             return launch
 
-    monkeypatch.setattr(interface, "kernel_of", Recorder)
+    monkeypatch.setattr(interface, "kernel_of", lambda name: Recorder(kernel_of(name)))
+    monkeypatch.setattr(interface, "join_kernel", Recorder(join))
     warmup_mhc(device)
-    assert seen == {16, 32, 64}
+    assert seen == {4, 16, 32, 64}
 
 
 GOOD = {
