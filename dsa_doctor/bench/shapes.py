@@ -107,7 +107,7 @@ def setting_of(model: ModelGeometry, load: Load) -> Setting:
         raise BenchError(
             f"--context {load.context} is more than {model.name} takes. Accepted: 1 to {model.max_position_embeddings}."
         )
-    own_indexer = model.refusal is None and model.index_head_dim == 128
+    own_indexer = model.family == "mla" and model.index_head_dim == 128
     next_n = load.speculative_tokens + 1
     if load.context < next_n:
         raise BenchError(f"--context {load.context} is shorter than the {next_n} query tokens of a decode step.")

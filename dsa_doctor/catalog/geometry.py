@@ -93,7 +93,7 @@ class ModelGeometry(Fact):
     assumed: tuple[str, ...] = ()
     """Keys that the configuration lacks and whose default was taken, though the size of the cache rests on them."""
     family: Family = "mla"
-    refusal: Literal["deepseek_v41", "glm5_next"] | None = None
+    refusal: Literal["deepseek_v41"] | None = None
     """A family that has an indexer of its own, which the plugin does not serve."""
 
     @property
@@ -129,9 +129,8 @@ _FAMILIES: dict[str, Family] = {
     "glm5_next": "glm5_next",
     "glm5_next_text": "glm5_next",
 }
-_REFUSALS: dict[Family, Literal["deepseek_v41", "glm5_next"]] = {
+_REFUSALS: dict[Family, Literal["deepseek_v41"]] = {
     "deepseek_v41": "deepseek_v41",
-    "glm5_next": "glm5_next",
 }
 _INDEX_HEADS = {"deepseek_v32": 64, "deepseek_v4": 64}
 """Heads of an indexer whose number the configuration lacks: the default of the model's class; 32 elsewhere."""

@@ -34,7 +34,7 @@ class Patch:
         origin: module that defines the name where the target's module merely imports it.
         elsewhere: where other releases have the same thing, as `target`; the first that is there counts.
         kind: what the target is.
-        body: text that must stand in the body of the class or function, for what has no signature.
+        body: text, or texts, that must stand in the body of the class or function, for what has no signature.
         optional: whether a vLLM without it is fine too (it came later or went away, and nothing needs replacing then).
     """
 
@@ -48,7 +48,7 @@ class Patch:
     origin: str | None = None
     elsewhere: tuple[str, ...] = ()
     kind: Literal["function", "class", "global"] = "function"
-    body: str | None = None
+    body: str | tuple[str, ...] | None = None
     optional: bool = False
 
     @property
@@ -261,16 +261,22 @@ def _state_there(tree: SourceTree, patch: Patch) -> str:
     if patch.kind == "class":
         if not tree.has_class(patch.module, patch.name):
             return MISSING
-        if patch.body is not None and not tree.mentions(patch.module, patch.name, patch.body):
-            return f"changed: its body no longer holds {patch.body!r}"
-        return PRESENT
-    if patch.origin is not None and not tree.imports(patch.module, patch.origin, patch.name):
+        return _body_state(tree, patch)
+    imported = patch.origin not in (None, patch.module)
+    if imported and not tree.imports(patch.module, str(patch.origin), patch.name):
         return MISSING
     found = tree.parameters(patch.origin or patch.module, patch.name)
     if found is None:
         # A re-export has no definition where it is imported from; only names without accepted parameters may be one.
         return PRESENT if patch.origin is not None and patch.signatures == ((),) else MISSING
-    return signature_state(found, patch)
+    state = _body_state(tree, patch)
+    return signature_state(found, patch) if state == PRESENT else state
+
+
+def _body_state(tree: SourceTree, patch: Patch) -> str:
+    texts = (patch.body,) if isinstance(patch.body, str) else patch.body or ()
+    lost = [text for text in texts if not tree.mentions(patch.module, patch.name, text)]
+    return f"changed: its body no longer holds {', '.join(map(repr, lost))}" if lost else PRESENT
 
 
 def signature_state(found: tuple[str, ...], patch: Patch) -> str:

@@ -13,7 +13,7 @@ from vllm.model_executor.layers.attention.sparse_mla_attention import (
     SparseMLACommonMetadataBuilder,
 )
 from vllm.platforms.interface import DeviceCapability
-from vllm.v1.attention.backend import AttentionBackend, AttentionCGSupport, AttentionMetadata
+from vllm.v1.attention.backend import AttentionBackend, AttentionCGSupport, AttentionMetadata, MultipleOf
 from vllm.v1.attention.backends.mla import sparse_utils
 
 from dsa_doctor.catalog.capability import Capability
@@ -29,7 +29,7 @@ FP8_TOKEN_BYTES = 656
 
 
 class TritonMLASparseBackend(AttentionBackend):  # type: ignore[misc]
-    """Sparse MLA for compute capability 8.x: bf16 and fp16 KV rows of 576, and the 656-byte fp8 token."""
+    """Sparse MLA for compute capability 8.x: bf16 and fp16 KV rows of 576 or 512, and the 656-byte fp8 token."""
 
     supported_dtypes: ClassVar[list[torch.dtype]] = [torch.float16, torch.bfloat16]
     supported_kv_cache_dtypes: ClassVar[list[str]] = list(PLUGIN_KV_CACHE_DTYPES)
@@ -50,10 +50,14 @@ class TritonMLASparseBackend(AttentionBackend):  # type: ignore[misc]
         return TritonMLASparseMetadataBuilder
 
     @staticmethod
-    def get_supported_kernel_block_sizes(kv_cache_spec: Any = None) -> list[int]:
-        """Return pages of 64 tokens: what the indexer's cache, which shares the block table, is laid out for."""
+    def get_supported_kernel_block_sizes(kv_cache_spec: Any = None) -> list[Any]:
+        """Return pages of a multiple of 64 tokens.
+
+        The kernels take any page. The indexer's cache, which shares the block table, asks for pages of 64 itself where
+        a key is one token; hybrid models have blocks that cannot be split.
+        """
         del kv_cache_spec
-        return [PLUGIN_BLOCK_SIZE]
+        return [MultipleOf(PLUGIN_BLOCK_SIZE)]
 
     @staticmethod
     def get_kv_cache_shape(
@@ -132,7 +136,9 @@ class TritonMLASparseMetadataBuilder(SparseMLACommonMetadataBuilder):  # type: i
     ) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         self._init_reorder_batch_threshold(1, supports_spec_as_decode=True)
-        warmup.compile_kernels(vllm_config, kv_cache_spec, device)
+        layer: Any = vllm_config.compilation_config.static_forward_context[layer_names[0]]
+        selection_width = layer.impl.topk_indices_buffer.shape[1]
+        warmup.compile_kernels(vllm_config, kv_cache_spec, selection_width, device)
 
 
 class TritonMLASparseImpl(SparseMLACommonImpl):  # type: ignore[misc]
@@ -198,8 +204,9 @@ class TritonMLASparseImpl(SparseMLACommonImpl):  # type: ignore[misc]
         """Attend each token to the rows that the indexer selected for it.
 
         Args:
-            q: (latent query [T, H, 512], rope query [T, H, 64]).
-            kv_c_and_k_pe_cache: [num_blocks, 64, 576], or [num_blocks, 64, 656] uint8; blocks may lie apart.
+            q: (latent query [T, H, 512], rope query [T, H, 64 or 0]).
+            kv_c_and_k_pe_cache: [num_blocks, page_size, 576 or 512], or [num_blocks, page_size, 656] uint8; blocks may
+                lie apart.
             attn_metadata: this batch's metadata.
             layer: not used.
 
@@ -207,9 +214,9 @@ class TritonMLASparseImpl(SparseMLACommonImpl):  # type: ignore[misc]
             The latent output [T, H, 512], and None: no caller merges it with another rank's.
         """
         del layer
-        query = torch.cat(q, dim=-1) if isinstance(q, tuple) else q  # [T, H, 576]
+        query = torch.cat(q, dim=-1) if isinstance(q, tuple) else q  # [T, H, 576 or 512]
         assert self.topk_indices_buffer is not None
-        selected = self.topk_indices_buffer[: query.shape[0]]  # [T, topk], request-local
+        selected = self.topk_indices_buffer[: query.shape[0]]  # [T, width], request-local
         rows, counts = indices.to_cache_rows(
             attn_metadata.req_id_per_token[: query.shape[0]],
             attn_metadata.block_table,

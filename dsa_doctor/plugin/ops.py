@@ -220,3 +220,45 @@ def hc_prenorm_gemm(
         sqrsum.zero_()[0].copy_(squares)
     else:
         ops.hc_prenorm_gemm(x, fn, out, sqrsum, num_splits)
+
+
+def hadamard_quantize_fp8(q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return e4m3 codes [R, 128] and scales [R, 1]; contract of dsa_kernels.kpool.hadamard_quantize_fp8."""
+    import dsa_kernels.kpool as ops
+
+    return ops.naive_hadamard_quantize_fp8(q) if uses_references(q.device.type) else ops.hadamard_quantize_fp8(q)
+
+
+def kpool_compress_and_cache(
+    kv_cache: torch.Tensor,
+    key: torch.Tensor,
+    gate: torch.Tensor,
+    ape: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    write_mask: torch.Tensor | None,
+    scale_fmt: str,
+) -> None:
+    """Write one pooled key for each pool; contract of dsa_kernels.kpool.kpool_compress_and_cache."""
+    import dsa_kernels.kpool as ops
+
+    naive = uses_references(key.device.type)
+    serve = ops.naive_kpool_compress_and_cache if naive else ops.kpool_compress_and_cache
+    serve(kv_cache, key, gate, ape, slot_mapping, write_mask, scale_fmt)
+
+
+def kpool_decode_update(
+    kv_cache: torch.Tensor,
+    tail_cache: torch.Tensor,
+    tail_slot_mapping: torch.Tensor,
+    key: torch.Tensor,
+    gate: torch.Tensor,
+    ape: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    positions: torch.Tensor,
+    scale_fmt: str,
+) -> None:
+    """Keep decoded tokens and pool where one completes; contract of dsa_kernels.kpool.kpool_decode_update."""
+    import dsa_kernels.kpool as ops
+
+    serve = ops.naive_kpool_decode_update if uses_references(key.device.type) else ops.kpool_decode_update
+    serve(kv_cache, tail_cache, tail_slot_mapping, key, gate, ape, slot_mapping, positions, scale_fmt)

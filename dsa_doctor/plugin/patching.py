@@ -27,13 +27,23 @@ def apply(family: Family) -> None:
     """
     if family.name in STATE.applied:
         return
-    loaded = {name: importlib.import_module(name) for name in family.modules}
+    loaded = {name: _module(name) for name in family.modules}
     for patch in (*SHARED_PATCHES, *family.patches):
         if patch.use == "replaced" and patch.kind == "function" and patch.module in loaded:
             _verify(loaded, patch)
     for holder, name, replacement in family.replacements():
         setattr(holder, name, replacement)
     STATE.applied.add(family.name)
+
+
+def _module(name: str) -> Any:
+    """Import a module; None where this vLLM has none of that name."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and name.startswith(error.name):
+            return None
+        raise
 
 
 def _verify(loaded: Mapping[str, Any], patch: Patch) -> None:

@@ -14,18 +14,23 @@ from dsa_doctor.resolver.request import PluginMode
 PLUGIN_KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8_ds_mla")
 """KV cache dtypes of TRITON_MLA_SPARSE; a dtype forced by checkpoint metadata alone is replaced by bfloat16."""
 
+ROPE_FREE_KV_CACHE_DTYPES = ("auto", "bfloat16")
+"""The same for rows without rope, for which there is no fp8 layout."""
+
+_MOST_POOLED = 16
+"""Tokens; the most that one index key of the kernels stands for."""
+
 V4_KV_CACHE_DTYPES = ("auto", "bfloat16")
 """The same for DeepSeek-V4, whose rows are bf16 on this path."""
 
 _REFUSED_FAMILIES = {
     "deepseek_v41": "DeepSeek-V4.1 has index keys, an engram and residual streams of its own",
-    "glm5_next": "GLM-5.3-Flash's pooled indexer is not served yet",
 }
 
 
 _OTHER_RELEASE = ("use a vLLM release of the support matrix (docs/support-matrix.md), or a newer dsa-doctor",)
 
-_PLUGIN_FAMILIES: dict[Family, str] = {"mla": "deepseek_v32", "deepseek_v4": "deepseek_v4"}
+_PLUGIN_FAMILIES: dict[Family, str] = {"mla": "deepseek_v32", "deepseek_v4": "deepseek_v4", "glm5_next": "glm5_next"}
 """How the plugin calls the families that it serves."""
 
 
@@ -42,6 +47,9 @@ class GateDecision(Fact):
     remedy: tuple[str, ...] = ()
     moved: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Model family that it cannot serve in this vLLM, though others, to the patch targets that moved."""
+
+    verified: tuple[str, ...] | None = None
+    """Model families whose own patch targets were looked up; None where it was not asked."""
 
     @property
     def serves(self) -> bool:
@@ -128,10 +136,11 @@ def _patch_gate(targets: dict[str, str], families: dict[str, tuple[str, ...]]) -
         )
     lacking = {family: states for family, states in by_family.items() if states}
     if not lacking:
-        return GateDecision(outcome="serves", reason=f"all {len(targets)} patch targets are as expected")
+        reason = f"all {len(targets)} patch targets are as expected"
+        return GateDecision(outcome="serves", reason=reason, verified=tuple(families))
     served = ", ".join(family for family in by_family if family not in lacking)
     reason = f"all patch targets for {served} are as expected; not those for {', '.join(lacking)}"
-    return GateDecision(outcome="serves", reason=reason, moved=lacking)
+    return GateDecision(outcome="serves", reason=reason, moved=lacking, verified=tuple(families))
 
 
 def model_gate(environment: GateDecision, *, model: ModelGeometry, kv_cache_dtype: str) -> GateDecision:
@@ -146,13 +155,17 @@ def model_gate(environment: GateDecision, *, model: ModelGeometry, kv_cache_dtyp
         return environment
     if model.refusal is not None:
         return GateDecision(outcome="refuses", reason=_REFUSED_FAMILIES[model.refusal])
-    if moved := environment.moved.get(_PLUGIN_FAMILIES.get(model.family, "")):
+    named = _PLUGIN_FAMILIES.get(model.family, "")
+    if moved := environment.moved.get(named):
         reason = f"{len(moved)} of its patch targets for {model.name} moved in this vLLM"
         return GateDecision(outcome="refuses", reason=reason, evidence=moved, remedy=_OTHER_RELEASE)
+    if model.family != "mla" and environment.verified is not None and named not in environment.verified:
+        reason = f"its patch targets for {model.name} in this vLLM were not verified"
+        return GateDecision(outcome="refuses", reason=reason)
     misfit = _v4_misfit(model) if model.family == "deepseek_v4" else _mla_misfit(model)
     if misfit is not None:
         return GateDecision(outcome="refuses", reason=misfit)
-    accepted = V4_KV_CACHE_DTYPES if model.family == "deepseek_v4" else PLUGIN_KV_CACHE_DTYPES
+    accepted = _kv_cache_dtypes(model)
     if kv_cache_dtype not in accepted:
         halved = ("--kv-cache-dtype fp8_ds_mla   # half the memory",) if "fp8_ds_mla" in accepted else ()
         return GateDecision(
@@ -164,6 +177,12 @@ def model_gate(environment: GateDecision, *, model: ModelGeometry, kv_cache_dtyp
     return environment
 
 
+def _kv_cache_dtypes(model: ModelGeometry) -> tuple[str, ...]:
+    if model.family == "deepseek_v4":
+        return V4_KV_CACHE_DTYPES
+    return PLUGIN_KV_CACHE_DTYPES if model.qk_rope_head_dim else ROPE_FREE_KV_CACHE_DTYPES
+
+
 def _mla_misfit(model: ModelGeometry) -> str | None:
     """Return what of a model with MLA throughout the kernels are not built for."""
     if model.kv_lora_rank != 512 or model.qk_rope_head_dim not in (0, 64):
@@ -173,6 +192,11 @@ def _mla_misfit(model: ModelGeometry) -> str | None:
         )
     if model.index_topk % 128:
         return f"vLLM's index conversion takes selections of a multiple of 128; index_topk is {model.index_topk}"
+    if model.index_kpool > 1 and (model.index_head_dim != 128 or model.index_kpool > _MOST_POOLED):
+        return (
+            f"its kernels pool 2 to {_MOST_POOLED} index keys of 128 values; {model.name} pools {model.index_kpool} of "
+            f"{model.index_head_dim}"
+        )
     return None
 
 

@@ -96,14 +96,12 @@ def test_v41_flash_is_native_on_an_h100(judged):
 
 
 @pytest.mark.slow
-def test_glm53_flash_needs_its_pooled_indexer(judged):
+def test_glm53_flash_is_native_on_an_h100_and_served_by_the_plugin_on_8x(judged):
     verdict = judged["glm53", "h100"]
     doubts = [(one.summary, one.evidence) for one in verdict.findings if one.status in {"fail", "unknown"}]
     assert (verdict.exit_code, doubts) == (0, [])
     for target in ("a100", "4090"):
         verdict = judged["glm53", target]
         states = {one.layer: one.state for one in verdict.layers}
-        served = states["attention"] == states["indexer"] == "plugin"
-        assert served or (states["attention"], states["indexer"]) == ("unresolved", "unresolved")
-        if not served:
-            assert any("pooled indexer" in one.summary for one in verdict.findings)
+        assert (states["attention"], states["indexer"]) == ("plugin", "plugin")
+        assert verdict.configuration.attention_backend == "TRITON_MLA_SPARSE"

@@ -24,7 +24,8 @@ class Family:
         model_classes: architecture to "module:class" that serves it. vLLM imports the module when, and only when, it
             needs the class; importing it applies the family's patches.
         patches: what the family needs in vLLM besides `SHARED_PATCHES`.
-        modules: modules whose replaced functions are verified again as objects, before any is replaced.
+        modules: modules whose replaced functions are verified again as objects, before any is replaced; not every vLLM
+            has all of them.
         replacements: imports what it replaces, and returns what is to be set where; it must not change anything.
         head_sizes: widths of a cache row, latent plus rope.
         owns_attention: whether its attention class is replaced with its patches, so that no other backend serves

@@ -39,7 +39,7 @@ def variants(capability: int) -> list[KernelVariant]:
             "kpool_decode_update",
             f"pools of {POOL}",
             decode_kernel,
-            pooled | {"slot_ptr": "*i32", "tail_slot_ptr": "*i32", "position_ptr": "*i32", "tail_ptr": "*bf16"},
+            pooled | {"slot_ptr": "*i64", "tail_slot_ptr": "*i64", "position_ptr": "*i32", "tail_ptr": "*bf16"},
             {"POOL": POOL, "UE8M0": True},
             DECODE_WARPS,
         ),

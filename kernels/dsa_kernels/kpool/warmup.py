@@ -12,8 +12,8 @@ def warmup_kpool(pool: int = 4, device: torch.device | str = "cuda") -> None:
     """Compile the kernels for one model on one device, so that nothing compiles during graph capture or serving.
 
     What specialises: the tokens of a pool, masked or not, the dtypes of slots and gates. What does not: numbers of
-    requests, tokens and pools, next_n, the ring, strides, page sizes. Slots are int64 in prefill and int32 in decode,
-    gates bf16, as vLLM has them.
+    requests, tokens and pools, next_n, the ring, strides, page sizes. Slots are int64, positions int32 and gates bf16,
+    as vLLM has them.
 
     Args:
         pool: tokens of a pool.
@@ -28,5 +28,5 @@ def warmup_kpool(pool: int = 4, device: torch.device | str = "cuda") -> None:
     for mask in (None, torch.ones(1, dtype=torch.bool, device=device)):
         kpool_compress_and_cache(cache, keys, keys, ape, slots, mask)
     tail = torch.zeros((1, 2, pool, HEAD_DIM), dtype=torch.bfloat16, device=device)
-    token = torch.zeros((1, 1), dtype=torch.int32, device=device)
-    kpool_decode_update(cache, tail, token, keys[:, :1], keys[:, :1], ape, token, token)
+    slot = slots.unsqueeze(0)
+    kpool_decode_update(cache, tail, slot, keys[:, :1], keys[:, :1], ape, slot, slot.to(torch.int32))

@@ -47,7 +47,7 @@ def test_text_config_of_a_multimodal_model_is_looked_into():
     found = geometry_from_config(wrapped, name="wrapped", source="test")
     assert found.architecture == "Glm5NextForConditionalGeneration"
     assert found.index_topk == 128
-    assert found.refusal == "glm5_next"
+    assert found.family == "glm5_next"
 
 
 @pytest.mark.parametrize(

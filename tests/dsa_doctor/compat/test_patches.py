@@ -13,7 +13,7 @@ from dsa_doctor.plugin.families import FAMILIES, all_patches, patch_targets
 from tests.releases import RELEASES, release_folder
 
 PATCHES = all_patches()
-SINCE = {"deepseek_v4": "0.28.0"}
+SINCE = {"deepseek_v4": "0.28.0", "glm5_next": "0.30.0"}
 """Families that the plugin serves from a later release on than the oldest."""
 FILES = sorted(
     {one for patch in PATCHES for one in (patch.module, patch.origin) if one}
@@ -80,9 +80,12 @@ def test_a_renamed_target_is_noticed(sources: Path, patch: Patch) -> None:
     name = whole.rpartition(".")[2]
     if name in ("__init__", "__call__"):  # the class goes, and its method with it
         name = whole.partition(".")[0]
+    whole_states = patch_targets(sources)
     file, original = rename(sources, module, name)
     try:
-        assert patch_targets(sources)[patch.target] == "missing"
+        states = patch_targets(sources)
+        # What may be elsewhere is found there; that nobody calls it by its old name is seen by the entry of its caller.
+        assert states[patch.target] == "missing" or (patch.elsewhere and states != whole_states)
     finally:
         file.write_text(original)
     assert patch_targets(sources)[patch.target] == "present"

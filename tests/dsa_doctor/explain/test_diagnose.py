@@ -75,10 +75,10 @@ def test_the_plugin_does_not_mend_what_it_does_not_serve():
 
 
 def test_the_plugin_refuses_a_model_it_does_not_serve():
-    text = "vllm serve zai-org/GLM-5.3-Flash\n" + SELECTOR.format(sparse=True)
+    text = "vllm serve deepseek-ai/DeepSeek-V4.1-Flash\n" + SELECTOR.format(sparse=True)
     (found,) = explained(text, target=target("a100")).findings
     assert found.plugin.resolves is False
-    assert "GLM-5.3" in found.plugin.reason
+    assert "DeepSeek-V4.1" in found.plugin.reason
 
 
 def test_facts_without_the_plugin_say_so():

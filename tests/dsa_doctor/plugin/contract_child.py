@@ -6,6 +6,7 @@ op schemas are defined, without code) and the subprocess that inspects a model c
 """
 
 import contextlib
+import inspect
 import io
 import json
 import os
@@ -218,14 +219,16 @@ class Release:
             answers[str(stored)] = str(ask(seen, False) if ask is not None else seen.weight.dtype)
         return answers
 
-    def step_configure(self, config: dict[str, Any], **arguments: Any) -> dict[str, Any]:
+    def step_configure(
+        self, config: dict[str, Any], environment: dict[str, str] | None = None, **arguments: Any
+    ) -> dict[str, Any]:
         """Make the server's configuration, and return what the plugin decides there."""
         from dsa_doctor.plugin.state import STATE
 
         STATE.judged.clear()
         self.listen()
         # Elsewhere vLLM is to load no plugin by itself; a server that judges itself has loaded this one.
-        with mock.patch.dict(os.environ, VLLM_PLUGINS="dsa_doctor"):
+        with mock.patch.dict(os.environ, {**(environment or {}), "VLLM_PLUGINS": "dsa_doctor"}):
             made = self.engine_config(config, **arguments)
         return {"kv_cache_dtype": str(made.cache_config.cache_dtype), "log": self.log.getvalue()}
 
@@ -269,7 +272,7 @@ class Release:
             "kv_formats": sorted({layer.impl.kv_format for layer in layers}),
             "kv_cache_dtypes": sorted({str(layer.kv_cache_dtype) for layer in layers}),
             "projections": sorted({type(layer.impl.kv_b_proj).__name__ for layer in layers}),
-            "block_sizes": layers[0].attn_backend.get_supported_kernel_block_sizes(),
+            "block_sizes": _sizes(layers[0].attn_backend.get_supported_kernel_block_sizes()),
             "deep_gemm_imported": "deep_gemm" in sys.modules or "vllm.third_party.deep_gemm" in sys.modules,
         }
 
@@ -324,6 +327,54 @@ class Release:
         VllmJitKernel.register_warmup = register  # type: ignore[method-assign]
         return compiled
 
+    def step_construct_pooled(
+        self, config: dict[str, Any], draft: bool = False, assume_deep_gemm: bool = False, **arguments: Any
+    ) -> dict[str, Any]:
+        """As `step_construct`, for a model whose indexer pools keys; with its KV cache as vLLM would lay it out."""
+        from vllm.config import set_current_vllm_config
+        from vllm.platforms import current_platform
+
+        if assume_deep_gemm:
+            self.emulation.assume_deep_gemm()
+        if draft:
+            arguments["speculative_config"] = {"method": "mtp", "num_speculative_tokens": 1}
+        made = self.engine_config(config, **arguments)
+        parts = self.parts_of(made)
+        context = made.compilation_config.static_forward_context
+        sparse = [
+            layer for layer in context.values() if hasattr(layer, "impl") and hasattr(layer, "topk_indices_buffer")
+        ]
+        sparse = sparse or [layer for layer in context.values() if hasattr(getattr(layer, "impl", None), "kv_b_proj")]
+        indexers = [one for part in parts for one in part.modules() if type(one).__name__ == "Indexer"]
+        attention, op = (sys.modules[type(one).__module__] for one in (indexers[0], indexers[0].indexer_op))
+        logits = op if hasattr(op, "fp8_fp4_mqa_logits") else sys.modules["vllm.utils.deep_gemm"]
+        described = {
+            "parts": [f"{type(part).__module__}:{type(part).__name__}" for part in parts],
+            "backends": sorted({layer.attn_backend.get_name() for layer in sparse}),
+            "attention_layers": len(sparse),
+            "indexers": len(indexers),
+            "head_sizes": sorted({layer.impl.head_size for layer in sparse}),
+            "widths": sorted({layer.impl.topk_indices_buffer.shape[1] for layer in sparse}),
+            "ours": sorted(
+                name
+                for holder, name in (
+                    (op, "has_deep_gemm"),
+                    (logits, "fp8_fp4_mqa_logits"),
+                    (logits, "fp8_fp4_paged_mqa_logits"),
+                    (op, "pack_seq_triton"),
+                    (op, "unpack_seq_triton"),
+                    (attention, "fwht128_quant_fp8"),
+                    (op.kpool_ops, "kpool_compress_and_write_cache"),
+                    (op.kpool_ops, "kpool_decode_update_and_maybe_write_cache_batched"),
+                )
+                if getattr(holder, name).__module__.startswith("dsa_doctor.")
+            ),
+        }
+        with set_current_vllm_config(made):
+            current_platform.update_block_size_for_backend(made)
+            described["kv"] = _kv_cache(made)
+        return described
+
     def step_pickle(self, config: dict[str, Any]) -> str:
         """Return a configuration that names the backend, pickled for a spawned process."""
         made = self.engine_config(config, attention_backend="TRITON_MLA_SPARSE")
@@ -338,6 +389,87 @@ class Release:
         import torch
 
         return not torch.cuda.is_initialized()
+
+
+def _sizes(sizes: list[Any]) -> list[Any]:
+    """Return kernel block sizes as JSON can hold them: a multiple of 64 as [64]."""
+    return [one if isinstance(one, int) else [one.base] for one in sizes]
+
+
+def _no_kernel(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return lambda *_: None
+
+
+class _NoBuilder:
+    """In place of builders of attention metadata, some of which ask a GPU: the layout of the cache needs none."""
+
+    requires_block_table_width = False
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        pass
+
+    def set_kernel_block_size(self, *arguments: Any) -> None:
+        """Some releases tell the builder."""
+
+    @classmethod
+    def get_cudagraph_support(cls, *arguments: Any) -> Any:
+        from vllm.v1.attention.backend import AttentionCGSupport
+
+        return AttentionCGSupport.NEVER
+
+
+def _kv_cache(made: Any) -> dict[str, Any]:
+    """Return what vLLM makes of 1 GiB: tokens of a block, and each group's blocks and views of the cache by backend."""
+    from types import ModuleType
+
+    import torch
+    from vllm.v1.core import kv_cache_utils
+
+    # The module of Mamba's kernels needs a GPU to be imported.
+    kernels = ModuleType("vllm.model_executor.layers.mamba.mamba_mixer2")
+    kernels.__getattr__ = _no_kernel  # type: ignore[method-assign]
+    sys.modules.setdefault(kernels.__name__, kernels)
+    from vllm.v1.worker.gpu import attn_utils
+
+    context = made.compilation_config.static_forward_context
+    specs = dict(attn_utils.get_kv_cache_spec(made))
+    backends = {name: context[name].get_attn_backend() for name in specs}
+    planning: Any = kv_cache_utils
+    with contextlib.suppress(ImportError):
+        from vllm.v1.core import kv_cache_planning as planning
+    with contextlib.suppress(ImportError):
+        from vllm.v1.attention.backends.utils import get_supported_kv_cache_layouts, resolve_kv_cache_layout
+
+        names = [one.name for one in get_supported_kv_cache_layouts(dict.fromkeys(backends.values()))]
+        resolve_kv_cache_layout(made, [names], specs.values())
+    grouped = getattr(planning, "get_global_kv_cache_groups", None)
+    arguments = [grouped(made, [specs])] if grouped is not None else []
+    (plan,) = planning.get_kv_cache_configs(made, [specs], [1 << 30], *arguments)
+    for backend in backends.values():
+        backend.get_builder_cls = staticmethod(lambda: _NoBuilder)
+    groups, _, sizes = attn_utils.init_attn_backend(plan, made, torch.device("cpu"))
+    options = {"attn_groups": [one for group in groups for one in group]}
+    known = inspect.signature(attn_utils.init_kv_cache).parameters
+    given = {name: value for name, value in options.items() if name in known}
+    attn_utils.init_kv_cache(context, plan, torch.device("cpu"), sizes, made, **given)
+    return {
+        "block": made.cache_config.block_size,
+        "groups": [
+            {
+                "backends": sorted({backends[name].get_name() for name in kept.layer_names}),
+                "block": kept.kv_cache_spec.block_size,
+                "kernel_block": size,
+                "views": {
+                    backends[name].get_name(): list(context[name].kv_cache.shape)
+                    for name in kept.layer_names
+                    if isinstance(context[name].kv_cache, torch.Tensor)
+                },
+            }
+            for kept, size in zip(plan.kv_cache_groups, sizes, strict=True)
+        ],
+    }
 
 
 def main() -> None:

@@ -1,23 +1,18 @@
 """The plugin on the real Python sources of five vLLM releases, in processes with a capability in force and no GPU."""
 
-import fcntl
-import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.dsa_doctor.plugin.contract import Answers, run, run_once
 from tests.dsa_doctor.plugin.tiny_models import FP8, tiny_config
 from tests.releases import RELEASES, release_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-CHILD = Path(__file__).with_name("contract_child.py")
-REPOSITORY = Path(__file__).parents[3]
 FORCED_KV = {
     # As in nvidia/GLM-5.1-NVFP4, whose metadata alone asks for an fp8 cache.
     "quant_method": "modelopt",
@@ -28,58 +23,6 @@ FORCED_KV = {
     "exclude_modules": [],
 }
 NATIVE = ("FLASH_ATTN_MLA_SPARSE", "FLASHMLA_SPARSE", "FLASHINFER_MLA_SPARSE")
-
-
-class Answers:
-    """What a child answered, step by step."""
-
-    def __init__(self, steps: dict[str, tuple[str, dict[str, Any]]], answers: list[dict[str, Any]]) -> None:
-        self.raw = answers
-        self._by_name = dict(zip(steps, answers, strict=True))
-
-    def value(self, name: str) -> Any:
-        answer = self._by_name[name]
-        assert "value" in answer, answer.get("error")
-        return answer["value"]
-
-    def error(self, name: str) -> str:
-        answer = self._by_name[name]
-        assert "error" in answer, answer.get("value")
-        return str(answer["error"])
-
-
-def run(root: Path, capability: str, steps: dict[str, tuple[str, dict[str, Any]]], **environment: str) -> Answers:
-    """Run the steps (by name: method and arguments) in a fresh process on the release below `root`."""
-    request = {"root": str(root), "capability": capability, "steps": list(steps.values())}
-    path = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "kernels")))
-    done = subprocess.run(
-        [sys.executable, str(CHILD)],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path, **environment},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return Answers(steps, json.loads(done.stdout))
-
-
-def run_once(
-    name: str, shared: Path, root: Path, capability: str, steps: dict[str, tuple[str, dict[str, Any]]]
-) -> Answers:
-    """As `run`, once for all of pytest-xdist's workers: importing vllm is what takes the time."""
-    file = shared / f"contract-{name}.json"
-    with (shared / f"{file.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not file.is_file():
-            file.write_text(json.dumps(run(root, capability, steps).raw))
-    return Answers(steps, json.loads(file.read_text()))
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the workers of this run share."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
 
 
 @pytest.fixture(scope="module", params=RELEASES)
@@ -196,7 +139,7 @@ def test_whole_models_are_constructed(
     assert all(built["fused_query"])
     assert built["query_module"] == "dsa_doctor.plugin.stand_ins"
     assert built["kv_formats"] == [kv_format]
-    assert built["block_sizes"] == [64]
+    assert built["block_sizes"] == [[64]]
     assert not built["deep_gemm_imported"]
     if layers == 4:
         assert built["draft"] == ["vllm.model_executor.models.deepseek_mtp:DeepSeekMTP"]

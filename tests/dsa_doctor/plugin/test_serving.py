@@ -44,7 +44,6 @@ def test_what_is_served(kv_cache_dtype: str) -> None:
         (server(attention=SimpleNamespace(resolve_indexer_kv_dtype=lambda default: "mxfp4")), "fp4 indexer cache"),
         (server(attention=SimpleNamespace(hisparse_config=object())), "HiSparse"),
         (server(changes={"model_type": "deepseek_v41"}), "DeepSeek-V4.1 has index keys"),
-        (server(changes={"model_type": "glm5_next"}), "GLM-5.3-Flash"),
         (server(changes={"index_topk": 2051}), "index_topk is 2051"),
         (server(changes={"kv_lora_rank": 256}), "256+64"),
         (server(kv_cache_dtype="fp8"), "no KV cache of dtype fp8"),
@@ -98,6 +97,13 @@ def test_deepseek_v4_is_served(options: dict[str, Any]) -> None:
 def test_what_of_deepseek_v4_is_refused(options: dict[str, Any], words: str) -> None:
     (reason,) = serving.refusals(v4_server(**options))
     assert words in reason
+
+
+def test_a_family_whose_targets_moved_is_refused_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(STATE, "moved", {"glm5_next": ("vllm.models.glm5next:x: missing",)})
+    (reason,) = serving.refusals(server(changes={"model_type": "glm5_next"}))
+    assert "1 of its patch targets for tiny moved in this vLLM; vllm.models.glm5next:x: missing" in reason
+    assert serving.refusals(server()) == []
 
 
 def test_every_reason_is_given() -> None:

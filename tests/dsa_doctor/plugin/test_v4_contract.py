@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 
-from tests.dsa_doctor.plugin.test_contract import Answers, run_once, shared
+from tests.dsa_doctor.plugin.contract import Answers, run_once
 from tests.dsa_doctor.plugin.tiny_models import DSPARK, tiny_v4_config
 from tests.releases import RELEASES, release_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-__all__ = ["shared"]
 CLASS = "dsa_doctor.plugin.families.deepseek_v4_attention:TritonDeepseekV4Attention"
 E4M3_KERNELS = ("InvRope", "IndexerQ", "SparseAttnCompress", "SparseAttnNorm", "FusedKVCompress", "FusedKvCompress")
 """Parts of the names of kernels that convert to e4m3, or belong to what does: none may be compiled at a start."""

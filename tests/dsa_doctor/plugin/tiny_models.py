@@ -120,3 +120,64 @@ DSPARK: dict[str, Any] = {
     "n_mtp_layers": 3,
 }
 """What a checkpoint with DSpark's stages says besides."""
+
+
+def tiny_pooled_config(**changes: Any) -> dict[str, Any]:
+    """Return a config.json of GLM-5.3-Flash with four layers (three linear, one sparse): 512 values a row, pools of 4.
+
+    Args:
+        changes: of the text model.
+    """
+    text = {
+        "model_type": "glm5_next_text",
+        "layer_types": ["linear_attention"] * 3 + ["deepseek_sparse_attention"],
+        "hidden_size": 1024,
+        "intermediate_size": 1024,
+        "moe_intermediate_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "linear_num_heads": 8,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+        "swiglu_limit": 10.0,
+        "vocab_size": 2048,
+        "kv_lora_rank": 512,
+        "q_lora_rank": 512,
+        "qk_rope_head_dim": 0,
+        "qk_nope_head_dim": 256,
+        "v_head_dim": 256,
+        "index_topk": 2048,
+        "index_kpool": 4,
+        "index_n_heads": 16,
+        "index_head_dim": 128,
+        "max_position_embeddings": 65536,
+        "mhc": True,
+        "hc_mult": 4,
+        "mla_use_nope": True,
+        "topk_method": "noaux_tc",
+        "scoring_func": "sigmoid",
+        "moe_router_dtype": "float32",
+        "num_nextn_predict_layers": 1,
+        "indexer_rope_interleave": True,
+        **changes,
+    }
+    vision = {
+        "model_type": "glm5_next_vision",
+        "depth": 1,
+        "hidden_size": 64,
+        "num_heads": 1,
+        "intermediate_size": 64,
+        "out_hidden_size": 1024,
+        "projection_intermediate_size": 64,
+    }
+    tokens = ("image_token", "video_token", "image_start_token", "image_end_token", "video_start_token")
+    return {
+        "architectures": ["Glm5NextForConditionalGeneration"],
+        "model_type": "glm5_next",
+        "torch_dtype": "bfloat16",
+        "text_config": text,
+        "vision_config": vision,
+        **{f"{name}_id": number for number, name in enumerate((*tokens, "video_end_token"), 1)},
+    }

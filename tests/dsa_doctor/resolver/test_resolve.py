@@ -12,6 +12,7 @@ from dsa_doctor.installation import this_installation
 from dsa_doctor.probes.environment import Environment
 from dsa_doctor.probes.selector import probe as probe_selector
 from dsa_doctor.resolver import Request, Target, resolve
+from dsa_doctor.resolver.plugin_gate import GateDecision, model_gate
 from tests.dsa_doctor import facts_library as library
 
 GLM = find_model("GLM-5-FP8").geometry()
@@ -132,12 +133,47 @@ def test_blackwell_consumer_needs_to_ask_for_the_plugin():
     assert judge(facts, target("5090"), plugin_mode="force").exit_code == 0
 
 
-def test_glm_5_3_flash_is_refused_by_the_plugin():
-    flash = find_model("GLM-5.3-Flash").geometry()
-    facts = library.a100_facts(plugin=True, answers=(library.answer("8.0", None, model="GLM-5.3-Flash"),))
-    verdict = judge(facts, model=flash)
+def judge_flash(**read):
+    answers = (library.answer("8.0", None, model="GLM-5.3-Flash"), library.answer("8.0", None))
+    fingerprint = Observation[Fingerprint].ok(library.fingerprint(**read))
+    facts = library.a100_facts(plugin=True, answers=answers, fingerprint=fingerprint)
+    assert judge(facts).exit_code == 0, "the other families do not depend on it"
+    return judge(facts, model=find_model("GLM-5.3-Flash").geometry())
+
+
+OWN = {"deepseek_v32": ("a:b",), "glm5_next": ("c:d", "e:f")}
+
+
+def test_glm_5_3_flash_is_served_where_its_own_targets_are_present():
+    verdict = judge_flash(patch_targets=dict.fromkeys(("a:b", "c:d", "e:f"), "present"), patch_families=OWN)
+    assert states(verdict) == ["upstream", "plugin", "plugin"]
+
+
+@pytest.mark.parametrize(
+    ("read", "words"),
+    [
+        ({}, "its patch targets for GLM-5.3-Flash in this vLLM were not verified"),
+        (
+            {"patch_targets": {"a:b": "present", "c:d": "missing", "e:f": "present"}, "patch_families": OWN},
+            "1 of its patch targets for GLM-5.3-Flash moved in this vLLM",
+        ),
+    ],
+)
+def test_glm_5_3_flash_is_refused_where_they_are_not(read, words):
+    verdict = judge_flash(**read)
     assert verdict.exit_code == 24
-    assert "GLM-5.3-Flash" in by_id(verdict, "DSA914").summary
+    assert words in by_id(verdict, "DSA914").summary
+
+
+def test_rows_without_rope_have_no_fp8_layout():
+    gate = GateDecision(outcome="serves", reason="")
+    flash = find_model("GLM-5.3-Flash").geometry()
+    assert model_gate(gate, model=flash, kv_cache_dtype="bfloat16").serves
+    for dtype in ("fp8", "fp8_ds_mla", "float16"):
+        refused = model_gate(gate, model=flash, kv_cache_dtype=dtype)
+        assert f"no KV cache of dtype {dtype}" in refused.reason
+    pooled = flash.model_copy(update={"index_kpool": 32})
+    assert "pools 32 of 128" in model_gate(gate, model=pooled, kv_cache_dtype="auto").reason
 
 
 def test_in_tree_backend_is_upstream():
