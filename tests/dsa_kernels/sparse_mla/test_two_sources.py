@@ -7,6 +7,7 @@ import torch
 
 from dsa_kernels import ArgumentError
 from dsa_kernels.sparse_mla import interface, naive_sparse_mla_with_kvcache, sparse_mla_with_kvcache
+from dsa_kernels.targets import device_facts
 from tests.dsa_kernels.sparse_mla.cases import LIMITS, assert_close, assert_rows_close, poisoned_memory
 from tests.dsa_kernels.sparse_mla.test_kvcache import make_cache
 
@@ -126,6 +127,18 @@ def test_widths(device, widths, dtype):
 @pytest.mark.parametrize("layouts", [("contiguous", "contiguous"), ("pages", "rows"), ("rows", "contiguous")])
 def test_pages(device, heads, page_sizes, layouts):
     check(make_pair(device, 1, heads, (20, 35), page_sizes, layouts))
+
+
+def test_parts_are_planned_over_both_selections(device, monkeypatch):
+    pair = make_pair(device, tokens=1, heads=8, widths=(40, 70))
+    planned = []
+    original = interface.plan_launch
+    monkeypatch.setattr(interface, "plan_launch", lambda *given: planned.append(original(*given)) or planned[-1])
+    run(pair)
+    assert planned == [original(1, 8, 110, False, *device_facts(pair.q.device))]
+    sparse_mla_with_kvcache(**pair.alone(""))
+    assert planned[1] == original(1, 8, 40, False, *device_facts(pair.q.device))
+    assert [plan.num_splits for plan in planned] == [2, 1]
 
 
 @pytest.mark.parametrize("parts", [1, 2, 7, 64])
