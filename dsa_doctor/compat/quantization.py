@@ -17,6 +17,9 @@ _INC = f"{_PACKAGE}.inc.inc"
 _MTP = "vllm.model_executor.models.deepseek_mtp"
 _WIDENS_ROWS = "weight_fp8.shape[0] // scale_inv.shape[0]"
 """How _try_load_fp8_indexer_wk takes the two sides of a block apart; releases without it take square blocks alone."""
+_INT4_INT8_EXPERTS = "vllm.model_executor.layers.fused_moe.oracle.w4a8_int8"
+_HEAD_BY_NAME = re.compile(r"if isinstance\(layer, ParallelLMHead\):\s+try:\s+quant_scheme = self\.get_scheme\(")
+"""The head's class is no target's, so a target finds it by its name alone; vLLM takes the failure for unquantised."""
 _AUTO_ROUND = "auto-round"
 
 
@@ -38,7 +41,10 @@ def quantization_support(tree: SourceTree) -> QuantizationSupport | None:
         int4_fp8_linear=_int4_fp8(compressed, "self"),
         int4_fp8_experts=_int4_fp8(moe, "quant_config"),
         int4_int8_linear="CompressedTensorsWNA8Int(" in compressed,
+        int4_int8_experts="only supported on CPU" not in (tree.text(_INT4_INT8_EXPERTS) or ""),
+        head_by_class=_HEAD_BY_NAME.search(compressed) is None,
         mtp_splits_fused="packed_modules_mapping" in (tree.text(_MTP) or ""),
+        mtp_takes_gptq="g_idx" in (tree.text(_GPTQ) or "g_idx") or "AutoWeightsLoader" in (tree.text(_MTP) or ""),
         awq_bits=_type_map(tree.text(_AWQ)),
         gptq_bits=_type_map(tree.text(_GPTQ)),
     )

@@ -288,8 +288,14 @@ class QuantizationSupport(Fact):
     """The same of routed experts."""
     int4_int8_linear: bool
     """Whether linear layers take packed integer weights with int8 activations."""
+    int4_int8_experts: bool = True
+    """Whether routed experts take them on a GPU; true where that could not be told."""
+    head_by_class: bool = True
+    """Whether compressed-tensors quantises an output head that no target names; true where that could not be told."""
     mtp_splits_fused: bool
-    """Whether its MTP draft model knows of which projections a fused one consists, so that exclusions apply to them."""
+    """Whether its MTP draft model names the parts of fused projections itself, rather than by the model's settings."""
+    mtp_takes_gptq: bool = True
+    """Whether that draft model loads the g_idx tensors of GPTQ; true where that could not be told."""
     awq_bits: tuple[int, ...]
     gptq_bits: tuple[int, ...]
 

@@ -12,6 +12,7 @@ from dsa_doctor.verdict.schema import Finding
 _FUSED_INDEXERS = ("DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM")
 """Architectures whose modules have the names below."""
 _EXPERT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+_ATTENTION_PROJECTIONS = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj", "indexer.wq_b")
 _SHOWN = 6
 _BRING_NO_METHOD = ("dsa_doctor.", "vllm.")
 """Where plugins come from that add no quantisation method: this package, and vLLM's own, which finds LoRA adapters."""
@@ -42,9 +43,9 @@ def judge_loading(case: Judgement) -> list[Finding]:
                 instead = f"choose a checkpoint in a format that this vLLM has, or install what adds {stored.method}"
             remedy = (instead, "`dsa-doctor check --facts FILE` judges another vLLM")
             found.append(finding("DSA917", "warn" if added else "fail", summary, evidence=evidence, remedy=remedy))
-        elif drafts := _mtp_stop(case.model, stored, support):
+        elif drafts := _by_kind(_draft_stops(case, stored, support)):
             summary = "Multi-token prediction cannot be used with these weights; without it they load."
-            found.append(finding("DSA917", "warn", summary, evidence=(drafts,)))
+            found.append(finding("DSA917", "warn", summary, evidence=tuple(drafts[:_SHOWN])))
     if stored.problems and not found:
         summary = "Quantisation settings of the checkpoint make no sense, and vLLM may refuse them."
         found.append(finding("DSA917", "warn", summary, evidence=stored.problems[:_SHOWN]))
@@ -73,6 +74,10 @@ def _stops(case: Judgement, stored: Quantization, support: QuantizationSupport) 
     yield from (stop for form in formats if (stop := _order_stop(stored, form, support)))
     if case.model.architecture not in _FUSED_INDEXERS:
         return
+    if stored.method == "compressed-tensors" and not support.head_by_class and not case.model.tie_word_embeddings:
+        head = stored.format_of("lm_head")
+        if head is not None and stored.format_of("lm_head", "other") is None:
+            yield f"lm_head is {head.name}, and vLLM quantises it only where a target of the settings names it"
     for layer in range(case.model.num_hidden_layers):
         yield from _layer_stops(case, stored, support, layer)
 
@@ -167,15 +172,30 @@ def _activation_stops(
         if form.activations == "float8" and where not in ("", capability):
             only = f"only compute capability {where} does" if where else "no GPU does"
             yield f"{module} has int4 weights with FP8 activations; of this vLLM {only}"
-        if form.activations == "int8" and module not in experts and not support.int4_int8_linear:
-            yield f"{module} has int4 weights with int8 activations, for which this vLLM has no scheme"
+        serves = support.int4_int8_experts if module in experts else support.int4_int8_linear
+        if form.activations == "int8" and not serves:
+            yield f"{module} has int4 weights with int8 activations, for which this vLLM has no scheme on a GPU"
 
 
-def _mtp_stop(model: ModelGeometry, stored: Quantization, support: QuantizationSupport) -> str | None:
-    """Return why MTP layers cannot draft: the draft model judges the fused projection by its own name."""
-    if not model.num_nextn_predict_layers or support.mtp_splits_fused or stored.method != "gptq":
-        return None
-    module = f"model.layers.{model.num_hidden_layers}.self_attn.q_a_proj"
-    if stored.format_of(module) is None:
-        return None
-    return f"{module} is quantised, and vLLM's draft model builds fused_qkv_a_proj unquantised"
+def _draft_stops(case: Judgement, stored: Quantization, support: QuantizationSupport) -> Iterator[str]:
+    """Yield why MTP layers cannot draft, stored as the settings say; a checkpoint without them cannot draft either."""
+    model = case.model
+    if stored.native or model.architecture not in _FUSED_INDEXERS:
+        return
+    for layer in range(model.num_hidden_layers, model.num_hidden_layers + model.num_nextn_predict_layers):
+        prefix = f"model.layers.{layer}."
+        projection = stored.format_of(f"{prefix}eh_proj")
+        if projection is not None and projection.is_known:
+            named = "" if stored.names_layer(layer) else ", unless the quantiser left that layer out altogether"
+            yield f"{prefix}eh_proj is {projection.name}, and vLLM's draft model keeps it in bf16{named}"
+        packed = next((one for one in _linear_modules(model, prefix) if stored.format_of(one) is not None), None)
+        if stored.method == "gptq" and packed is not None and not support.mtp_takes_gptq:
+            yield f"{packed} is quantised by GPTQ, and vLLM's draft model has no place for its g_idx"
+        yield from _layer_stops(case, stored, support, layer)
+
+
+def _linear_modules(model: ModelGeometry, prefix: str) -> Iterator[str]:
+    """Yield the names of an MTP layer's linear modules, of one expert for all."""
+    yield from (f"{prefix}self_attn.{name}" for name in _ATTENTION_PROJECTIONS)
+    places = ("experts.0", "shared_experts") if model.n_shared_experts else ("experts.0",)
+    yield from (f"{prefix}mlp.{place}.{name}" for place in places for name in _EXPERT_PROJECTIONS)

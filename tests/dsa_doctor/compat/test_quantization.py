@@ -18,7 +18,10 @@ EXPECTED: dict[str, tuple[object, ...]] = {
     "int4_fp8_linear": ("9.0",) * 5,
     "int4_fp8_experts": ("9.0", "9.0", "9.0", "", ""),
     "int4_int8_linear": (True,) * 5,
+    "int4_int8_experts": (False,) * 5,
+    "head_by_class": (False,) * 5,
     "mtp_splits_fused": (False,) * 5,
+    "mtp_takes_gptq": (True, True, False, False, False),
     "awq_bits": ((4,),) * 5,
     "gptq_bits": ((4, 8),) * 5,
 }

@@ -14,10 +14,13 @@ import pickle
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+Tensors = Sequence[tuple[str, Any]]
+MTP = {"method": "mtp", "num_speculative_tokens": 1}
 OUTPUT = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # vLLM's own output must not mix with the answer
 
@@ -193,12 +196,16 @@ class Release:
         with set_current_vllm_config(config), self.emulation.tensors_on("meta"):
             return str(get_attn_backend(576, torch.bfloat16, kv_cache_dtype, **arguments).get_name())
 
-    def engine_config(self, config: dict[str, Any], **arguments: Any) -> Any:
-        """Return vLLM's whole configuration of a server for a model of this config.json."""
+    def engine_config(self, config: dict[str, Any], *, tensors: Tensors = (), **arguments: Any) -> Any:
+        """Return vLLM's whole configuration of a server for a checkpoint of this config.json and these tensors."""
         from vllm.engine.arg_utils import EngineArgs
 
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
         (folder / "config.json").write_text(json.dumps(config))
+        if tensors:
+            from tests.dsa_doctor.plugin.quantised_checkpoints import write_headers
+
+            write_headers(folder / "model.safetensors", tensors)
         defaults = {"load_format": "dummy", "skip_tokenizer_init": True, "max_model_len": 4096, "max_num_seqs": 8}
         return EngineArgs(model=str(folder), **{**defaults, **arguments}).create_engine_config()
 
@@ -232,12 +239,12 @@ class Release:
             made = self.engine_config(config, **arguments)
         return {"kv_cache_dtype": str(made.cache_config.cache_dtype), "log": self.log.getvalue()}
 
-    def parts_of(self, made: Any) -> list[Any]:
-        """Construct a server's model, and its draft where it has one, without weights."""
+    @contextlib.contextmanager
+    def constructing(self, made: Any) -> Iterator[None]:
+        """While entered, models can be constructed for a server's configuration, on the meta device."""
         import torch
         from vllm.config import set_current_vllm_config
         from vllm.distributed import init_distributed_environment, initialize_model_parallel
-        from vllm.model_executor.model_loader.utils import initialize_model
 
         torch.set_default_dtype(torch.bfloat16)
         with set_current_vllm_config(made):
@@ -246,16 +253,23 @@ class Release:
                 initialize_model_parallel(1, 1)
                 self.distributed = True
             with self.emulation.tensors_on("meta"), torch.device("meta"):
-                parts = [initialize_model(made)]
-                if made.speculative_config is not None:
-                    speculative = made.speculative_config.draft_model_config
-                    parts.append(initialize_model(made, prefix="draft", model_config=speculative))
+                yield
+
+    def parts_of(self, made: Any) -> list[Any]:
+        """Construct a server's model, and its draft where it has one, without weights."""
+        from vllm.model_executor.model_loader.utils import initialize_model
+
+        with self.constructing(made):
+            parts = [initialize_model(made)]
+            if made.speculative_config is not None:
+                speculative = made.speculative_config.draft_model_config
+                parts.append(initialize_model(made, prefix="draft", model_config=speculative))
         return parts
 
     def step_construct(self, config: dict[str, Any], draft: bool = False, **arguments: Any) -> dict[str, Any]:
         """Construct the whole model without weights, and describe its attention layers."""
         if draft:
-            arguments["speculative_config"] = {"method": "mtp", "num_speculative_tokens": 1}
+            arguments["speculative_config"] = MTP
         made = self.engine_config(config, **arguments)
         parts = self.parts_of(made)
         model = parts[0]
@@ -374,6 +388,43 @@ class Release:
             current_platform.update_block_size_for_backend(made)
             described["kv"] = _kv_cache(made)
         return described
+
+    def step_load(self, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Construct model and draft as a server does, and load a checkpoint of that configuration into each.
+
+        Returns:
+            for "model" and "draft": {"error": ...} where it stops, which leaves the draft out; else the parameters that
+            got no weight, and the classes through which dense prefill sees kv_b_proj.
+        """
+        from vllm.config import replace
+
+        from tests.dsa_doctor.plugin.quantised_checkpoints import checkpoint
+
+        answers: dict[str, dict[str, Any]] = {}
+        try:
+            tensors = list(checkpoint(config))
+            made = self.engine_config(config, tensors=tensors, speculative_config=MTP)
+            answers["model"] = self._loaded(made, tensors)
+            # The proposer drafts under a copy of the server's configuration, which shares the quantisation settings.
+            drafting = replace(made, attention_config=replace(made.attention_config, backend=None))
+            answers["draft"] = self._loaded(drafting, tensors, model_config=made.speculative_config.draft_model_config)
+        except Exception as error:
+            sys.stderr.write(traceback.format_exc())
+            answers["draft" if "model" in answers else "model"] = {"error": f"{type(error).__name__}: {error}"}
+        return answers
+
+    def _loaded(self, made: Any, tensors: Tensors, **options: Any) -> dict[str, Any]:
+        from vllm.model_executor.model_loader.utils import initialize_model
+
+        with self.constructing(made):
+            model = initialize_model(made, **options)
+            loaded = model.load_weights(iter(tensors))
+        layers = [one for one in model.modules() if hasattr(one, "impl")]
+        return {
+            "missed": sorted(set(dict(model.named_parameters())) - loaded),
+            "backends": sorted({one.attn_backend.get_name() for one in layers}),
+            "projections": sorted({type(one.impl.kv_b_proj).__name__ for one in layers}),
+        }
 
     def step_pickle(self, config: dict[str, Any]) -> str:
         """Return a configuration that names the backend, pickled for a spawned process."""

@@ -20,7 +20,10 @@ NEWEST = QuantizationSupport(
     int4_fp8_linear="9.0",
     int4_fp8_experts="",
     int4_int8_linear=True,
+    int4_int8_experts=False,
+    head_by_class=False,
     mtp_splits_fused=False,
+    mtp_takes_gptq=False,
     awq_bits=(4,),
     gptq_bits=(4, 8),
 )
@@ -30,12 +33,15 @@ OLDEST = NEWEST.model_copy(
         "orders_columns": True,
         "orders_columns_gptq": True,
         "int4_fp8_experts": "9.0",
+        "mtp_takes_gptq": True,
         "methods": ("bitsandbytes",),
     }
 )
 
 INT4 = quantised.integers(4, 128)
 INDEXER = r"re:.*self_attn\.indexer\..*"
+DRAFT = r"re:.*layers\.78\..*"
+LINEAR_OF_MLA = (r"re:.*self_attn\.(q_b|kv_b|o)_proj$",)
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
 NO_INDEXER = ["indexer", "kv_b_proj"]
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True, "desc_act": False}
@@ -44,7 +50,7 @@ INT8_INPUT = {**FP8_INPUT, "type": "int"}
 
 
 def _w4a8(inputs, targets):
-    section = quantised.compressed_tensors(INT4, ignore=[INDEXER], targets=targets)
+    section = quantised.compressed_tensors(INT4, ignore=[INDEXER, DRAFT], targets=targets)
     section["config_groups"]["group_0"]["input_activations"] = inputs
     return section
 
@@ -66,7 +72,9 @@ def _found(section, support=NEWEST, *, target=library.A100, software=None):
 
 
 FP8_ROWS = quantised.compressed_tensors(
-    {"num_bits": 8, "type": "float", "strategy": "channel"}, ignore=[r"re:.*weights_proj"], form="float-quantized"
+    {"num_bits": 8, "type": "float", "strategy": "channel"},
+    ignore=[r"re:.*weights_proj", DRAFT],
+    form="float-quantized",
 )
 STATIC = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False}
 FP8_STATIC = {**FP8_ROWS, "config_groups": {"a": {**FP8_ROWS["config_groups"]["group_0"], "input_activations": STATIC}}}
@@ -74,16 +82,14 @@ FP8_STATIC = {**FP8_ROWS, "config_groups": {"a": {**FP8_ROWS["config_groups"]["g
 LOADS = {
     "bf16": None,
     "the native FP8": {"quant_method": "fp8", "weight_block_size": [128, 128]},
-    "W4A16, indexer left alone": quantised.compressed_tensors(INT4, ignore=[INDEXER]),
-    "cyankiwi's": quantised.GLM52_AWQ_INT4,
+    "W4A16, indexer left alone": quantised.compressed_tensors(INT4, ignore=[INDEXER, DRAFT]),
     "canada-quant's": quantised.GLM52_W4A16_MTP,
     "nvidia's": quantised.GLM52_NVFP4,
-    "Mapika's": quantised.GLM52_NVFP4_MAPIKA,
-    "W8A16": quantised.GLM52_W8A16,
+    "W8A16, MTP too": quantised.compressed_tensors(quantised.integers(8, 128), ignore=[INDEXER, r"re:.*eh_proj"]),
     "an FP8 wk is widened": FP8_ROWS,
     "AWQ of the experts": {**AWQ, "modules_to_not_convert": ["self_attn", "shared_experts", "mlp.gate.", "layers.0."]},
     "GPTQ without MTP": {**GPTQ, "dynamic": {r"-:.*layers\.78\..*": {}}},
-    "W4A8 int8": _w4a8(INT8_INPUT, ("Linear",)),
+    "W4A8 int8 in linear layers": _w4a8(INT8_INPUT, LINEAR_OF_MLA),
     "W4A8 fp8 in the experts": _w4a8(FP8_INPUT, (r"re:.*mlp\.experts\..*",)),
 }
 
@@ -137,6 +143,12 @@ STOPS = {
     "W4A8 fp8 in linear layers": (
         _w4a8(FP8_INPUT, ("Linear",)), "int4 weights with FP8 activations; of this vLLM only compute capability 9.0"
     ),
+    "W4A8 int8 in the experts": (
+        _w4a8(INT8_INPUT, (r"re:.*mlp\.experts\..*",)), "int4 weights with int8 activations, for which this vLLM has no"
+    ),
+    "an output head": (
+        {**quantised.compressed_tensors(INT4, ignore=[]), "ignore": [INDEXER]}, "lm_head is int4, and vLLM quantises it"
+    ),
     "an order of columns": (
         quantised.compressed_tensors({**INT4, "actorder": "group"}, ignore=[INDEXER]), "actorder is group"
     ),
@@ -160,7 +172,7 @@ def test_what_cannot_be_loaded_fails_with_the_reason(section, said):
 
 
 def test_another_vllm_takes_what_this_one_has_dropped():
-    section = quantised.compressed_tensors({**INT4, "actorder": "group"}, ignore=[INDEXER])
+    section = quantised.compressed_tensors({**INT4, "actorder": "group"}, ignore=[INDEXER, DRAFT])
     support = OLDEST.model_copy(update={"methods": NEWEST.methods})
     assert _found(section, support) == []
     assert _found({"quant_method": "bitsandbytes", "load_in_4bit": True}, OLDEST) == []
@@ -172,7 +184,10 @@ def test_an_older_vllm_widens_blocks_alone():
     (found,) = _found(FP8_ROWS, older)
     assert "one scale a channel; it is widened from a scale a block" in found.summary
     assert (
-        _found(quantised.compressed_tensors(blocks, ignore=[r"re:.*weights_proj"], form="float-quantized"), older) == []
+        _found(
+            quantised.compressed_tensors(blocks, ignore=[r"re:.*weights_proj", DRAFT], form="float-quantized"), older
+        )
+        == []
     )
 
 
@@ -201,9 +216,30 @@ def test_the_plugins_that_vllm_itself_brings_add_no_method():
     assert "in a format that this vLLM has" in found.remedy[0]
 
 
-def test_gptq_with_mtp_is_a_warning():
-    (found,) = _found(GPTQ)
+CANNOT_DRAFT = {
+    "cyankiwi's": (quantised.GLM52_AWQ_INT4, "model.layers.78.eh_proj is int4"),
+    "Mapika's": (quantised.GLM52_NVFP4_MAPIKA, "eh_proj is nvfp4, and vLLM's draft model keeps it in bf16, unless the"),
+    "W8A16": (quantised.GLM52_W8A16, "model.layers.78.eh_proj is int8"),
+    "GPTQ": (GPTQ, "self_attn.q_a_proj is quantised by GPTQ, and vLLM's draft model has no place for its g_idx"),
+    "GPTQ, its experts": (
+        {**GPTQ, "dynamic": {r"-:.*(indexer|eh_proj|layers\.78\.self_attn).*": {}}},
+        "layers.78.mlp.experts.0.gate_proj is",
+    ),
+}
+
+
+@pytest.mark.parametrize(("section", "said"), CANNOT_DRAFT.values(), ids=CANNOT_DRAFT)
+def test_weights_that_cannot_draft_are_a_warning(section, said):
+    (found,) = _found(section)
     assert (found.status, "Multi-token prediction" in found.summary) == ("warn", True)
+    assert any(said in line for line in found.evidence)
+
+
+def test_a_draft_model_that_takes_gptq_is_not_warned_of():
+    assert (
+        _found({**GPTQ, "dynamic": {r"-:.*(indexer|eh_proj).*": {}}}, OLDEST.model_copy(update={"methods": ("gptq",)}))
+        == []
+    )
 
 
 def test_facts_without_what_vllm_takes_judge_nothing():
