@@ -2,6 +2,7 @@
 
     python oracle.py make FOLDER
     python oracle.py answer FOLDER < requests.json > answers.json
+    python oracle.py score < requests.json > answers.json
 
 The oracle is transformers' GlmMoeDsaForCausalLM, unchanged but for one thing: the arguments of its indexer's query-key
 product are rounded to e4m3 with power-of-two scales, as DSA implementations store them (transformers keeps fp32). The
@@ -113,9 +114,25 @@ def answer(folder: Path, request: dict[str, Any]) -> dict[str, list[dict[str, An
     The prompts under `rounded` are answered with the indexer's arguments rounded, those under `unrounded` by the model
     as it is.
     """
-    model = GlmMoeDsaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    original = modeling.GlmMoeDsaIndexer.forward
+    model = load(folder)
     unrounded = [decode(model, prompt, request["max_tokens"]) for prompt in request["unrounded"]]
+    round_indexers()
+    rounded = [decode(model, prompt, request["max_tokens"]) for prompt in request["rounded"]]
+    return {"rounded": rounded, "unrounded": unrounded}
+
+
+def load(folder: Path) -> Any:
+    """Return the model of a folder; modules that its configuration says so of round their inputs to int8."""
+    model = GlmMoeDsaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    for name, module in model.named_modules():
+        if name.endswith(tuple(getattr(model.config, "int8_inputs", ()))):
+            module.register_forward_pre_hook(lambda module, given: (to_int8_and_back(given[0]),))
+    return model
+
+
+def round_indexers() -> None:
+    """Let every indexer from now on round what it multiplies."""
+    original = modeling.GlmMoeDsaIndexer.forward
 
     @functools.wraps(original)
     def forward(self: Any, *arguments: Any, **options: Any) -> torch.Tensor:
@@ -123,8 +140,26 @@ def answer(folder: Path, request: dict[str, Any]) -> dict[str, list[dict[str, An
             return original(self, *arguments, **options)
 
     modeling.GlmMoeDsaIndexer.forward = forward
-    rounded = [decode(model, prompt, request["max_tokens"]) for prompt in request["rounded"]]
-    return {"rounded": rounded, "unrounded": unrounded}
+
+
+def to_int8_and_back(values: torch.Tensor) -> torch.Tensor:
+    """Round each vector of the last dimension to 8-bit integers times one scale."""
+    scale = values.abs().amax(-1, keepdim=True).clamp_min(1e-10) / 127
+    return (values / scale).round().clamp(-128, 127) * scale
+
+
+@torch.no_grad()
+def score(request: dict[str, Any]) -> dict[str, list[list[float]]]:
+    """Return, by name, the log-probability of every token but the first of each text, under the folder of that name."""
+    round_indexers()
+    found = {}
+    for name, texts in request["texts"].items():
+        model = load(Path(request["folders"][name]))
+        rows = [model(input_ids=torch.tensor([text]), use_cache=False).logits[0, :-1].log_softmax(-1) for text in texts]
+        found[name] = [
+            row.gather(1, torch.tensor(text[1:])[:, None])[:, 0].tolist() for row, text in zip(rows, texts, strict=True)
+        ]
+    return found
 
 
 @torch.no_grad()
@@ -143,5 +178,7 @@ def decode(model: Any, prompt: list[int], max_tokens: int) -> dict[str, Any]:
 if __name__ == "__main__":
     if sys.argv[1] == "make":
         make(Path(sys.argv[2]))
+    elif sys.argv[1] == "score":
+        sys.stdout.write(json.dumps(score(json.load(sys.stdin))))
     else:
         sys.stdout.write(json.dumps(answer(Path(sys.argv[2]), json.load(sys.stdin))))
