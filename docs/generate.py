@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from generator import catalog, cli, fits, ledger, matrix, routes, schemas
+from generator import catalog, cli, dense, fits, ledger, matrix, routes, schemas
 
 DOCS = Path(__file__).resolve().parent
 
@@ -21,6 +21,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "vllm-releases.md": ledger.releases_page,
     "cli.md": cli.cli_page,
     "json-schema.md": schemas.schemas_page,
+    "explanation/dense-or-sparse.md": dense.dense_page,
     "explanation/kernel-routes.md": routes.routes_page,
 }
 
