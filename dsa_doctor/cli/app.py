@@ -1,5 +1,6 @@
 """The Typer application and its commands."""
 
+import os
 import re
 import sys
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from dsa_doctor.cli.check import check
 from dsa_doctor.cli.errors import run
 from dsa_doctor.cli.explain import explain
 from dsa_doctor.cli.facts import facts
-from dsa_doctor.cli.output import EXIT_BUG, EXIT_OUTPUT
+from dsa_doctor.cli.output import EXIT_BUG, EXIT_OUTPUT, EXIT_USAGE
 from dsa_doctor.cli.run_model import run_model
 from dsa_doctor.cli.streams import OutputLostError, abandon_output, guard_streams
 from dsa_doctor.cli.verify import verify
@@ -66,6 +67,15 @@ def options(
     """Options of every command."""
 
 
+def _is_somewhere() -> bool:
+    """Whether the current folder exists: paths cannot be resolved from one that was removed."""
+    try:
+        os.getcwd()  # noqa: PTH109 - the question itself
+    except OSError:
+        return False
+    return True
+
+
 def main() -> None:
     """Run the command line; the exit codes are documented in docs/reference.md."""
     guard_streams()
@@ -80,6 +90,9 @@ def main() -> None:
         abandon_output()
         raise SystemExit(EXIT_OUTPUT) from None
     except Exception:
+        if not _is_somewhere():
+            sys.stderr.write("dsa-doctor: the current folder is gone. Change to one that exists, and run it again.\n")
+            raise SystemExit(EXIT_USAGE) from None
         sys.excepthook(*sys.exc_info())  # the traceback, as Python prints it
         sys.stderr.write(
             "dsa-doctor: this is a bug in dsa-doctor, and no verdict: exit code 1. "

@@ -37,7 +37,7 @@ def models(output_format: Annotated[Format, _FORMAT] = Format.HUMAN) -> None:
             str(one.index_topk),
             storage_of(one).name,
         )
-    show(console(), table)
+    show(console(at_least=80), table)  # names are to be typed, and a narrower table would cut them
 
 
 def targets(output_format: Annotated[Format, _FORMAT] = Format.HUMAN) -> None:

@@ -12,20 +12,25 @@ EXIT_USAGE = 2
 EXIT_OUTPUT = 74
 """Standard output could not be written; EX_IOERR of sysexits.h. No sum of the layers' bits is 74 (64 is none)."""
 
+_NARROWEST = 60
+"""Columns for which the reports are laid out at least: a narrower terminal, or one that says 0, breaks lines itself."""
 
-def console(*, stderr: bool = False) -> Console:
+
+def console(*, stderr: bool = False, at_least: int = _NARROWEST) -> Console:
     """Return a console for people's text.
 
     Characters that the terminal's encoding lacks are replaced rather than raised; NO_COLOR, FORCE_COLOR and TERM=dumb
-    are respected. Without a terminal the width is COLUMNS, or 100.
+    are respected. Without a terminal the width is COLUMNS, or 100; it is never below `at_least`.
     """
     stream = sys.stderr if stderr else sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")
     width = None if stream.isatty() or "COLUMNS" in os.environ else 100
-    return Console(
+    made = Console(
         file=stream, width=width, highlight=False, soft_wrap=False, no_color="NO_COLOR" in os.environ or None
     )
+    made.width = max(made.width, at_least)
+    return made
 
 
 def print_data(text: str) -> None:

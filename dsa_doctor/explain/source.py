@@ -15,6 +15,7 @@ _MAX_ZEROS = 64 << 20
 """A log that was cut at its head while it was written begins with a hole of zero bytes; more of them are no log."""
 _CONTROL = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]")
 _MOST_CONTROL = 0.03
+_OWN_DOCUMENT = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{\s*\"schema_version\":\s*\"[\d.]+\",\s*\"dsa_doctor_version\":")
 _DOCKER = re.compile(rb"\s*\{\"log\":\s?\"")
 
 _OTHER_FILES = (
@@ -187,6 +188,8 @@ def _encoding(head: bytes) -> str | None:
 
 def _other_file(head: bytes) -> str | None:
     """Return what a file is that is no text, or None."""
+    if _OWN_DOCUMENT.match(head):
+        return "a report or a facts file of dsa-doctor: `dsa-doctor check --facts FILE` judges facts"
     known = next((what for magic, what in _OTHER_FILES if head.startswith(magic)), None)
     if known is not None:
         return known

@@ -84,6 +84,37 @@ def test_lost_standard_error_costs_no_verdict(redirection: str, inputs: dict[str
     assert json.loads(done.stdout)["version"] == "2.1.0"
 
 
+@pytest.mark.parametrize("columns", ["0", "1", "20", "-5", "many"])
+@pytest.mark.parametrize("name", ["check human", "explain", "models", "targets"])
+def test_a_terminal_without_width_gets_the_whole_report(name: str, columns: str, inputs: dict[str, str]) -> None:
+    """A pseudo-terminal that nobody gave a size says 0."""
+    done = subprocess.run(
+        arguments(name, inputs), capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": columns}
+    )
+    usual = subprocess.run(
+        arguments(name, inputs), capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "100"}
+    )
+    assert (done.returncode, done.stderr) == (usual.returncode, usual.stderr)
+    words, all_words = set(done.stdout.split()), set(usual.stdout.split())
+    if name == "check human":  # what is long is cut there, at any width
+        all_words = {"UNRESOLVED", "DSA201", "DSA301", "DSA901", "TRITON_MLA_SPARSE,", "24."}
+    assert {one for one in all_words if one.isalnum()} <= words
+
+
+@pytest.mark.parametrize("name", ["check human", "explain", "models"])
+def test_a_current_folder_that_was_removed(name: str, inputs: dict[str, str], tmp_path: Path) -> None:
+    script = f'mkdir {tmp_path}/gone && cd {tmp_path}/gone && rmdir {tmp_path}/gone && exec "$@"'
+    command = ["sh", "-c", script, "sh", *arguments(name, inputs)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in done.stderr
+    if name == "check human":  # it looks for a policy there
+        assert done.returncode == 2
+        assert done.stderr == "dsa-doctor: the current folder is gone. Change to one that exists, and run it again.\n"
+    else:
+        assert (done.returncode in {0, 32}, done.stderr) == (True, "")
+        assert done.stdout
+
+
 def test_closed_standard_input_is_no_empty_log() -> None:
     done = through_shell([sys.executable, "-m", "dsa_doctor", "explain", "-"], "<&-")
     assert done.returncode == 2

@@ -4,12 +4,15 @@ import io
 import json
 import lzma
 import tracemalloc
+from pathlib import Path
 
 import pytest
 import zstandard
 
 from dsa_doctor.explain import explain
 from dsa_doctor.explain.source import NotALogError, Source
+
+DATA = Path(__file__).parents[2] / "data"
 
 TEXT = (
     "INFO start\nRuntimeError: CUDA error: no kernel image is available for execution on the device: Größe\n" * 9
@@ -62,6 +65,8 @@ def test_a_packed_log_that_is_cut_off_is_read_as_far_as_it_goes(name):
     ("data", "what"),
     [
         (b"\x7fELF" + bytes(100), "ELF"),
+        ((DATA / "facts-vllm-0.33.0.json").read_bytes(), "check --facts FILE"),
+        (gzip.compress((DATA / "facts-h100-no-vllm.json").read_bytes()), "check --facts FILE"),
         (b"GGUF\x03\0\0\0" + bytes(100), "GGUF"),
         (b"PK\x03\x04" + bytes(100), "zip"),
         (b"\x98\x1a\0\0\0\0\0\0" + b'{"model.embed": {}}', "safetensors"),
