@@ -1,9 +1,13 @@
 """What every test shares."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.once import Once, once_in, shared_folder
 
 # What an earlier run of a user was told must not answer for the code under test; the cache's own tests switch it on.
 os.environ["DSA_DOCTOR_CACHE"] = "off"
@@ -19,3 +23,18 @@ def _no_interpreter_for_children(request: pytest.FixtureRequest, monkeypatch: py
     """Kernel tests run under Triton's interpreter; processes that other tests start must not see it."""
     if "tests/dsa_kernels" not in request.node.nodeid:
         monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Ask once for all workers; see `tests.once`."""
+    return once_in(shared_folder(tmp_path_factory))
+
+
+@pytest.fixture(autouse=True)
+def _the_path_is_left_as_it_was() -> Iterator[None]:
+    """A folder that a test leaves on sys.path shadows modules in whichever test the worker runs next."""
+    before = list(sys.path)
+    yield
+    after, sys.path[:] = list(sys.path), before
+    assert after == before, f"the test left sys.path changed: {sorted(set(after) ^ set(before))}"

@@ -10,23 +10,13 @@ COMPILED = """
 import json, re, sys
 import dsa_kernels
 from dsa_kernels.emulation import emulated
-from dsa_kernels.aot.compile import all_variants
+from dsa_kernels.aot.compile import all_variants, source_of
 from dsa_kernels.aot.sass import disassemble
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 variant = next(one for one in all_variants(80) if one.op == "sparse_mla_fwd" and "16 heads" in one.name)
-names = list(variant.kernel.arg_names)
-if getattr(variant.kernel, "is_gluon", bool)():
-    from triton.experimental.gluon._runtime import GluonASTSource as ASTSource
-source = ASTSource(
-    fn=variant.kernel,
-    signature={name: variant.signature[name] for name in names},
-    constexprs={(names.index(name),): value for name, value in variant.constexprs.items()},
-    attrs={(names.index(name),): [["tt.divisibility", 16]] for name in variant.divisible_by_16},
-)
-made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": variant.num_warps})
+made = triton.compile(source_of(variant), target=GPUTarget("cuda", 90, 32), options={"num_warps": variant.num_warps})
 ptx = made.asm["ptx"]
 print(json.dumps({
     "emulated": emulated(),

@@ -6,6 +6,7 @@ import importlib
 import os
 import pkgutil
 from dataclasses import dataclass
+from typing import Any
 
 from dsa_kernels.aot import sass
 from dsa_kernels.aot.variants import KernelVariant
@@ -67,29 +68,11 @@ def _compile(variant: KernelVariant, capability: int, limit: int) -> CompiledRep
             raise RuntimeError(f"{name} is set: unset it to compile for a named target")
     import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages, "maxnreg": variant.maxnreg}
-    if getattr(variant.kernel, "is_gluon", bool)():
-        # Gluon kernels are pipelined by hand, and compiled from a source of their own.
-        from triton.experimental.gluon._runtime import GluonASTSource as ASTSource
-
-        del options["num_stages"]
-
-    names = list(variant.kernel.arg_names)
-    if set(names) != set(variant.signature):
-        raise ValueError(f"the signature differs from the kernel's arguments by {set(names) ^ set(variant.signature)}")
-    source = ASTSource(
-        fn=variant.kernel,
-        signature={name: variant.signature[name] for name in names},
-        constexprs={(names.index(name),): value for name, value in variant.constexprs.items()},
-        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in variant.divisible_by_16},
-    )
-    compiled = triton.compile(
-        source,
-        target=GPUTarget("cuda", capability, 32),
-        options=options,
-    )
+    if is_gluon(variant):
+        del options["num_stages"]  # Gluon kernels are pipelined by hand
+    compiled = triton.compile(source_of(variant), target=GPUTarget("cuda", capability, 32), options=options)
     cubin = compiled.asm["cubin"]
     resources = sass.read_resources(cubin)
     shared = int(compiled.metadata.shared)
@@ -113,6 +96,35 @@ def _compile(variant: KernelVariant, capability: int, limit: int) -> CompiledRep
         copies_ok=copies_ok,
         ok=not faults,
         reason="; ".join(faults),
+    )
+
+
+def is_gluon(variant: KernelVariant) -> bool:
+    """Whether the kernel is Gluon's, which is compiled from a source of its own kind."""
+    return bool(getattr(variant.kernel, "is_gluon", bool)())
+
+
+def source_of(variant: KernelVariant) -> Any:
+    """Return what Triton compiles for a variant: an ASTSource.
+
+    Raises:
+        ValueError: where the signature does not name the kernel's arguments.
+    """
+    if is_gluon(variant):
+        from triton.experimental.gluon._runtime import GluonASTSource as ASTSource
+    else:
+        from triton.compiler import ASTSource
+
+    names = list(variant.kernel.arg_names)
+    if set(names) != set(variant.signature):
+        raise ValueError(f"the signature differs from the kernel's arguments by {set(names) ^ set(variant.signature)}")
+    # In the order of the arguments: the order is part of Triton's cache key, and a set has another in each process.
+    aligned = [position for position, name in enumerate(names) if name in variant.divisible_by_16]
+    return ASTSource(
+        fn=variant.kernel,
+        signature={name: variant.signature[name] for name in names},
+        constexprs={(names.index(name),): value for name, value in variant.constexprs.items()},
+        attrs={(position,): [["tt.divisibility", 16]] for position in aligned},
     )
 
 

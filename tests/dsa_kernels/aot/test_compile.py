@@ -2,10 +2,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from dsa_kernels.aot import KernelVariant, compile_variant, sass
+from dsa_kernels.aot.compile import source_of
 from dsa_kernels.aot.table import _child_environment
 
 
@@ -64,6 +66,16 @@ def test_an_interpreted_kernel_is_a_report_too(monkeypatch):
     report = compile_variant(KernelVariant("op", "name", None, {}, {}, frozenset(), 4, 2, False), 80)
     assert not report.ok
     assert "TRITON_INTERPRET" in report.reason
+
+
+def test_the_source_is_the_same_in_every_process():
+    """Triton's cache key holds the order of the attributes; that of a set of names differs by process."""
+    names = [f"argument_{number}" for number in range(12)]
+    kernel = SimpleNamespace(__name__="kernel", arg_names=names)
+    source = source_of(
+        KernelVariant("op", "name", kernel, dict.fromkeys(names, "i32"), {}, frozenset(names), 4, 2, False)
+    )
+    assert list(source.attrs) == [(number,) for number in range(12)]
 
 
 SASS = """

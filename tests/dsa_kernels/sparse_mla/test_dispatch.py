@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from dsa_kernels.aot.table import compile_table
 from dsa_kernels.sparse_mla.dispatch import MAX_HEADS, ROUTES, find_route, routes_on, tile_config
 from dsa_kernels.targets import SHARED_MEMORY_LIMIT, VERIFIED_TARGETS, multiprocessor_memory
+from tests.dsa_kernels.aot.tables import compiled_rows
 
 
 @pytest.mark.parametrize("capability", sorted(SHARED_MEMORY_LIMIT))
@@ -52,8 +52,8 @@ def test_a_tile_of_64_heads_does_not_fit_small_shared_memory(capability, fp8):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", VERIFIED_TARGETS)
-def test_programs_for_few_heads_share_a_multiprocessor(capability):
-    rows = [row for row in compile_table(capability, jobs=1) if row.kernel == "attend_mma_h16_kernel"]
+def test_programs_for_few_heads_share_a_multiprocessor(capability, once):
+    rows = [row for row in compiled_rows(once, capability) if row.kernel == "attend_mma_h16_kernel"]
     assert {row.op for row in rows} == {"sparse_mla_fwd", "sparse_mla_with_kvcache"}
     for row in rows:
         config = tile_config(capability, 16, fp8="fp8_ds_mla" in row.variant, gluon=True)
