@@ -1,16 +1,19 @@
 """What every test shares."""
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.guards import path_left_as_it_was
 from tests.once import Once, once_in, shared_folder
 
 # What an earlier run of a user was told must not answer for the code under test; the cache's own tests switch it on.
 os.environ["DSA_DOCTOR_CACHE"] = "off"
+
+# Wherever vLLM is imported, humming starts two processes that build its launcher: more work than the import itself.
+os.environ["HUMMING_DISABLE_PARALLEL_BUILD"] = "1"
 
 if not Path("/dev/nvidiactl").exists():
     # Before any test module imports a kernel: the decorator decides when a kernel is defined, and one process may
@@ -19,7 +22,15 @@ if not Path("/dev/nvidiactl").exists():
 
 
 @pytest.fixture(autouse=True)
-def _no_interpreter_for_children(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _the_path_is_left_as_it_was() -> Iterator[None]:
+    with path_left_as_it_was():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_interpreter_for_children(
+    request: pytest.FixtureRequest, _the_path_is_left_as_it_was: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Kernel tests run under Triton's interpreter; processes that other tests start must not see it."""
     if "tests/dsa_kernels" not in request.node.nodeid:
         monkeypatch.delenv("TRITON_INTERPRET", raising=False)
@@ -29,12 +40,3 @@ def _no_interpreter_for_children(request: pytest.FixtureRequest, monkeypatch: py
 def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
     """Ask once for all workers; see `tests.once`."""
     return once_in(shared_folder(tmp_path_factory))
-
-
-@pytest.fixture(autouse=True)
-def _the_path_is_left_as_it_was() -> Iterator[None]:
-    """A folder that a test leaves on sys.path shadows modules in whichever test the worker runs next."""
-    before = list(sys.path)
-    yield
-    after, sys.path[:] = list(sys.path), before
-    assert after == before, f"the test left sys.path changed: {sorted(set(after) ^ set(before))}"

@@ -1,6 +1,7 @@
 """Kernel tests run on the GPU where there is one, and under Triton's interpreter where there is none."""
 
 import os
+from typing import ClassVar
 
 import pytest
 import torch
@@ -42,8 +43,51 @@ def _teach_interpreter_bf16() -> None:
     interpreter._convert_float = convert_rounding
 
 
+def _quicken_interpreter() -> None:
+    """Make the interpreter put its functions in the place of the language's once a launch.
+
+    It looks for what to replace again at every device function that a kernel calls, two thirds of the time of some
+    tests, and never takes back what it replaced then. It also builds the table of numpy's dtypes anew for each value.
+    """
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    patch_lang, np_dtype_of = interpreter._patch_lang, interpreter._get_np_dtype
+    in_force = False
+    np_dtypes = {}
+
+    class Both:
+        """Sees the language by both of its modules: the one of kernels, and the one of Triton's own functions."""
+
+        __globals__: ClassVar = {"tl": tl, "core": tl.core}
+
+    class Scope(interpreter._LangPatchScope):
+        def restore(self) -> None:
+            nonlocal in_force
+            in_force = False
+            super().restore()
+
+    def patch_what_is_not(fn):
+        nonlocal in_force
+        if in_force:
+            return interpreter._LangPatchScope()
+        scope = Scope()
+        scope._changes = patch_lang(Both)._changes
+        in_force = True
+        return scope
+
+    def remembered(dtype):
+        name = dtype.scalar.name
+        if name not in np_dtypes:
+            np_dtypes[name] = np_dtype_of(dtype.scalar)
+        return np_dtypes[name]
+
+    interpreter._patch_lang, interpreter._get_np_dtype = patch_what_is_not, remembered
+
+
 if not ON_GPU:
     _teach_interpreter_bf16()
+    _quicken_interpreter()
 
 
 @pytest.fixture(scope="session")

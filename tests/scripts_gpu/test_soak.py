@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 
+from tests.guards import path_put_back
+
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "gpu"
 MIB = 1 << 20
 
 
 @pytest.fixture
 def soak() -> Iterator[Any]:
-    sys.path.insert(0, str(SCRIPTS))
-    yield importlib.import_module("soak")
-    sys.path.remove(str(SCRIPTS))
+    with path_put_back():
+        sys.path.insert(0, str(SCRIPTS))
+        yield importlib.import_module("soak")
 
 
 def run_of(growth: float = 0.0, late: str = "", failed: int = 0, last_token: int = 2) -> tuple[Any, Any, Any]:

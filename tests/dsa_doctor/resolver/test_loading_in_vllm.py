@@ -5,6 +5,7 @@ from unittest import mock
 import pytest
 
 from tests.dsa_doctor.planner import quantised
+from tests.guards import path_put_back
 
 pytestmark = pytest.mark.slow
 
@@ -13,10 +14,12 @@ FUSED = {"gate_up_proj": ["gate_proj", "up_proj"], "fused_qkv_a_proj": ["q_a_pro
 FP8_INPUT = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "token", "dynamic": True}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def compressed_tensors():
+    """vLLM's module; every test here imports what hangs on it."""
     pytest.importorskip("vllm")
-    from vllm.model_executor.layers.quantization.compressed_tensors import compressed_tensors
+    with path_put_back():
+        from vllm.model_executor.layers.quantization.compressed_tensors import compressed_tensors
 
     return compressed_tensors
 
@@ -64,7 +67,6 @@ def test_an_order_of_columns(compressed_tensors):
 
 
 def test_desc_act_of_gptq():
-    pytest.importorskip("vllm")
     from vllm.model_executor.layers.quantization.auto_gptq import AutoGPTQConfig
 
     section = {"bits": 4, "group_size": 128, "desc_act": True, "sym": True}
@@ -73,7 +75,6 @@ def test_desc_act_of_gptq():
 
 
 def test_the_name_of_the_router_leaves_a_fused_mlp_alone_in_awq():
-    pytest.importorskip("vllm")
     from vllm.model_executor.layers.quantization.utils.quant_utils import is_layer_skipped
 
     for skipped, is_skipped in ((["mlp.gate"], True), (["mlp.gate."], False)):
@@ -84,7 +85,6 @@ def test_the_name_of_the_router_leaves_a_fused_mlp_alone_in_awq():
 
 @pytest.mark.parametrize(("bits", "known"), [(4, True), (8, False)])
 def test_bits_of_awq(bits, known):
-    pytest.importorskip("vllm")
     from vllm.model_executor.layers.quantization.auto_awq import AutoAWQConfig
 
     section = {"bits": bits, "group_size": 128, "zero_point": True}

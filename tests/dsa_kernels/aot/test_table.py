@@ -6,7 +6,8 @@ from dsa_kernels.aot.table import compile_table
 from dsa_kernels.targets import SHARED_MEMORY_LIMIT, VERIFIED_TARGETS
 from tests.dsa_kernels.aot.tables import compiled_rows
 
-pytestmark = pytest.mark.slow
+# The first test that asks for a table waits for all of it.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 OP = "fp8_paged_mqa_logits"
 

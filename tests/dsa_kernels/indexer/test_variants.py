@@ -30,6 +30,7 @@ def test_variants_cover_every_kernel_and_argument():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("op", ["fp8_mqa_logits", "fp8_paged_mqa_logits"])
 def test_the_logits_kernels_pass_the_gates_on_sm80(op, once):
     rows = [row for row in compiled_rows(once, 80) if row.op == op]

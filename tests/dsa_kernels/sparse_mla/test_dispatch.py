@@ -51,6 +51,7 @@ def test_a_tile_of_64_heads_does_not_fit_small_shared_memory(capability, fp8):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("capability", VERIFIED_TARGETS)
 def test_programs_for_few_heads_share_a_multiprocessor(capability, once):
     rows = [row for row in compiled_rows(once, capability) if row.kernel == "attend_mma_h16_kernel"]

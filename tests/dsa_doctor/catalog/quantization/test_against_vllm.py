@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from dsa_doctor.catalog.quantization import read_quantization
+from tests.guards import path_put_back
 
 pytestmark = pytest.mark.slow
 torch = pytest.importorskip("torch")
@@ -25,8 +26,9 @@ NAMES = [
 def quantization():
     """vLLM's modules, with kernels that hold any shape: only the parameters are of interest."""
     pytest.importorskip("vllm")
-    from vllm.model_executor import parameter
-    from vllm.model_executor.layers.quantization import auto_awq, auto_gptq, modelopt
+    with path_put_back():
+        from vllm.model_executor import parameter
+        from vllm.model_executor.layers.quantization import auto_awq, auto_gptq, modelopt
 
     kernel = type("AnyKernel", (), {"__init__": lambda *_, **__: None, "input_quant_key": lambda _: None})
     with pytest.MonkeyPatch.context() as patch:
