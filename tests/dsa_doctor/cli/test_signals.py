@@ -38,8 +38,9 @@ PROMPT_SECONDS = 3.0
 
 
 def _heed_interrupts() -> None:
-    """A test run that a script put into the background ignores SIGINT, and its children would inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """A test run in the background, or under nohup, ignores some of them, and its children would inherit that."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture
