@@ -7,28 +7,33 @@ parameters are on the meta device, nothing is computed.
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.emulated_vllm import ask, reply
+from tests.emulated_vllm import ask_all, reply
 
 
-def kv_cache_of(
+def kv_caches_of(
     folder: Path,
-    config: dict[str, Any],
     capability: str,
+    models: Sequence[tuple[dict[str, Any], dict[str, Any]]],
     *,
     memory_gib: int = 40,
-    timeout: float = 420.0,
-    **options: Any,
-) -> dict[str, Any]:
-    """Return what a release of vLLM would allocate for a config.json on one rank; `folder` as of `tests.releases`.
+    timeout: float = 1500.0,
+) -> list[dict[str, Any]]:
+    """Return what a release of vLLM would allocate for models on one rank; `folder` as of `tests.releases`.
+
+    Args:
+        models: a config.json and options of vLLM's EngineArgs for each.
 
     Returns:
-        "layers": name to {"kind", "block", "page", "most"} (tokens of a block, bytes of its page, most bytes that one
-        request may hold); "blocks" and "concurrency": of a pool of `memory_gib`, at --max-model-len.
+        For each {"failed": a traceback} or {"value": ...} of "layers": name to {"kind", "block", "page", "most"}
+        (tokens of a block, bytes of its page, most bytes that one request may hold); "blocks" and "concurrency": of a
+        pool of `memory_gib`, at --max-model-len.
     """
-    return ask(__name__, folder, capability, timeout=timeout, config=config, options=options, memory=memory_gib * 2**30)
+    requests = [{"config": config, "options": options, "memory": memory_gib * 2**30} for config, options in models]
+    return ask_all(__name__, folder, capability, requests, timeout=timeout)
 
 
 def _answer(request: dict[str, Any], emulated: Any) -> dict[str, Any]:

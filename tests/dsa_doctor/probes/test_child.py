@@ -40,6 +40,16 @@ def test_answer_comes_back_untouched_by_what_is_printed(run: Callable[..., Child
     assert "banner" in result.evidence
 
 
+def test_nothing_is_written_or_built_beside_what_is_examined(
+    run: Callable[..., ChildResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("PYTHONDONTWRITEBYTECODE", "HUMMING_DISABLE_PARALLEL_BUILD")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    result = run(ANSWER + f"json.dump({{name: os.environ.get(name) for name in {names}}}, out)")
+    assert result.answer == dict.fromkeys(names, "1")
+
+
 @pytest.mark.parametrize(
     ("source", "status", "cause"),
     [
