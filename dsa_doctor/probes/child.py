@@ -20,6 +20,9 @@ from dsa_doctor.redaction import last_lines
 
 CHILDREN = Path(__file__).with_name("children")
 _LARGEST_ANSWER = 64 << 20
+# The examined environment is left as it was found, byte code caches included. humming, which vLLM imports, would start
+# two processes that build its launcher below the user's home.
+_LEFT_ALONE = {"PYTHONDONTWRITEBYTECODE": "1", "HUMMING_DISABLE_PARALLEL_BUILD": "1"}
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,7 @@ def run_child(
         [*(without_network() if foreign else ()), python, CHILDREN / script],
         timeout=timeout,
         given=json.dumps(request).encode(),
-        # The examined environment is left as it was found, byte code caches included.
-        environment=_changed(os.environ, {**(environment or {}), "PYTHONDONTWRITEBYTECODE": "1"}),
+        environment=_changed(os.environ, {**(environment or {}), **_LEFT_ALONE}),
         merge=True,
         answer_variable="DSA_DOCTOR_ANSWER_FD",
         keep_answer=_LARGEST_ANSWER,
