@@ -293,11 +293,13 @@ def test_no_tokens(device):
     assert (out.shape, lse.shape) == ((0, 8, 512), (0, 8))
 
 
-def test_a_second_cache_without_pages_is_as_none(device):
-    pair = make_pair(device)
-    pair.extra_kv_cache = pair.extra_kv_cache[:0]
+@pytest.mark.parametrize("part", [(slice(0), slice(None)), (slice(None), slice(0))], ids=["no pages", "empty pages"])
+@pytest.mark.parametrize(("empty", "other"), [("extra_", ""), ("", "extra_")])
+def test_a_cache_without_rows_is_as_none(device, empty, other, part):
+    pair = make_pair(device, heads=4, widths=(20, 30))
+    setattr(pair, f"{empty}kv_cache", getattr(pair, f"{empty}kv_cache")[part])
     out, lse = check(pair)
-    alone, alone_lse = sparse_mla_with_kvcache(**pair.alone(""))
+    alone, alone_lse = sparse_mla_with_kvcache(**pair.alone(other))
     assert_close("out", out, alone, 1e-6)
     assert_close("lse", lse, alone_lse, 1e-6)
 
