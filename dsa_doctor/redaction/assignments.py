@@ -141,6 +141,8 @@ def assigned_secrets(text: str) -> Iterator[tuple[int, int]]:
         sign = _ASSIGNED.match(text, match.end())
         if sign is None and (option or _listed_header(text, match.end())):
             sign = _ARGUMENT.match(text, match.end())
+        if sign is not None and _says_of_a_file(text, match.start() - len(prefix), sign):
+            continue
         if sign is None or not _names_a_secret(word, prefix, text[max(0, match.start() - 24) : match.start()]):
             continue
         value = _VALUE.match(text, sign.end())
@@ -154,6 +156,11 @@ def assigned_secrets(text: str) -> Iterator[tuple[int, int]]:
         if content and not counts and not _NO_SECRETS.fullmatch(content):
             position = end
             yield start, end
+
+
+def _says_of_a_file(text: str, start: int, sign: re.Match[str]) -> bool:
+    """Whether what stands there is the end of a path, of which something is said: `/etc/passwd: Permission denied`."""
+    return text[max(0, start - 1) : start] == "/" and re.fullmatch(r":[ \t]{1,4}", sign.group()) is not None
 
 
 def _listed_header(text: str, end: int) -> bool:
