@@ -32,13 +32,14 @@ def dense_page() -> str:
         "A model with DeepSeek Sparse Attention can be run as plain multi-head latent attention: the indexer is left "
         "out, and every token attends to all earlier ones. People do so where sparse kernels are lacking "
         "(vllm-project/vllm#35021, vllm-project/vllm#39594, yhfgyyf/vllm-deepseek-v4-sm89#74). This page says what it "
-        "costs. It is no advice against it: up to a few thousand tokens it costs nothing.",
+        "costs and saves.",
         "## In short",
         "- **Up to 2,048 tokens** (`index_topk`) both compute the same: everything is selected. The plugin, too, "
         "leaves short prompts to vLLM's dense kernels.",
         "- **Memory**: dense saves the indexer's keys and weights, and that is all it saves.",
-        "- **Time**: dense reads the whole context in every layer for every token. From about 8,192 tokens on that is "
-        "several times what sparse attention and its indexer read together.",
+        "- **Time**: dense reads the whole context in every layer for every token. "
+        f"At {CONTEXTS[2]:,} tokens that is {_times(CONTEXTS[2])} times what sparse attention and its indexer read "
+        f"together, at {CONTEXTS[-1]:,} {_times(CONTEXTS[-1])} times.",
         "- **Output**: beyond 2,048 tokens it is another attention than the one that the model was trained with. The "
         "few public measurements found it no worse.",
         "## Memory",
@@ -56,7 +57,7 @@ def dense_page() -> str:
             ("Model", "context", "MB, sparse", "MB, dense", "GFLOP, sparse", "GFLOP, dense"),
             (_work_row(_model(name), context) for name in MODELS for context in CONTEXTS),
         ),
-        "A batch multiplies both: each request has a cache of its own. Prefill of n tokens behind a long context does "
+        f"Bytes are even at {_even()}. A batch multiplies both: each request has a cache of its own. Prefill of n tokens behind a long context does "
         "n times these operations, so there the ratio of operations counts: the indexer's scores are a dense product "
         "of their own, which is why sparse prefill still grows with the context.",
         "## Measured",
@@ -73,8 +74,9 @@ def dense_page() -> str:
                 for context in MEASURED_CONTEXTS
             ),
         ),
-        "For one request at 4,096 tokens the measured figure is launches and latency, not bytes; a real dense kernel "
-        "has those too.",
+        "For one request the measured figure is launches and latency, not bytes, which is why it stands above dense's "
+        "floor up to some 65,536 tokens. Whether a dense kernel comes near its floor there was not measured. How much "
+        "of a whole step this is: [performance-served.md](../performance-served.md).",
         *_OUTPUT,
         *_ON_8,
     )
@@ -98,13 +100,16 @@ _OUTPUT = (
 )
 _ON_8 = (
     "## When dense is the better choice on 8.x",
-    "- The server sees short contexts only, up to about 4,096 tokens.",
+    "- The server sees short contexts only: up to about 2,500 tokens dense reads no more, and at 4,096 attention is a "
+    "small part of a step either way.",
     "- A layer cannot be resolved by the plugin, and an answer is wanted at all: vLLM's `TRITON_MLA` serves dense MLA "
     "on 8.0, 8.6 and 8.9 in bf16.",
     "- To tell a fault of the indexer from another one: below 2,048 tokens both must agree.",
-    "vLLM has no option for it. It takes a model for sparse when its configuration has the key `index_topk`, whatever "
-    "the value: `null` does not turn it off. What does is a `config.json` of another architecture, without the "
-    "`index_*` keys, and a checkpoint without the indexer's tensors. dsa-doctor does not do that for you.",
+    "vLLM has no option for it, and `index_topk: null` is refused when the configuration is read. What does it is "
+    "another `config.json` beside the same weights: `architectures` `DeepseekV3ForCausalLM`, `model_type` "
+    "`deepseek_v3`, and no key that begins with `index_`. Under it vLLM 0.26 and 0.33 construct tiny GLM-5 and "
+    "DeepSeek-V3.2 models on 8.0 with `TRITON_MLA`, and load their checkpoints; the indexer's tensors are passed over. "
+    "Nothing was computed with it here, and multi-token prediction was not tried.",
 )
 
 
@@ -166,6 +171,22 @@ def _work_row(model: ModelGeometry, context: int) -> tuple[str, ...]:
     sparse, dense = _sparse(model, 1, context), _dense(model, 1, context)
     figures = (sparse.moved_bytes / 1e6, dense.moved_bytes / 1e6, sparse.flop / 1e9, dense.flop / 1e9)
     return model.name, f"{context:,}", *(f"{one:,.0f}" if one >= 100 else f"{one:.1f}" for one in figures)
+
+
+def _times(context: int) -> str:
+    """Return by how much more bytes dense reads, over all models."""
+    ratios = [_dense(one, 1, context).moved_bytes / _sparse(one, 1, context).moved_bytes for one in map(_model, MODELS)]
+    return f"{min(ratios):.1f} to {max(ratios):.1f}"
+
+
+def _even() -> str:
+    """Return up to which context dense reads no more bytes than sparse, for each model; to 64 tokens."""
+
+    def largest(model: ModelGeometry) -> int:
+        contexts = range(model.index_topk, 2 * model.index_topk, 64)
+        return max(one for one in contexts if _dense(model, 1, one).moved_bytes <= _sparse(model, 1, one).moved_bytes)
+
+    return ", ".join(f"{largest(_model(name)):,} tokens ({name})" for name in MODELS)
 
 
 def _measured(model: ModelGeometry, batch: int, context: int) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
-"""Decompresses the payload of a fat binary entry, in pieces and within bounds."""
+"""Decompresses the payload of a fat binary entry, in pieces and within bounds.
+
+The decompressors are imported where they are used: a server with the plugin gathers facts and reads no payload.
+"""
 
 from collections.abc import Iterator
-
-import lz4.block  # type: ignore[import-untyped]
-import zstandard
 
 from dsa_doctor.binaries.fatbin import Buffer, GpuImage
 
@@ -36,6 +36,8 @@ def payload_chunks(data: Buffer, image: GpuImage, *, limit: int, chunk_size: int
         for offset in range(image.offset, image.offset + image.size, chunk_size):
             yield data[offset : min(offset + chunk_size, image.offset + image.size)]
     elif image.compression == "lz4":
+        import lz4.block  # type: ignore[import-untyped]
+
         size = image.decompressed_size
         if size > limit or size > image.size * _LZ4_RATIO:
             raise PayloadError(f"the payload claims {size} bytes from {image.size}, the limit is {limit}")
@@ -48,6 +50,8 @@ def payload_chunks(data: Buffer, image: GpuImage, *, limit: int, chunk_size: int
 
 
 def _zstd_chunks(stored: memoryview, limit: int, chunk_size: int) -> Iterator[bytes]:
+    import zstandard
+
     reader = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW).stream_reader(stored)
     total = 0
     while True:

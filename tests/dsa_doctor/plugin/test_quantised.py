@@ -50,6 +50,11 @@ def loaded(run_of: tuple[str, str], shared: Path) -> Answers:  # noqa: F811
     release, architecture = run_of
     steps: dict[str, tuple[str, dict[str, Any]]] = {"register": ("register", {})}
     steps |= {name: ("load", {"config": config_of(name, architecture)}) for name in CASES}
+    sparse = tiny_config(architecture)
+    steps["null"] = ("load", {"config": {**sparse, "index_topk": None}, "stored": sparse})
+    dense = {key: value for key, value in sparse.items() if not key.startswith("index_")}
+    dense |= {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3"}
+    steps["dense"] = ("load", {"config": dense, "stored": sparse})
     return run_once(f"quantised-{release}-{architecture}", shared, release_folder(release), "8.0", steps)
 
 
@@ -87,6 +92,16 @@ def test_the_verdict_says_what_vllm_does(loaded: Answers, run_of: tuple[str, str
     fails = {part for part in answer if "error" in answer[part]}
     said = {"fail": {"model"}, "warn": {"draft"}}[found.status] if found is not None else set()
     assert said == fails, (found, answer)
+
+
+def test_a_checkpoint_is_run_dense_under_another_config_json(loaded: Answers) -> None:
+    """As docs/explanation/dense-or-sparse.md says; the indexer's tensors are passed over."""
+    model = loaded.value("dense")["model"]
+    assert (model["backends"], model["indexers"], model["missed"]) == (["TRITON_MLA"], 0, [])
+
+
+def test_index_topk_cannot_be_null(loaded: Answers) -> None:
+    assert "Field 'index_topk' expected int" in loaded.value("null")["model"]["error"]
 
 
 def test_the_releases_are_the_oldest_and_the_newest() -> None:
