@@ -57,9 +57,9 @@ def dense_page() -> str:
             ("Model", "context", "MB, sparse", "MB, dense", "GFLOP, sparse", "GFLOP, dense"),
             (_work_row(_model(name), context) for name in MODELS for context in CONTEXTS),
         ),
-        f"Bytes are even at {_even()}. A batch multiplies both: each request has a cache of its own. Prefill of n tokens behind a long context does "
-        "n times these operations, so there the ratio of operations counts: the indexer's scores are a dense product "
-        "of their own, which is why sparse prefill still grows with the context.",
+        f"Bytes are even at {_even()}. A batch multiplies both: each request has a cache of its own. Prefill of n "
+        "tokens behind a long context does n times these operations, so there the ratio of operations counts: the "
+        "indexer's scores are a dense product of their own, which is why sparse prefill still grows with the context.",
         "## Measured",
         "Attention and indexer of one decode step, all layers of GLM-5, milliseconds. Sparse: our kernels on an H100 "
         "through the sm80 pipeline (attention, logits and top-k of the tables in the two pages above, added up). "
@@ -74,9 +74,9 @@ def dense_page() -> str:
                 for context in MEASURED_CONTEXTS
             ),
         ),
-        "For one request the measured figure is launches and latency, not bytes, which is why it stands above dense's "
-        "floor up to some 65,536 tokens. Whether a dense kernel comes near its floor there was not measured. How much "
-        "of a whole step this is: [performance-served.md](../performance-served.md).",
+        "For one request the measured figure is launches and latency, not bytes, so it stands above dense's floor "
+        "still at 32,768 tokens. Whether a dense kernel comes near its floor there was not measured. How much of a "
+        "whole step this is: [performance-served.md](../performance-served.md).",
         *_OUTPUT,
         *_ON_8,
     )
@@ -96,16 +96,17 @@ _OUTPUT = (
     "- perplexity at 4,096 tokens 2.6972 dense, 2.7099 sparse (ikawrakow/ik_llama.cpp#2063).",
     "So dense is no worse there, by a few tenths of a percent even better, and its answers are not the same. Nothing "
     "was found beyond 8,192 tokens, nor on tasks other than predicting text. Sparse output that is much worse than "
-    "dense is no property of the model but a defect of the indexer in use.",
+    "dense is a defect of the indexer in use: one that let every layer of GLM-5.2 choose for itself had a perplexity "
+    "20 % higher (ikawrakow/ik_llama.cpp#2045).",
 )
 _ON_8 = (
     "## When dense is the better choice on 8.x",
-    "- The server sees short contexts only: up to about 2,500 tokens dense reads no more, and at 4,096 attention is a "
+    "- The server sees short contexts only: up to about 2,300 tokens dense reads no more, and at 4,096 attention is a "
     "small part of a step either way.",
     "- A layer cannot be resolved by the plugin, and an answer is wanted at all: vLLM's `TRITON_MLA` serves dense MLA "
     "on 8.0, 8.6 and 8.9 in bf16.",
     "- To tell a fault of the indexer from another one: below 2,048 tokens both must agree.",
-    "vLLM has no option for it, and `index_topk: null` is refused when the configuration is read. What does it is "
+    "vLLM has no option for it, and `index_topk: null` only stops the start. What does it is "
     "another `config.json` beside the same weights: `architectures` `DeepseekV3ForCausalLM`, `model_type` "
     "`deepseek_v3`, and no key that begins with `index_`. Under it vLLM 0.26 and 0.33 construct tiny GLM-5 and "
     "DeepSeek-V3.2 models on 8.0 with `TRITON_MLA`, and load their checkpoints; the indexer's tensors are passed over. "

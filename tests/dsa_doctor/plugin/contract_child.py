@@ -389,8 +389,12 @@ class Release:
             described["kv"] = _kv_cache(made)
         return described
 
-    def step_load(self, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """Construct model and draft as a server does, and load a checkpoint of that configuration into each.
+    def step_load(self, config: dict[str, Any], stored: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+        """Construct model and draft as a server does, and load a checkpoint into each.
+
+        Args:
+            config: its config.json.
+            stored: the config.json that its tensors were written by, where that is another.
 
         Returns:
             for "model" and "draft": {"error": ...} where it stops, which leaves the draft out; else the parameters that
@@ -402,7 +406,7 @@ class Release:
 
         answers: dict[str, dict[str, Any]] = {}
         try:
-            tensors = list(checkpoint(config))
+            tensors = list(checkpoint(stored or config))
             made = self.engine_config(config, tensors=tensors, speculative_config=MTP)
             answers["model"] = self._loaded(made, tensors)
             # The proposer drafts under a copy of the server's configuration, which shares the quantisation settings.
@@ -424,6 +428,7 @@ class Release:
             "missed": sorted(set(dict(model.named_parameters())) - loaded),
             "backends": sorted({one.attn_backend.get_name() for one in layers}),
             "projections": sorted({type(one.impl.kv_b_proj).__name__ for one in layers}),
+            "indexers": sum(type(one).__name__ == "Indexer" for one in model.modules()),
         }
 
     def step_pickle(self, config: dict[str, Any]) -> str:
