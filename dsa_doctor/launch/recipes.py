@@ -47,6 +47,13 @@ _GLM_TOOLS = (
 _GLM_REASONING = RecipeFlag("--reasoning-parser", "glm45", "separates the thinking from the answer")
 _STRING_CONTENT = RecipeFlag("--chat-template-content-format", "string", "the chat template takes plain text")
 
+_V4 = (
+    RecipeFlag("--tokenizer-mode", "deepseek_v4", "the model's own chat format"),
+    RecipeFlag("--tool-call-parser", "deepseek_v4", "the format in which the model calls tools"),
+    RecipeFlag("--enable-auto-tool-choice", None, "lets the model decide to call a tool"),
+    RecipeFlag("--reasoning-parser", "deepseek_v4", "separates the thinking from the answer"),
+)
+
 RECIPES: tuple[Recipe, ...] = (
     Recipe(
         ("GLM-5",),
@@ -80,6 +87,18 @@ RECIPES: tuple[Recipe, ...] = (
             RecipeFlag("--enable-auto-tool-choice", None, "lets the model decide to call a tool"),
             RecipeFlag("--reasoning-parser", "deepseek_v3", "separates the thinking from the answer"),
         ),
+    ),
+    Recipe(
+        ("DeepSeek-V4-Flash", "DeepSeek-V4-Flash-0731"),
+        "models/deepseek-ai/DeepSeek-V4-Flash.yaml",
+        "030367e7d409a1cef22270f8d8afbb39bd804eb9",
+        _V4,
+    ),
+    Recipe(
+        ("DeepSeek-V4-Pro", "DeepSeek-V4-Pro-0813"),
+        "models/deepseek-ai/DeepSeek-V4-Pro.yaml",
+        "ec99fcc602c8b729d0d9e826354762a1ce6d5768",
+        _V4,
     ),
 )
 

@@ -4,6 +4,7 @@ Pure functions of a model's geometry, the hardware and the options. Bytes are pe
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from math import floor
 from typing import get_args
@@ -330,6 +331,10 @@ def _static_lines(
     if absorbed:
         note = "bf16 copies of kv_b_proj that vLLM makes for decode"
         lines.append(Line(name="absorbed projections", bytes=absorbed, label="exact", note=note))
+    unpacked = _unpacked_bytes(model, options, stage)
+    if unpacked:
+        note = "wo_a, which the plugin dequantises to bf16 when it is loaded; what it takes beyond its stored bytes"
+        lines.append(Line(name="unpacked projections", bytes=unpacked, label=label, note=note))
     offloaded = _offloaded(model, options, stage)
     if offloaded:
         note = "--cpu-offload-gb keeps these weights in pinned host memory"
@@ -354,6 +359,19 @@ def _absorbed_bytes(model: ModelGeometry, options: PlanOptions, stage: int) -> i
     )
     heads = -(-model.num_attention_heads // options.parallel.tensor)
     return layers * heads * model.kv_lora_rank * (model.qk_nope_head_dim + model.v_head_dim) * 2
+
+
+@lru_cache(maxsize=256)
+def _unpacked_bytes(model: ModelGeometry, options: PlanOptions, stage: int) -> int:
+    """Return what DeepSeek-V4's first output projection takes in bf16 beyond its stored bytes, under the plugin."""
+    if model.family != "deepseek_v4" or options.attention_backend != "TRITON_MLA_SPARSE":
+        return 0
+    return sum(
+        rank_bytes(replace(weight, widened=True), model, options.parallel, layer=layer)
+        - rank_bytes(weight, model, options.parallel, layer=layer)
+        for layer, weight in stage_weights(model, options.parallel, stage, mtp=options.mtp)
+        if weight.name == "attn.wo_a.weight"
+    )
 
 
 @lru_cache(maxsize=256)

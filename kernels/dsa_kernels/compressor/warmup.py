@@ -26,8 +26,8 @@ def warmup_compressor(
     """Compile the kernels for one model on one device, so that nothing compiles during graph capture or serving.
 
     What specialises: ratio and overlap, the width of the rope, heads of an output group, and the dtypes, which are
-    those that vLLM has: int32 requests and tables, int64 positions and slots, fp32 weights and angles. What does not:
-    numbers of tokens, strides, page and block sizes.
+    those that vLLM has: int32 requests and tables, int64 positions and slots, bf16 weights of the norm, fp32 states and
+    angles. What does not: numbers of tokens, strides, page and block sizes.
 
     Args:
         heads: query heads of this rank.
@@ -42,7 +42,7 @@ def warmup_compressor(
     for ratio, overlap in groups:
         for width in (ROW_DIM, INDEX_DIM) if overlap else (ROW_DIM,):
             state = torch.zeros((1, 1, 2 * width * (2 if overlap else 1)), dtype=torch.float32, device=device)
-            weight = torch.zeros(width, dtype=torch.float32, device=device)
+            weight = torch.zeros(width, dtype=torch.bfloat16, device=device)
             index = width == INDEX_DIM
             shape, dtype = ((1, 16, INDEX_DIM + 4), torch.uint8) if index else ((1, 1, ROW_DIM), torch.bfloat16)
             cache = torch.zeros(shape, dtype=dtype, device=device)

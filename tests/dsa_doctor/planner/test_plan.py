@@ -361,3 +361,20 @@ def test_what_is_known_has_no_range():
     assert found.disk_low_bytes is None
     assert found.weights_doubts == ()
     assert all(line.low_bytes is None for line in found.lines)
+
+
+def test_deepseek_v4_under_the_plugin_has_plain_rows_and_an_unpacked_projection():
+    model = find_model("DeepSeek-V4-Flash").geometry()
+    hardware = Hardware(name="NVIDIA A100 80GB", gpus_per_node=8, memory_bytes=80 * GIB)
+    stock, ours = (
+        plan(model, hardware, PlanOptions(parallel=Parallel(tensor=8), attention_backend=backend))
+        for backend in ("auto", "TRITON_MLA_SPARSE")
+    )
+    assert (stock.kv_token_bytes, ours.kv_token_bytes) == (3916, 6250)
+    assert not any(line.name == "unpacked projections" for line in stock.lines)
+    (line,) = [one for one in ours.lines if one.name == "unpacked projections"]
+    values = 43 * 8 * 1024 * 8 * 512 // 8  # wo_a of every layer, its eighth
+    assert line.bytes == values * 2 - values - values // 128**2  # bf16 less e4m3 and a scale per block
+    tight = hardware.model_copy(update={"memory_bytes": 24 * GIB})
+    options = PlanOptions(parallel=Parallel(tensor=8), attention_backend="TRITON_MLA_SPARSE", max_model_len=1_048_576)
+    assert not any("fp8_ds_mla" in shape.what for shape in nearest_shapes(model, tight, options))

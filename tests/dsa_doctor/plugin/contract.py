@@ -19,6 +19,9 @@ class Answers:
         self.raw = answers
         self._by_name = dict(zip(steps, answers, strict=True))
 
+    def asked(self, name: str) -> bool:
+        return name in self._by_name
+
     def value(self, name: str) -> Any:
         answer = self._by_name[name]
         assert "value" in answer, answer.get("error")

@@ -332,7 +332,9 @@ class Release:
             from vllm.model_executor.warmup.jit_warmup import VllmJitKernel
         except ImportError:
             return compiled
-        original = VllmJitKernel.register_warmup
+        original = getattr(VllmJitKernel, "register_warmup", None)
+        if original is None:
+            return compiled
 
         def register(kernel: Any, *given: Any, **named: Any) -> Any:
             compiled.add(type(kernel).__name__)

@@ -17,7 +17,7 @@ from tests.releases import RELEASES, release_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-CHILD = Path(__file__).with_name("v4_layer_child.py")
+CHILD = Path(__file__).with_name("deepseek_v4_layer_child.py")
 REPOSITORY = Path(__file__).parents[3]
 FAULTS = ("selection", "sink", "position", "group")
 LENGTHS = [300, 140]
