@@ -42,6 +42,35 @@ def define_all_ops(emulation: Any, schemas_file: Path) -> None:
                 library.impl(name, lambda capability, m=minimum: capability >= m, "CompositeExplicitAutograd")
 
 
+class Unloaded:
+    """A copy of this process as it is now, before the plugin is loaded, that waits for one pickled configuration.
+
+    A spawned engine process reads its configuration in that state; a fresh process would import vLLM once more.
+    """
+
+    def __init__(self) -> None:
+        given, self._request = os.pipe()
+        self._answer, found = os.pipe()
+        if os.fork() == 0:
+            os.close(self._request)
+            with os.fdopen(given, "rb") as request, os.fdopen(found, "w") as answer:
+                pickled = request.read()  # ends at once, and empty, where nobody asks and this process ends
+                try:
+                    answer.write(str(pickle.loads(pickled).backend) if pickled else "")
+                except BaseException as error:
+                    answer.write(f"{type(error).__name__}: {error}")
+            os._exit(0)
+        os.close(given)
+        os.close(found)
+
+    def unpickle_backend(self, pickled: bytes) -> str:
+        """Return the name of the backend of a pickled AttentionConfig, or the error that unpickling it raised."""
+        with os.fdopen(self._request, "wb") as request:
+            request.write(pickled)
+        with os.fdopen(self._answer) as answer:
+            return answer.read()
+
+
 class Release:
     """The release under test in this process."""
 
@@ -74,6 +103,7 @@ class Release:
         report.compiled_side = lambda environment: Observation[Csrc].unknown("placeholders stand for compiled modules")
         self.distributed = False
         self._stand_in_for_streams()
+        self.unloaded = Unloaded()
 
     @staticmethod
     def _stand_in_for_streams() -> None:
@@ -433,14 +463,10 @@ class Release:
             "indexers": sum(type(one).__name__ == "Indexer" for one in model.modules()),
         }
 
-    def step_pickle(self, config: dict[str, Any]) -> str:
-        """Return a configuration that names the backend, pickled for a spawned process."""
+    def step_spawn(self, config: dict[str, Any]) -> str:
+        """Pickle a configuration that names the backend, and return the name as a spawned engine process reads it."""
         made = self.engine_config(config, attention_backend="TRITON_MLA_SPARSE")
-        return pickle.dumps(made.attention_config).hex()
-
-    def step_unpickle(self, data: str) -> str:
-        """Unpickle a configuration before the plugin is loaded, as a spawned engine process does."""
-        return str(pickle.loads(bytes.fromhex(data)).backend)
+        return self.unloaded.unpickle_backend(pickle.dumps(made.attention_config))
 
     def step_cuda_untouched(self) -> bool:
         """Whether CUDA is still uninitialised."""
