@@ -15,6 +15,11 @@ os.environ["DSA_DOCTOR_CACHE"] = "off"
 # Wherever vLLM is imported, humming starts two processes that build its launcher: more work than the import itself.
 os.environ["HUMMING_DISABLE_PARALLEL_BUILD"] = "1"
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # There is a worker for every core: more threads of a worker, or of its children, wait for each other.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
 if not Path("/dev/nvidiactl").exists():
     # Before any test module imports a kernel: the decorator decides when a kernel is defined, and one process may
     # collect tests that import kernels before it comes to the kernels' own.

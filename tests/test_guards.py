@@ -1,3 +1,4 @@
+import os
 import sys
 
 import pytest
@@ -20,6 +21,12 @@ def test_what_monkeypatch_puts_back_is_left_as_it_was(monkeypatch, tmp_path):
     """The guard around every test looks after monkeypatch has put things back, or this test would end in an error."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, "/elsewhere"])
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process alone has every core")
+def test_a_worker_computes_with_the_threads_it_was_given():
+    torch = pytest.importorskip("torch")
+    assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])
 
 
 def test_the_first_asks_and_the_others_read(tmp_path):
