@@ -41,6 +41,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "mla-flat": ("sparse_mla",),
     "mla-paged": ("sparse_mla",),
     "mla-fp8": ("sparse_mla",),
+    "mla-two": ("sparse_mla",),
     "mla-selections": ("sparse_mla",),
     "logits": ("indexer_logits", "indexer_topk"),
     "paged-logits": ("indexer_logits",),
