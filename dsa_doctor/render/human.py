@@ -240,13 +240,15 @@ def _layer(layer: Layer, reason: str) -> Table:
 
 
 def _shown_reason(layer: Layer, verdict: Verdict, room: int, *, verbose: bool) -> str:
-    """Return a layer's reason; in short its first sentence, of a resolved one without the GPU that the title names."""
+    """Return a layer's reason; in short its first sentence, without the GPU, which the report's first line names."""
     if verbose:
         return layer.reason
-    if layer.state in {"unresolved", "unknown"}:
-        return layer_line(layer, verdict.findings)
+    is_open = layer.state in {"unresolved", "unknown"}
+    reason = layer_line(layer, verdict.findings) if is_open else layer.reason
     name = verdict.target.name if verdict.target is not None else ""
-    reason = re.sub(rf" on (?:the )?{re.escape(name)}(?=[ .,;])", "", layer.reason) if name else layer.reason
+    reason = re.sub(rf" on (?:the )?{re.escape(name)}(?=[ .,;])", "", reason) if name else reason
+    if is_open:
+        return reason
     reason = _SENTENCE.split(reason, maxsplit=1)[0].rstrip(".")
     if len(reason) >= room:
         reason = _CLAUSE.split(reason, maxsplit=1)[0]
