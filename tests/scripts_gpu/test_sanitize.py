@@ -12,6 +12,7 @@ from dsa_kernels import gluon_support, sparse_mla
 from dsa_kernels.indexer.dispatch import ragged_config
 from dsa_kernels.indexer.logits_kernels import ragged_kernel
 from dsa_kernels.indexer.ragged import logits_kernel
+from dsa_kernels.mhc.interface import kernel_of
 from dsa_kernels.sparse_mla.kernels import attend_kernel
 from dsa_kernels.targets import running_capability
 
@@ -68,9 +69,10 @@ def test_a_tool_that_is_missing_or_dies_fails(scripts, monkeypatch):
 
 def test_kernels_are_what_the_package_launches(scripts):
     capability = running_capability(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    # The kernels of attention and of ragged logits are chosen among several, and launched under another name.
+    # Kernels of attention, of ragged logits and of mHC's product are chosen among several, launched under another name.
     launched = {variant.kernel.fn.__name__ for variant in sparse_mla.variants(capability)}
     launched |= {attend_kernel.fn.__name__, ragged_kernel.fn.__name__}
+    launched |= {kernel_of(name).fn.__name__ for name in (("triton", "mma") if gluon_support.USABLE else ("triton",))}
     config = ragged_config(capability, 32, gluon_support.USABLE)
     launched.add(logits_kernel(config)[0].fn.__name__)
     for path in Path(dsa_kernels.__file__).parent.rglob("*.py"):
