@@ -20,6 +20,10 @@ _INDEXER_FALLBACKS = {
     "indexer top-k": "dsa_kernels.topk_indices",
     "indexer query": "dsa_kernels.fused_indexer_q_rope_quant",
 }
+_POOLED_FALLBACKS = {
+    "indexer query": "dsa_kernels.hadamard_quantize_fp8",
+    "pooled index keys": "dsa_kernels.kpool_compress_and_cache, dsa_kernels.kpool_decode_update",
+}
 
 
 def configuration(case: Judgement, layers: tuple[Layer, ...]) -> Configuration | None:
@@ -32,14 +36,17 @@ def configuration(case: Judgement, layers: tuple[Layer, ...]) -> Configuration |
     answer = None if own else case.answer
     chosen = own_choice(case) if own else answer.chosen if answer is not None else None
     stock = answer.block_size if answer is not None else None
-    default_block_size = PLUGIN_BLOCK_SIZE if attention and not own else stock
+    # A block of a hybrid model holds a state of its linear layers: vLLM sizes it.
+    hybrid = case.model.linear_attention is not None
+    default_block_size = None if attention and hybrid else PLUGIN_BLOCK_SIZE if attention and not own else stock
     fallbacks = _V4_FALLBACKS if own else _ATTENTION_FALLBACKS
+    indexing = _INDEXER_FALLBACKS | (_POOLED_FALLBACKS if case.model.index_kpool > 1 else {})
     return Configuration(
         attention_backend=TRITON_BACKEND if attention else chosen or "auto",
         kv_cache_dtype=plugin_kv_cache_dtype(case) if attention else case.request.kv_cache_dtype,
         block_size=case.request.block_size or default_block_size,
         uses_plugin=attention or indexer,
-        fallbacks=(fallbacks if attention else {}) | (_INDEXER_FALLBACKS if indexer else {}),
+        fallbacks=(fallbacks if attention else {}) | (indexing if indexer else {}),
     )
 
 

@@ -147,6 +147,9 @@ OWN = {"deepseek_v32": ("a:b",), "glm5_next": ("c:d", "e:f")}
 def test_glm_5_3_flash_is_served_where_its_own_targets_are_present():
     verdict = judge_flash(patch_targets=dict.fromkeys(("a:b", "c:d", "e:f"), "present"), patch_families=OWN)
     assert states(verdict) == ["upstream", "plugin", "plugin"]
+    assert verdict.configuration.block_size is None, "vLLM sizes the blocks of a hybrid model"
+    assert verdict.configuration.fallbacks["indexer query"] == "dsa_kernels.hadamard_quantize_fp8"
+    assert "kpool_decode_update" in verdict.configuration.fallbacks["pooled index keys"]
 
 
 @pytest.mark.parametrize(
