@@ -1,9 +1,11 @@
 """Quantised GlmMoeDsa and DeepseekV32 at compute capability 8.0: what real releases of vLLM load, and DSA917 beside it.
 
-Models are constructed on the meta device and their checkpoints loaded, in one process per release and architecture.
+Models are constructed on the meta device and their checkpoints loaded, in one process per release.
 """
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from dsa_doctor.catalog.geometry import geometry_from_config
 from dsa_doctor.compat.quantization import quantization_support
 from dsa_doctor.compat.sources import SourceTree
 from dsa_doctor.facts.observation import Observation
-from dsa_doctor.facts.schema import Fingerprint
+from dsa_doctor.facts.schema import Fingerprint, QuantizationSupport
 from dsa_doctor.resolver import Request, Target, resolve
 from dsa_doctor.verdict.schema import Finding
 from tests.dsa_doctor import facts_library as library
@@ -24,11 +26,7 @@ from tests.releases import RELEASES, release_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-RUNS = [
-    (OLDEST, "GlmMoeDsaForCausalLM"),
-    (NEWEST, "GlmMoeDsaForCausalLM"),
-    (NEWEST, "DeepseekV32ForCausalLM"),
-]
+ARCHITECTURES = ("GlmMoeDsaForCausalLM", "DeepseekV32ForCausalLM")
 NOT_STORED = ("_bias", "g_idx", "_idx_sort_indices", ".k_scale", ".q_scale", ".v_scale", ".prob_scale")
 """Parameters that vLLM makes for what a checkpoint may hold besides weights, with a default for each."""
 SHARED = {"model": (), "draft": ("model.embed_tokens.", ".shared_head.head.")}
@@ -40,28 +38,45 @@ def config_of(name: str, architecture: str) -> dict[str, Any]:
     return tiny_config(architecture, **({"quantization_config": section} if section is not None else {}))
 
 
-@pytest.fixture(scope="module", params=RUNS, ids=lambda one: "-".join(one))
-def run_of(request: pytest.FixtureRequest) -> tuple[str, str]:
-    return request.param
+@pytest.fixture(scope="module", params=(OLDEST, NEWEST))
+def release(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def loaded(run_of: tuple[str, str], shared: Path) -> Answers:
-    release, architecture = run_of
+def every(release: str, shared: Path) -> Answers:
+    """One process per release loads everything."""
     steps: dict[str, tuple[str, dict[str, Any]]] = {"register": ("register", {})}
-    steps |= {name: ("load", {"config": config_of(name, architecture)}) for name in CASES}
-    sparse = tiny_config(architecture)
-    steps["null"] = ("load", {"config": {**sparse, "index_topk": None}, "stored": sparse})
-    dense = {key: value for key, value in sparse.items() if not key.startswith("index_")}
-    dense |= {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3"}
-    steps["dense"] = ("load", {"config": dense, "stored": sparse})
-    return run_once(f"quantised-{release}-{architecture}", shared, release_folder(release), "8.0", steps)
+    for architecture in ARCHITECTURES:
+        sparse = tiny_config(architecture)
+        dense = {key: value for key, value in sparse.items() if not key.startswith("index_")}
+        dense |= {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3"}
+        asked = {name: ("load", {"config": config_of(name, architecture)}) for name in CASES}
+        asked["null"] = ("load", {"config": {**sparse, "index_topk": None}, "stored": sparse})
+        asked["dense"] = ("load", {"config": dense, "stored": sparse})
+        steps |= {f"{architecture} {name}": step for name, step in asked.items()}
+    return run_once(f"quantised-{release}", shared, release_folder(release), "8.0", steps)
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def architecture(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def loaded(every: Answers, architecture: str) -> Callable[[str], Any]:
+    """What became of a case of this architecture."""
+    return lambda name: every.value(f"{architecture} {name}")
+
+
+@functools.cache
+def support_of(release: str) -> QuantizationSupport | None:
+    return quantization_support(SourceTree(release_folder(release)))
 
 
 def finding(release: str, config: dict[str, Any]) -> Finding | None:
     """Return DSA917 as `check` gives it for a release on an A100."""
-    support = quantization_support(SourceTree(release_folder(release)))
-    observed = Observation[Fingerprint].ok(library.fingerprint(quantization=support))
+    observed = Observation[Fingerprint].ok(library.fingerprint(quantization=support_of(release)))
     verdict = resolve(
         library.a100_facts(fingerprint=observed, plugin=True),
         model=geometry_from_config(json.loads(json.dumps(config)), name="tiny", source="test"),
@@ -72,10 +87,10 @@ def finding(release: str, config: dict[str, Any]) -> Finding | None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_vllm_loads_it_or_says_why_not(loaded: Answers, run_of: tuple[str, str], name: str) -> None:
-    answer = loaded.value(name)
+def test_vllm_loads_it_or_says_why_not(loaded: Callable[[str], Any], release: str, name: str) -> None:
+    answer = loaded(name)
     for part in ("model", "draft"):
-        expected = CASES[name].error(part, run_of[0])
+        expected = CASES[name].error(part, release)
         if expected is not None:
             assert expected in answer[part]["error"]
             break
@@ -87,21 +102,23 @@ def test_vllm_loads_it_or_says_why_not(loaded: Answers, run_of: tuple[str, str],
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_verdict_says_what_vllm_does(loaded: Answers, run_of: tuple[str, str], name: str) -> None:
-    answer, found = loaded.value(name), finding(run_of[0], config_of(name, run_of[1]))
+def test_the_verdict_says_what_vllm_does(
+    loaded: Callable[[str], Any], release: str, architecture: str, name: str
+) -> None:
+    answer, found = loaded(name), finding(release, config_of(name, architecture))
     fails = {part for part in answer if "error" in answer[part]}
     said = {"fail": {"model"}, "warn": {"draft"}}[found.status] if found is not None else set()
     assert said == fails, (found, answer)
 
 
-def test_a_checkpoint_is_run_dense_under_another_config_json(loaded: Answers) -> None:
+def test_a_checkpoint_is_run_dense_under_another_config_json(loaded: Callable[[str], Any]) -> None:
     """As docs/explanation/dense-or-sparse.md says; the indexer's tensors are passed over."""
-    model = loaded.value("dense")["model"]
+    model = loaded("dense")["model"]
     assert (model["backends"], model["indexers"], model["missed"]) == (["TRITON_MLA"], 0, [])
 
 
-def test_index_topk_cannot_be_null(loaded: Answers) -> None:
-    assert "NoneType" in loaded.value("null")["model"]["error"]
+def test_index_topk_cannot_be_null(loaded: Callable[[str], Any]) -> None:
+    assert "NoneType" in loaded("null")["model"]["error"]
 
 
 def test_the_releases_are_the_oldest_and_the_newest() -> None:
