@@ -110,7 +110,7 @@ def test_the_plugin_serves_v4_on_8_x_from_its_first_release_on(capability, versi
         )
         environment = gate(version)
         assert environment.serves
-        assert environment.moved.keys() == {"deepseek_v4"}
+        assert environment.moved.keys() == {"deepseek_v4", "glm5_next"}
         return
     assert states(verdict)[1:] == ["plugin", "plugin"]
     assert verdict.exit_code == 0
