@@ -10,6 +10,8 @@ PLUGINS = "vllm.plugins"
 
 PLUGIN_MODE = "DSA_DOCTOR_PLUGIN"
 ALLOWED_PLUGINS = "VLLM_PLUGINS"
+BREAKABLE_GRAPHS = "VLLM_USE_BREAKABLE_CUDAGRAPH"
+"""vLLM sets it to 1 for models whose steps branch on the host; another value asks for whole graphs."""
 ALWAYS = (PLUGIN_MODE, ALLOWED_PLUGINS, "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "TRITON_OVERRIDE_ARCH")
 """Looked at whatever this vLLM reads."""
 

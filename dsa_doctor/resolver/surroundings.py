@@ -1,6 +1,6 @@
 """Findings on the environment that serves: its settings, and GPUs of several kinds."""
 
-from dsa_doctor.compat.settings import PLUGIN_MODE
+from dsa_doctor.compat.settings import BREAKABLE_GRAPHS, PLUGIN_MODE
 from dsa_doctor.resolver.judgement import Judgement, finding
 from dsa_doctor.resolver.request import PLUGIN_MODES
 from dsa_doctor.verdict.schema import Finding, Layer
@@ -31,6 +31,11 @@ def settings_findings(case: Judgement, layers: tuple[Layer, ...]) -> list[Findin
         remedy = tuple(_INSTEAD[name] for name in observed.value.unread if name in _INSTEAD)
         evidence = tuple(f"{name}={variables.get(name, '')}" for name in observed.value.unread)
         found.append(finding("DSA916", "warn", summary, evidence=evidence, remedy=remedy))
+    graphs = variables.get(BREAKABLE_GRAPHS, "1")
+    if graphs != "1" and case.model.index_kpool > 1 and any(layer.state == "plugin" for layer in layers):
+        summary = f"{BREAKABLE_GRAPHS}={graphs}: the plugin refuses {case.model.name} at start, unless graphs are off."
+        remedy = (f"unset {BREAKABLE_GRAPHS}", "--enforce-eager   # no graphs at all")
+        found.append(finding("DSA916", "warn", summary, remedy=remedy))
     read = {name: value for name, value in variables.items() if name not in observed.value.unread}
     if read:
         summary = f"The answer is for the environment's own settings: {', '.join(read)}."

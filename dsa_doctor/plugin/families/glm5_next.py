@@ -18,6 +18,7 @@ from dsa_doctor.compat.patches import (
     PACKING,
     Patch,
 )
+from dsa_doctor.compat.settings import BREAKABLE_GRAPHS
 from dsa_doctor.compat.sources import SourceTree
 from dsa_doctor.plugin.families.family import Family, Replacement
 from dsa_doctor.plugin.host import vllm_root
@@ -34,7 +35,6 @@ _MODEL_FILES = (
     (f"{_PACKAGE}.common.mtp", f"{_PACKAGE}.nvidia.mtp"),
 )
 _MODELS = "dsa_doctor.plugin.families.glm5_next_models"
-_BREAKABLE = "VLLM_USE_BREAKABLE_CUDAGRAPH"
 
 _POOL = ("pool_size", "head_dim")
 
@@ -223,11 +223,11 @@ def refusals(vllm_config: Any) -> list[str]:
     dtype = str(vllm_config.model_config.dtype).removeprefix("torch.")
     if dtype != "bfloat16":
         found.append(f"--dtype {dtype}: vLLM's pooled indexer computes in bfloat16 alone; accepted: bfloat16")
-    graphs = os.environ.get(_BREAKABLE)
+    graphs = os.environ.get(BREAKABLE_GRAPHS)
     if graphs not in (None, "1") and not vllm_config.model_config.enforce_eager:
         found.append(
-            f"{_BREAKABLE}={graphs}: a whole graph would keep the host's branches of the pooled indexer; accepted: "
-            "unset, 1, or --enforce-eager"
+            f"{BREAKABLE_GRAPHS}={graphs}: a whole graph would keep the host's branches of the pooled indexer; "
+            "accepted: unset, 1, or --enforce-eager"
         )
     drafts = int(getattr(vllm_config, "num_speculative_tokens", 0) or 0)
     if drafts > 1 and not rolls_back(vllm_root()):

@@ -133,10 +133,11 @@ def test_blackwell_consumer_needs_to_ask_for_the_plugin():
     assert judge(facts, target("5090"), plugin_mode="force").exit_code == 0
 
 
-def judge_flash(**read):
+def judge_flash(settings=None, **read):
     answers = (library.answer("8.0", None, model="GLM-5.3-Flash"), library.answer("8.0", None))
     fingerprint = Observation[Fingerprint].ok(library.fingerprint(**read))
     facts = library.a100_facts(plugin=True, answers=answers, fingerprint=fingerprint)
+    facts = facts.model_copy(update={"settings": library.settings(**(settings or {}))})
     assert judge(facts).exit_code == 0, "the other families do not depend on it"
     return judge(facts, model=find_model("GLM-5.3-Flash").geometry())
 
@@ -150,6 +151,15 @@ def test_glm_5_3_flash_is_served_where_its_own_targets_are_present():
     assert verdict.configuration.block_size is None, "vLLM sizes the blocks of a hybrid model"
     assert verdict.configuration.fallbacks["indexer query"] == "dsa_kernels.hadamard_quantize_fp8"
     assert "kpool_decode_update" in verdict.configuration.fallbacks["pooled index keys"]
+
+
+@pytest.mark.parametrize(("value", "warned"), [("0", True), ("1", False)])
+def test_whole_graphs_are_refused_at_start_and_told_before(value, warned):
+    present = dict.fromkeys(("a:b", "c:d", "e:f"), "present")
+    settings = {"VLLM_USE_BREAKABLE_CUDAGRAPH": value}
+    verdict = judge_flash(settings=settings, patch_targets=present, patch_families=OWN)
+    said = [one.summary for one in verdict.findings if one.id == "DSA916" and one.status == "warn"]
+    assert any("refuses GLM-5.3-Flash at start" in one for one in said) == warned
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+"""A sparse layer of GLM-5.3-Flash under the plugin beside transformers', through vLLM's own caches and metadata.
+
+Two requests, prefilled in chunks and mixed with decoding, beyond the selection; pools that a chunk leaves open are
+completed by decoding. Left out: linear-attention layers, experts, hyper-connections, dense prefill, all of them vLLM's.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.dsa_doctor.plugin.tiny_models import tiny_pooled_config
+from tests.releases import RELEASES, release_folder
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+CHILD = "tests.dsa_doctor.plugin.glm5_next_layer_child"
+REPOSITORY = Path(__file__).parents[3]
+FAULTS = ("selection", "rotation", "tail", "pool")
+LENGTHS = [234, 150]
+STEPS = [
+    [[1, 0, 84]],
+    [[0, 0, 128], [1, 84, 142]],
+    [[1, 142, 143], [0, 128, 226]],
+    *([[0, token, token + 1], [1, token - 83, token - 82]] for token in range(226, 233)),
+    [[0, 233, 234]],
+]
+"""(request, first token, end) of each step, decoding ones first."""
+NOISE = 0.02
+"""Relative; what bf16 leaves."""
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, dict[str, Any]]:
+    config = tiny_pooled_config(
+        hidden_size=256, num_attention_heads=4, num_key_value_heads=4, q_lora_rank=128, index_topk=128
+    )
+    request = {
+        "root": str(release_folder(RELEASES[-1])),
+        "config": {**config["text_config"], "architectures": ["Glm5NextForCausalLM"]},
+        "lengths": LENGTHS,
+        "steps": STEPS,
+        "faults": FAULTS,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", CHILD],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "kernels")))},
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return dict(json.loads(done.stdout))
+
+
+def test_every_token_is_transformers(answers: dict[str, dict[str, Any]]) -> None:
+    errors = answers["right"]["errors"]
+    assert len(errors) == sum(LENGTHS)
+    assert max(errors) < NOISE
+
+
+def test_the_selection_is_whole_pools_and_the_open_one_and_the_best_there_is(
+    answers: dict[str, dict[str, Any]],
+) -> None:
+    regrets = answers["right"]["regrets"]
+    assert len(regrets) == sum(LENGTHS)
+    assert max(regrets) < 0.15
+
+
+def test_a_dropped_tail_is_seen(answers: dict[str, dict[str, Any]]) -> None:
+    assert max(answers["tail"]["errors"]) > 5 * NOISE
+
+
+@pytest.mark.parametrize("fault", ["selection", "rotation", "pool"])
+def test_a_planted_wrong_selection_is_seen(answers: dict[str, dict[str, Any]], fault: str) -> None:
+    assert 0.5 < max(answers[fault]["regrets"]) < 9
