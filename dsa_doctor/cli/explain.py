@@ -66,6 +66,7 @@ def explain(
     from dsa_doctor.explain import explain as explain_log  # pydantic and the automaton: not for --help
     from dsa_doctor.explain.source import NotALogError
     from dsa_doctor.inputs import UsageError, load_facts, named_target
+    from dsa_doctor.reading import one_line
     from dsa_doctor.render.explain import print_explanation
     from dsa_doctor.render.json import render_json
 
@@ -84,11 +85,11 @@ def explain(
     except UsageError as error:
         fail_usage(str(error))
     except NotALogError as error:
-        fail_usage(f"LOG {log}: this is {error}. A log is text, plain or packed by gzip, bzip2, xz or zstd.")
+        fail_usage(f"LOG {one_line(log)}: this is {error}. A log is text, plain or packed by gzip, bzip2, xz or zstd.")
     except BrokenPipeError:  # the reader of --redact has seen enough: that is no fault of the log
         raise
     except OSError as error:
-        fail_usage(f"LOG {log}: cannot be read ({error.strerror or type(error).__name__})")
+        fail_usage(f"LOG {one_line(log)}: cannot be read ({error.strerror or type(error).__name__})")
     if output_format is Format.JSON:
         print_data(render_json(explanation))
     else:

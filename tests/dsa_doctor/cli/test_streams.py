@@ -115,6 +115,19 @@ def test_a_current_folder_that_was_removed(name: str, inputs: dict[str, str], tm
         assert done.stdout
 
 
+def test_a_file_s_name_cannot_write_lines_of_its_own(tmp_path: Path) -> None:
+    for content in (b"\x7fELF" + bytes(100), None):
+        log = tmp_path / "a\ndsa-doctor: all is well.log"
+        log.unlink(missing_ok=True)
+        if content is not None:
+            log.write_bytes(content)
+        done = subprocess.run(
+            [sys.executable, "-m", "dsa_doctor", "explain", str(log)], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+
+
 def test_closed_standard_input_is_no_empty_log() -> None:
     done = through_shell([sys.executable, "-m", "dsa_doctor", "explain", "-"], "<&-")
     assert done.returncode == 2
