@@ -66,6 +66,7 @@ KNOWN_FINDINGS: tuple[KnownFinding, ...] = (
     KnownFinding("DSA916", "runtime", "Settings of the environment that serves"),
     KnownFinding("DSA917", "runtime", "Quantised weights that this vLLM cannot load"),
     KnownFinding("DSA918", "runtime", "The manifest pins another vLLM than the one judged"),
+    KnownFinding("DSA919", "runtime", "What dsa-doctor serves without having run it on a GPU"),
     KnownFinding("DSA920", "runtime", "A kernel was compiled or loaded during CUDA graph capture"),
     KnownFinding("DSA921", "runtime", "A kernel read or wrote outside its memory"),
     KnownFinding("DSA922", "runtime", "A kernel's tile needs more shared memory than the GPU has"),
@@ -137,6 +138,7 @@ _TROUBLES = {
     "DSA915": "the GPUs could not be read",
     "DSA916": "a setting of the environment stands in the way",
     "DSA918": "the manifest pins another vLLM",
+    "DSA919": "no GPU has run this model under the plugin yet",
 }
 """What is the matter where a finding does not pass, in a few words after a colon; else its title says it already."""
 

@@ -10,9 +10,6 @@ from dsa_doctor.resolver.request import TRITON_BACKEND
 from dsa_doctor.resolver.sm120 import with_flashinfer
 from dsa_doctor.verdict.schema import Backend
 
-_CHECKED = "computed on a CPU beside transformers' layers; the whole has not been run on a GPU"
-"""How far the plugin's path of these families is checked."""
-
 
 def judge_own_attention(case: Judgement, family: Family) -> Judged:
     """Judge layer 2 from what vLLM's sources say that the family picks on this compute capability."""
@@ -59,7 +56,7 @@ def _by_plugin(case: Judgement, family: Family) -> Judged:
         f"dsa-doctor's {TRITON_BACKEND} serves {family.title}'s attention on {case.gpu}, with its compressor and its "
         "mHC product."
     )
-    evidence = (case.gate.reason, *(f"replaced: {step}" for step in steps(case)), _CHECKED)
+    evidence = (case.gate.reason, *(f"replaced: {step}" for step in steps(case)))
     return judged("attention", "plugin", summary, (finding("DSA203", "pass", summary, evidence=evidence),))
 
 

@@ -14,6 +14,10 @@ _ALWAYS_LOOKED_FOR = frozenset(
 """Architectures whose class was a fact before the whole registry was one."""
 
 
+_NEVER_ON_A_GPU = frozenset({"deepseek_v4", "glm5_next"})
+"""Families that the plugin serves and that no GPU has run under it; docs/verified.md says what was done instead."""
+
+
 def judge_runtime(case: Judgement, layers: tuple[Layer, ...]) -> tuple[Finding, ...]:
     """Return the findings of layer `runtime`; they carry no exit bit of their own."""
     states = {layer.layer: layer.state for layer in layers}
@@ -21,6 +25,7 @@ def judge_runtime(case: Judgement, layers: tuple[Layer, ...]) -> tuple[Finding, 
         *_triton_e4m3(case, by_plugin=states["indexer"] == "plugin"),
         *_top_k(case, by_plugin=states["indexer"] == "plugin", unserved=states["indexer"] == "unresolved"),
         *_forced_kv_cache(case, by_plugin=states["attention"] == "plugin"),
+        *_proof(case, by_plugin=states["attention"] == "plugin"),
         *_model_class(case),
         *judge_loading(case),
         *_cuda_toolkit(case, native=states["indexer"] == "native"),
@@ -98,6 +103,18 @@ def _forced_kv_cache(case: Judgement, *, by_plugin: bool) -> list[Finding]:
         return [finding("DSA903", "pass", f"{summary}.", evidence=evidence)]
     summary += ", which this GPU has no arithmetic for."
     return [finding("DSA903", "warn", summary, evidence=evidence, remedy=("--kv-cache-dtype bfloat16",))]
+
+
+def _proof(case: Judgement, *, by_plugin: bool) -> list[Finding]:
+    if not by_plugin or case.model.family not in _NEVER_ON_A_GPU:
+        return []
+    summary = f"No GPU has run {case.model.name} under the plugin yet: hold its first answers against another server's."
+    evidence = (
+        "done instead: whole models constructed as this GPU would have them, their layers computed on CPUs beside "
+        "transformers, and every op on a Hopper GPU (docs/verified.md)",
+    )
+    remedy = ("dsa-doctor verify   # every op against its reference, on the GPU itself",)
+    return [finding("DSA919", "warn", summary, evidence=evidence, remedy=remedy)]
 
 
 def _model_class(case: Judgement) -> list[Finding]:

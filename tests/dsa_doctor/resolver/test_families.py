@@ -116,7 +116,9 @@ def test_the_plugin_serves_v4_on_8_x_from_its_first_release_on(capability, versi
     assert verdict.exit_code == 0
     served = by_id(verdict, "DSA203")
     assert any(line.startswith("replaced: 1. attention:") for line in served.evidence)
-    assert any("not been run on a GPU" in line for line in served.evidence)
+    unproven = by_id(verdict, "DSA919")
+    assert (unproven.status, unproven.remedy[0].split()[:2]) == ("warn", ["dsa-doctor", "verify"])
+    assert "No GPU has run" in unproven.summary
     configuration = verdict.configuration
     assert (configuration.attention_backend, configuration.kv_cache_dtype) == ("TRITON_MLA_SPARSE", "auto")
     assert configuration.block_size is None
@@ -124,7 +126,9 @@ def test_the_plugin_serves_v4_on_8_x_from_its_first_release_on(capability, versi
 
 
 def test_native_wins_over_the_plugin_and_force_asks_for_it():
-    assert states(judge("9.0"))[1:] == NATIVE[1:]
+    native = judge("9.0")
+    assert states(native)[1:] == NATIVE[1:]
+    assert all(one.id != "DSA919" for one in native.findings)
     assert states(judge("9.0", plugin_mode="force"))[1:] == ["plugin", "plugin"]
 
 
