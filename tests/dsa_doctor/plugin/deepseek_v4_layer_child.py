@@ -1,8 +1,9 @@
 """Runs in a process of its own: layers of DeepSeek-V4's attention under the plugin, computed on the CPU.
 
 vLLM's own layers, caches, metadata builders and indexer run, with compute capability 8.0 in force and their Triton
-kernels interpreted; the plugin's ops are the references. Two compiled kernels are written out here, and the indexer's
-op is called as the function that it is. The answer is each layer's output beside transformers' on the same weights.
+kernels interpreted; the plugin's ops are the references, or its own kernels, interpreted as well. Two compiled kernels
+are written out here, and the indexer's op is called as a function. The answer is each layer's output beside
+transformers' on the same weights.
 """
 
 import contextlib
@@ -277,6 +278,8 @@ def planted(fault: str | None) -> Iterator[None]:
 
 def main() -> None:
     request = json.load(sys.stdin)
+    if os.environ.get("DSA_DOCTOR_KERNELS") == "triton":
+        from tests.dsa_kernels import conftest  # noqa: F401  # teaches the interpreter bf16
     emulated = load(request["root"])
     with emulated.tensors_on("cpu"):
         answers = computed(request)

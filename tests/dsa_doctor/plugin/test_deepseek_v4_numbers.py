@@ -33,6 +33,10 @@ NOISE = 0.02
 """Relative; what bf16 leaves, seen up to 0.012."""
 
 
+Answers = dict[str, list[dict[str, Any]]]
+"""Answers of the child: without a fault ("right") and with each, by layer."""
+
+
 def config() -> dict[str, Any]:
     small = tiny_v4_config(
         hidden_size=256,
@@ -50,46 +54,62 @@ def config() -> dict[str, Any]:
     return small
 
 
-@pytest.fixture(scope="module")
-def answers() -> dict[str, list[dict[str, Any]]]:
+def computed(lengths: list[int], steps: list[Any], faults: tuple[str, ...] = (), **environment: str) -> Answers:
     request = {
         "root": str(release_folder(RELEASES[-1])),
         "config": config(),
-        "lengths": LENGTHS,
-        "steps": STEPS,
-        "faults": FAULTS,
+        "lengths": lengths,
+        "steps": steps,
+        "faults": faults,
     }
+    path = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "kernels")))
     done = subprocess.run(
         [sys.executable, str(CHILD)],
         input=json.dumps(request),
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "kernels")))},
+        env={**os.environ, "PYTHONPATH": path, **environment},
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return dict(json.loads(done.stdout))
 
 
-def test_every_token_of_every_kind_of_layer_is_transformers(answers: dict[str, list[dict[str, Any]]]) -> None:
+@pytest.fixture(scope="module")
+def answers() -> Answers:
+    return computed(LENGTHS, STEPS, FAULTS)
+
+
+def test_every_token_of_every_kind_of_layer_is_transformers(answers: Answers) -> None:
     assert [layer["ratio"] for layer in answers["right"]] == [1, 4, 128]
     for layer in answers["right"]:
         assert len(layer["errors"]) == sum(LENGTHS)
         assert max(layer["errors"]) < NOISE, layer["ratio"]
 
 
-def test_the_selection_is_the_best_there_is_up_to_rounding(answers: dict[str, list[dict[str, Any]]]) -> None:
+def test_the_selection_is_the_best_there_is_up_to_rounding(answers: Answers) -> None:
     (selecting,) = [layer for layer in answers["right"] if layer["regrets"]]
     assert len(selecting["regrets"]) == sum(LENGTHS)
     assert max(selecting["regrets"]) < 0.15
 
 
 @pytest.mark.parametrize("fault", ["sink", "position", "group"])
-def test_a_planted_fault_of_the_attention_is_seen(answers: dict[str, list[dict[str, Any]]], fault: str) -> None:
+def test_a_planted_fault_of_the_attention_is_seen(answers: Answers, fault: str) -> None:
     (layer,) = answers[fault]
     assert max(layer["errors"]) > 5 * NOISE
 
 
-def test_a_planted_wrong_selection_is_seen(answers: dict[str, list[dict[str, Any]]]) -> None:
+def test_a_planted_wrong_selection_is_seen(answers: Answers) -> None:
     (layer,) = answers["selection"]
     assert max(layer["regrets"]) > 1
+
+
+def test_the_kernels_themselves_take_what_vllm_hands_them() -> None:
+    """The plugin's kernels, interpreted, on vLLM's own tensors: their checks of arguments, and what they compute."""
+    steps = [[[1, 0, 10]], [[1, 10, 11], [0, 0, 138]], [[0, 138, 140], [1, 11, 13]]]
+    layers = computed([140, 20], steps, DSA_DOCTOR_KERNELS="triton")["right"]
+    assert [layer["ratio"] for layer in layers] == [1, 4, 128]
+    for layer in layers:
+        assert len(layer["errors"]) == 140 + 13
+        assert max(layer["errors"]) < NOISE, layer["ratio"]
+        assert max(layer["regrets"], default=0) < 0.15
