@@ -25,7 +25,7 @@ def answers(request: pytest.FixtureRequest, shared: Path) -> Answers:
         "on 9.0": ("capability", {"value": "9.0"}),
         "DeepGEMM": ("assume_deep_gemm", {}),
         "register on 9.0": ("register", {}),
-        "native": ("construct_v4", {"config": tiny_v4_config()}),
+        "native": ("construct_v4", {"config": tiny_v4_config(), "kv_cache_dtype": "fp8"}),
         "on 8.0": ("capability", {"value": "8.0"}),
         "register": ("register", {}),
         "8.0": ("construct_v4", {"config": tiny_v4_config(), **mtp}),
