@@ -90,6 +90,11 @@ def setting_of(model: ModelGeometry, load: Load) -> Setting:
     Raises:
         BenchError: the model has no DSA, or an option does not go with it.
     """
+    if model.compression is not None:
+        raise BenchError(
+            f"MODEL {model.name} attends to a window and to compressed rows, whose shapes bench does not draw. "
+            "kernels/benchmarks/bench_two_caches.py of a checkout times its ops."
+        )
     if not model.uses_dsa or not model.kv_lora_rank:
         raise BenchError(f"MODEL {model.name} has no DeepSeek Sparse Attention. `dsa-doctor models` lists models.")
     if model.kv_lora_rank != 512 or model.head_size not in (512, 576):

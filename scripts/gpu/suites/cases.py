@@ -63,7 +63,7 @@ def unsupported(parameters: Any) -> str:
     if decode is None:
         return ""
     if decode.extra_topk is not None:
-        return "decoding with a second (extra) cache: no op of ours"
+        return "decoding with a second (extra) cache of fp8 rows: no op of ours"
     return "" if parameters.d_qk == 576 else "512-wide fp8 cache format (V4/MODEL1): no op of ours"
 
 

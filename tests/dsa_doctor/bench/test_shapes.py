@@ -57,6 +57,7 @@ def test_a_prefill_chunk_is_no_longer_than_the_context():
         ),
         ("GLM-5-FP8", {"kv_cache_dtype": "int8"}, r"--kv-cache-dtype int8.*auto, bfloat16, fp8_ds_mla"),
         ("GLM-5.3-Flash", {"kv_cache_dtype": "fp8_ds_mla"}, r"--kv-cache-dtype fp8_ds_mla.*Accepted: auto, bfloat16"),
+        ("DeepSeek-V4-Flash", {}, r"DeepSeek-V4-Flash attends to a window .*bench_two_caches"),
         ("GLM-5-FP8", {"context": 10**7}, r"--context 10000000 is more than.*202752"),
         ("GLM-5-FP8", {"context": 2, "speculative_tokens": 3}, r"--context 2 is shorter than the 4 query tokens"),
     ],

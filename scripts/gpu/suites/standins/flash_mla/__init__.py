@@ -6,7 +6,7 @@ What differs, and is bridged here:
   ours takes a line of tokens and returns [tokens, heads].
 - The fp8 cache: FlashMLA's is typed float8_e4m3fn, ours uint8 (the same bytes).
 - A schedule: ours needs none.
-Dense attention, a second (extra) cache and the 512-wide fp8 formats have no counterpart among our ops.
+Dense attention, a second (extra) cache of fp8 rows and the 512-wide fp8 formats have no counterpart among our ops.
 """
 
 from typing import Any
@@ -68,7 +68,7 @@ def flash_mla_with_kvcache(
     if indices is None or causal:
         raise UnsupportedError("dense decoding: no op of ours")
     if extra_k_cache is not None or extra_indices_in_kvcache is not None or extra_topk_length is not None:
-        raise UnsupportedError("a second (extra) cache: no op of ours")
+        raise UnsupportedError("a second (extra) cache of fp8 rows: no op of ours")
     if is_fp8_kvcache and k_cache.shape[-1] != FP8_TOKEN_BYTES:
         raise UnsupportedError(f"an fp8 cache of {k_cache.shape[-1]} bytes a token: ours is {FP8_TOKEN_BYTES}")
     batch, s_q, heads, width = q.shape
