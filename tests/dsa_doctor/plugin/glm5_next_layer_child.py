@@ -230,6 +230,7 @@ def main() -> None:
 def computed(request: dict[str, Any]) -> dict[str, Any]:
     """Return, without a fault and with each, the layer's answer: see `compared`."""
     import torch
+    from transformers.models.glm5_next import Glm5NextTextConfig
     from transformers.models.glm5_next import modeling_glm5_next as modeling
     from vllm.config import set_current_vllm_config
     from vllm.distributed import init_distributed_environment, initialize_model_parallel
@@ -247,7 +248,6 @@ def computed(request: dict[str, Any]) -> dict[str, Any]:
         max_num_batched_tokens=1024, enforce_eager=True, compilation_config={"custom_ops": ["none"]},
     ).create_engine_config()  # fmt: skip
     text = config.model_config.hf_text_config
-    text._attn_implementation = "eager"
     config.cache_config.block_size = BLOCK
     torch.set_default_dtype(torch.bfloat16)
     with set_current_vllm_config(config):
@@ -263,7 +263,10 @@ def computed(request: dict[str, Any]) -> dict[str, Any]:
             topk_indices_buffer=torch.zeros(1024, width, dtype=torch.int32),
         )  # fmt: skip
     torch.set_default_dtype(torch.float32)
-    oracle = modeling.Glm5NextTextAttention(text, 3).float().eval()
+    given = {name: value for name, value in request["config"].items() if name not in ("architectures", "model_type")}
+    theirs = Glm5NextTextConfig(**given)
+    theirs._attn_implementation = "eager"
+    oracle = modeling.Glm5NextTextAttention(theirs, 3).float().eval()
     draw(oracle, 3)
     copy_weights(layer, oracle)
     layer.mla_attn.mla_attn.use_direct_call = True  # the op is registered for CUDA alone
