@@ -21,7 +21,7 @@ def _kernels_under_the_interpreter(monkeypatch, _no_interpreter_for_children):
 @pytest.fixture
 def suites(monkeypatch):
     """The folder of suites/ on the path, without what an earlier test imported from other projects' folders."""
-    monkeypatch.setattr(sys, "path", [str(SCRIPTS / "suites"), *sys.path])
+    monkeypatch.syspath_prepend(str(SCRIPTS / "suites"))
     names = ("flash_mla", "deep_gemm", "kernelkit", "generators", "lib", "test_attention", "routed", "cases", "run")
     names += ("loading", "on_cpu", "test_flash_mla_sparse_prefill", "test_flash_mla_sparse_decoding")
 
@@ -37,5 +37,5 @@ def suites(monkeypatch):
 @pytest.fixture
 def scripts(monkeypatch):
     """The folder scripts/gpu on the path."""
-    monkeypatch.setattr(sys, "path", [str(SCRIPTS), *sys.path])
+    monkeypatch.syspath_prepend(str(SCRIPTS))
     return importlib.import_module

@@ -222,7 +222,7 @@ def test_passes_skips_and_says_why(outcomes, monkeypatch, ops, on_gpu):
     remarks = {one.remark for one in found["FlashMLA sparse decoding"] if one.status == "skipped"}
     assert {remark.split(":")[0] for remark in remarks} == {
         "512-wide fp8 cache format (V4/MODEL1)",
-        "decoding with a second (extra) cache",
+        "decoding with a second (extra) cache of fp8 rows",
     }
     assert statuses(found["DeepGEMM ragged logits"]) == ["passed"] * 4
     assert all("calc_diff" in one.remark for one in found["DeepGEMM ragged logits"])
