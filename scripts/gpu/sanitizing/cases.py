@@ -222,7 +222,7 @@ def engram(device: torch.device) -> None:
 
 
 def prenorm(device: torch.device, tokens: int, k: int, splits: int) -> None:
-    """The product before mHC's norm, with ragged tiles, and splits without a step."""
+    """The product before mHC's norm, with ragged tiles, splits without a step, and a long one that is cut."""
     generator = torch.Generator().manual_seed(10)
     x = torch.randn(tokens, k, generator=generator).to(torch.bfloat16).to(device)
     fn = torch.randn(24, k, generator=generator).to(device)
@@ -286,7 +286,7 @@ def all_cases() -> dict[str, Case]:
     found["the output's rope"] = output_rope
     found["index keys without pooling"] = finished_keys
     found["the engram's lookup"] = engram
-    for tokens, k, splits in ((1, 512, 3), (20, 512, 200), (130, 320, 200)):
+    for tokens, k, splits in ((1, 512, 3), (2, 8192, 1), (20, 512, 200), (130, 320, 200)):
         name = f"mHC's product, {tokens} tokens"
         found[name] = partial(prenorm, tokens=tokens, k=k, splits=splits)
         found[f"{name}, without Gluon"] = partial(without_gluon, case=found[name])
