@@ -1,12 +1,13 @@
 """Runs `contract_child.py` on a vLLM release with a capability in force, and holds what it answered."""
 
-import fcntl
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from tests.once import Once
 
 CHILD = Path(__file__).with_name("contract_child.py")
 REPOSITORY = Path(__file__).parents[3]
@@ -49,12 +50,7 @@ def run(root: Path, capability: str, steps: dict[str, tuple[str, dict[str, Any]]
 
 
 def run_once(
-    name: str, shared: Path, root: Path, capability: str, steps: dict[str, tuple[str, dict[str, Any]]]
+    name: str, once: Once, root: Path, capability: str, steps: dict[str, tuple[str, dict[str, Any]]]
 ) -> Answers:
     """As `run`, once for all of pytest-xdist's workers: importing vllm is what takes the time."""
-    file = shared / f"contract-{name}.json"
-    with (shared / f"{file.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not file.is_file():
-            file.write_text(json.dumps(run(root, capability, steps).raw))
-    return Answers(steps, json.loads(file.read_text()))
+    return Answers(steps, once(f"contract-{name}", lambda: run(root, capability, steps).raw))

@@ -9,6 +9,7 @@ import pytest
 
 from tests.dsa_doctor.plugin.contract import Answers, run, run_once
 from tests.dsa_doctor.plugin.tiny_models import FP8, tiny_config
+from tests.once import Once
 from tests.releases import RELEASES, release_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -31,7 +32,7 @@ def release(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="module")
-def answers(release: Path, shared: Path) -> Answers:
+def answers(release: Path, once: Once) -> Answers:
     """One process per release asks everything."""
     sharing = tiny_config(index_topk_freq=2, index_skip_topk_offset=1)
     steps: dict[str, tuple[str, dict[str, Any]]] = {
@@ -84,7 +85,7 @@ def answers(release: Path, shared: Path) -> Answers:
         "installed on 9.0": ("select", {}),
         "cuda": ("cuda_untouched", {}),
     }
-    return run_once(release.name, shared, release, "8.0", steps)
+    return run_once(release.name, once, release, "8.0", steps)
 
 
 def test_stock_selection_fails_on_8_0_with_vllms_own_error(answers: Answers) -> None:
@@ -184,7 +185,7 @@ def test_cuda_was_never_initialised(answers: Answers) -> None:
 
 
 @pytest.fixture(scope="module")
-def faults(shared: Path) -> Answers:
+def faults(once: Once) -> Answers:
     kinds = ("dsa_kernels", "triton", "import", "custom", "in-tree")
     steps: dict[str, tuple[str, dict[str, Any]]] = {
         "on 9.0": ("capability", {"value": "9.0"}),
@@ -198,7 +199,7 @@ def faults(shared: Path) -> Answers:
         "once": ("select", {}),
         "taken later": ("taken_later", {}),
     }
-    return run_once("faults", shared, release_folder("0.32.0"), "8.0", steps)
+    return run_once("faults", once, release_folder("0.32.0"), "8.0", steps)
 
 
 @pytest.mark.parametrize(

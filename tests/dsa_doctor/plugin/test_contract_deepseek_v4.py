@@ -1,12 +1,12 @@
 """DeepSeek-V4 under the plugin on the real Python sources of the releases that it is served from."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.dsa_doctor.plugin.contract import Answers, run_once
 from tests.dsa_doctor.plugin.tiny_models import DSPARK, tiny_v4_config
+from tests.once import Once
 from tests.releases import RELEASES, release_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -17,7 +17,7 @@ E4M3_KERNELS = ("InvRope", "IndexerQ", "SparseAttnCompress", "SparseAttnNorm", "
 
 
 @pytest.fixture(scope="module", params=RELEASES[1:])
-def answers(request: pytest.FixtureRequest, shared: Path) -> Answers:
+def answers(request: pytest.FixtureRequest, once: Once) -> Answers:
     """One process per release asks everything; natively on 9.0 first, while nothing is installed."""
     mtp = {"speculative_config": {"method": "mtp", "num_speculative_tokens": 1}}
     dspark = {"speculative_config": {"method": "dspark", "num_speculative_tokens": 5}}
@@ -46,7 +46,7 @@ def answers(request: pytest.FixtureRequest, shared: Path) -> Answers:
         steps["back on 8.0"] = ("capability", {"value": "8.0"})
         steps["dspark"] = ("construct_v4", {"config": tiny_v4_config(**DSPARK), **dspark})
     root = release_folder(request.param)
-    return run_once(f"v4-{root.name}", shared, root, "9.0", steps)
+    return run_once(f"v4-{root.name}", once, root, "9.0", steps)
 
 
 def test_native_is_untouched_on_9_0(answers: Answers) -> None:

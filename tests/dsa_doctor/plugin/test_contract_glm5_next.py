@@ -9,6 +9,7 @@ from dsa_doctor.compat.releases import before, since
 from dsa_doctor.plugin.families import glm5_next
 from tests.dsa_doctor.plugin.contract import Answers, run_once
 from tests.dsa_doctor.plugin.tiny_models import FP8, tiny_pooled_config
+from tests.once import Once
 from tests.releases import release_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -36,7 +37,7 @@ def release(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="module")
-def answers(release: Path, shared: Path) -> Answers:
+def answers(release: Path, once: Once) -> Answers:
     """One process per release asks everything that needs the plugin."""
     config = tiny_pooled_config()
     steps: Steps = {"on 8.0": ("capability", {"value": "8.0"}), "register": ("register", {})}
@@ -65,7 +66,7 @@ def answers(release: Path, shared: Path) -> Answers:
         "drafts": ("configure", {"config": config, "speculative_config": DRAFTS}),
         "cuda": ("cuda_untouched", {}),
     }
-    return run_once(f"glm5_next-{release.name}", shared, release, "8.0", steps)
+    return run_once(f"glm5_next-{release.name}", once, release, "8.0", steps)
 
 
 @pytest.mark.parametrize("case", [*SERVED, "fp8", "text"])
@@ -136,7 +137,7 @@ def test_cuda_was_never_initialised(answers: Answers) -> None:
     assert answers.value("cuda") is True
 
 
-def test_on_9_0_nothing_of_the_plugin_is_taken(release: Path, shared: Path) -> None:
+def test_on_9_0_nothing_of_the_plugin_is_taken(release: Path, once: Once) -> None:
     steps: Steps = {
         "register": ("register", {}),
         "native": (
@@ -144,15 +145,15 @@ def test_on_9_0_nothing_of_the_plugin_is_taken(release: Path, shared: Path) -> N
             {"config": tiny_pooled_config(), "draft": True, "assume_deep_gemm": True, **SIZES, **TRITON_KDA},
         ),
     }
-    answers = run_once(f"glm5_next-native-{release.name}", shared, release, "9.0", steps)
+    answers = run_once(f"glm5_next-native-{release.name}", once, release, "9.0", steps)
     built = answers.value("native")
     assert built["ours"] == []
     assert "TRITON_MLA_SPARSE" not in built["backends"]
 
 
 @pytest.mark.parametrize("version", before("0.30.0"))
-def test_a_vllm_without_the_family_serves_the_others(version: str, shared: Path) -> None:
+def test_a_vllm_without_the_family_serves_the_others(version: str, once: Once) -> None:
     steps: Steps = {"register": ("register", {}), "select": ("select", {})}
-    answers = run_once(f"glm5_next-{version}", shared, release_folder(version), "8.0", steps)
+    answers = run_once(f"glm5_next-{version}", once, release_folder(version), "8.0", steps)
     assert answers.value("register") == ""
     assert answers.value("select") == "TRITON_MLA_SPARSE"

@@ -6,7 +6,6 @@ Models are constructed on the meta device and their checkpoints loaded, in one p
 import functools
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from tests.dsa_doctor import facts_library as library
 from tests.dsa_doctor.plugin.contract import Answers, run_once
 from tests.dsa_doctor.plugin.quantised_cases import CASES, NEWEST, OLDEST
 from tests.dsa_doctor.plugin.tiny_models import tiny_config
+from tests.once import Once
 from tests.releases import RELEASES, release_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -44,7 +44,7 @@ def release(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def every(release: str, shared: Path) -> Answers:
+def every(release: str, once: Once) -> Answers:
     """One process per release loads everything."""
     steps: dict[str, tuple[str, dict[str, Any]]] = {"register": ("register", {})}
     for architecture in ARCHITECTURES:
@@ -55,7 +55,7 @@ def every(release: str, shared: Path) -> Answers:
         asked["null"] = ("load", {"config": {**sparse, "index_topk": None}, "stored": sparse})
         asked["dense"] = ("load", {"config": dense, "stored": sparse})
         steps |= {f"{architecture} {name}": step for name, step in asked.items()}
-    return run_once(f"quantised-{release}", shared, release_folder(release), "8.0", steps)
+    return run_once(f"quantised-{release}", once, release_folder(release), "8.0", steps)
 
 
 @pytest.fixture(params=ARCHITECTURES)
