@@ -213,4 +213,8 @@ def target_from_text(text: str) -> KnownGpu:
 
 
 def _plain(text: str) -> str:
-    return "".join(character for character in text.lower().removeprefix("nvidia ") if character.isalnum())
+    """Return a spelling without case and separators; any other character stays, so that no garbled name matches."""
+    return text.lower().removeprefix("nvidia ").translate(_SEPARATORS)
+
+
+_SEPARATORS = str.maketrans(dict.fromkeys(" -_./()"))

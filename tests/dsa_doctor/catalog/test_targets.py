@@ -49,7 +49,7 @@ def test_capability_as_target():
     assert target_from_text("8.6").memory_gib is None
 
 
-@pytest.mark.parametrize("text", ["v200", "", "sm13", "3.5"])
+@pytest.mark.parametrize("text", ["v200", "", "sm13", "3.5", "a\xff100", "a\n100", "a100!", "a100\x00", "sm80;"])
 def test_unknown_target_names_what_is_accepted(text):
     with pytest.raises(ValueError, match=r"Accepted: .*8\.0"):
         target_from_text(text)
