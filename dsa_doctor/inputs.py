@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsa_doctor.catalog.geometry import ModelGeometry
-from dsa_doctor.catalog.targets import target_from_text
+from dsa_doctor.catalog.targets import gpus_per_node, target_from_text
 from dsa_doctor.facts.load import read_facts
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Facts, Gpu, GpuInventory
@@ -17,17 +17,13 @@ class UsageError(ValueError):
     """What the user asked for cannot be done as asked; the message names the option and what is accepted."""
 
 
-DEFAULT_TENSOR_PARALLEL_SIZE = 8
-"""Where no GPU of this machine is judged: the usual node."""
-
-
 @dataclass(frozen=True)
 class Options:
     """Options of `check` and `run-model` that shape the judgement.
 
     Attributes:
         target: what the user typed for --target; None judges the GPUs of the facts.
-        tensor_parallel_size: None takes the number of visible GPUs, or 8 for a target elsewhere.
+        tensor_parallel_size: None takes the number of visible GPUs, or those of a usual machine for a target elsewhere.
         kv_cache_dtype: as for vLLM's --kv-cache-dtype.
         backend: an attention backend asked for by name.
         plugin_mode: --plugin; None leaves it to DSA_DOCTOR_PLUGIN in the judged environment.
@@ -104,7 +100,7 @@ def request_for(model: ModelGeometry, target: Target, options: Options) -> Reque
     """Return the request of a launch; without a number of ranks, as many as the GPUs that the heads divide among."""
     ranks = options.tensor_parallel_size
     if ranks is None:
-        ranks = largest_tensor_size(model, target.count or DEFAULT_TENSOR_PARALLEL_SIZE)
+        ranks = largest_tensor_size(model, target.count or gpus_per_node(target.name))
     return Request(
         tensor_parallel_size=ranks,
         kv_cache_dtype=options.kv_cache_dtype,

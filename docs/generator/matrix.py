@@ -7,9 +7,9 @@ from pathlib import Path
 from dsa_doctor.catalog.capability import SHARED_MEMORY_PER_BLOCK, Capability, vllm_minimum
 from dsa_doctor.catalog.lookup import find_geometry
 from dsa_doctor.catalog.models import DEFAULT_MODEL, KNOWN_MODELS
-from dsa_doctor.catalog.targets import target_from_text
+from dsa_doctor.catalog.targets import USUAL_GPUS_PER_NODE, target_from_text
 from dsa_doctor.facts.schema import SelectorQuery
-from dsa_doctor.inputs import DEFAULT_TENSOR_PARALLEL_SIZE, Options, load_facts
+from dsa_doctor.inputs import Options, load_facts
 from dsa_doctor.preflight import judge_fleet
 from dsa_doctor.resolver import Request, query_for
 from dsa_doctor.resolver.request import PluginMode
@@ -26,7 +26,7 @@ def matrix_page() -> str:
     """Return the verdicts by layer and by model."""
     return page(
         "Support matrix",
-        f"Verdicts of `dsa-doctor check` on the facts of a stock wheel, for {DEFAULT_TENSOR_PARALLEL_SIZE} GPUs with"
+        f"Verdicts of `dsa-doctor check` on the facts of a stock wheel, for {USUAL_GPUS_PER_NODE} GPUs with"
         " tensor parallelism and the KV cache dtype `auto`. They say what the installed files and vLLM's own selector"
         " allow. They do not say that a GPU has run it: [verified.md](verified.md) lists what has run where. For"
         " another release, another build or other options, run `dsa-doctor check`.",
@@ -92,7 +92,7 @@ def verdict_word(verdict: Verdict) -> str:
 def _asked(model: str, capability: Capability) -> bool:
     if find_geometry(model).compression is not None:
         return True  # its family picks its attention class without asking
-    request = Request(tensor_parallel_size=DEFAULT_TENSOR_PARALLEL_SIZE)
+    request = Request(tensor_parallel_size=USUAL_GPUS_PER_NODE)
     return query_for(find_geometry(model), capability, request) in _queries()
 
 

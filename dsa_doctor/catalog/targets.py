@@ -9,6 +9,9 @@ from difflib import get_close_matches
 
 from dsa_doctor.catalog.capability import SHARED_MEMORY_PER_BLOCK, Capability
 
+USUAL_GPUS_PER_NODE = 8
+"""Where nothing says how many GPUs a machine elsewhere has."""
+
 _MODAL = "nvidia-smi, as modal-labs/modal-client#2797 lists it"
 _SMI = "nvidia-smi, in public logs of several owners"
 _GA102 = f"{_SMI}; the same memory as on the A40, without ECC"
@@ -37,7 +40,7 @@ class KnownGpu:
     memory_source: str = ""
     others: tuple[str, ...] = ()
     free_mib: int | None = None
-    per_node: int = 8
+    per_node: int = USUAL_GPUS_PER_NODE
 
     @property
     def memory_gib(self) -> float | None:
@@ -181,6 +184,12 @@ def find_gpu(text: str) -> KnownGpu | None:
         if wanted in {_plain(spelling) for spelling in (gpu.alias, gpu.name, *gpu.others)}:
             return gpu
     return None
+
+
+def gpus_per_node(text: str) -> int:
+    """Return how many of the named GPU a machine has: 1 where it is built around one, else the usual 8."""
+    gpu = find_gpu(text)
+    return gpu.per_node if gpu is not None else USUAL_GPUS_PER_NODE
 
 
 def target_from_text(text: str) -> KnownGpu:

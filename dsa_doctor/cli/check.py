@@ -75,7 +75,7 @@ def check(
             "-tp",
             metavar="N",
             min=1,
-            help="Ranks that share the heads. [default: visible GPUs, or 8]",
+            help="Ranks that share the heads. [default: visible GPUs, or those of a usual machine]",
         ),
     ] = None,
     kv_cache_dtype: Annotated[

@@ -31,8 +31,6 @@ from dsa_doctor.planner import (
 from dsa_doctor.planner.plan import DEFAULT_UTILIZATION
 from dsa_doctor.verdict.schema import Configuration, TargetInfo, Verdict
 
-DEFAULT_GPUS = 8
-"""GPUs of a node elsewhere, where --gpus does not say."""
 _BLOCK_SIZE = 64
 """Tokens per KV page where neither the verdict nor the user says: vLLM's own for these models."""
 

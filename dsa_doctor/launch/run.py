@@ -10,14 +10,13 @@ from pathlib import Path
 
 from dsa_doctor.cache import Keeper
 from dsa_doctor.catalog.lookup import NamedModel, look_up
-from dsa_doctor.catalog.targets import find_gpu
+from dsa_doctor.catalog.targets import gpus_per_node
 from dsa_doctor.inputs import Options, UsageError
 from dsa_doctor.launch.aftermath import diagnosis, leftovers
 from dsa_doctor.launch.endpoint import endpoint_of
 from dsa_doctor.launch.options import KnownOptions, known_options
 from dsa_doctor.launch.outlets import Listener, LogCopy, Relay
 from dsa_doctor.launch.prepare import (
-    DEFAULT_GPUS,
     Prepared,
     conditions_for,
     own_vllm,
@@ -112,7 +111,7 @@ def judge(options: LaunchOptions, keeper: Keeper | None = None) -> Judged:
     inventory = visible_gpus() if options.target is None else None
     found = inventory.value if inventory is not None else None
     visible = sum(1 for gpu in found.gpus if gpu.visible) if found is not None else 0
-    gpus = options.gpus.value or visible or (_gpus_elsewhere(options.target) if options.elsewhere else 1)
+    gpus = options.gpus.value or visible or (gpus_per_node(options.target or "") if options.elsewhere else 1)
     model = look_up(options.model)
     tensor = options.tensor.value or 1  # where the model is not known: preflight says so
     if model.geometry is not None:
@@ -131,11 +130,6 @@ def judge(options: LaunchOptions, keeper: Keeper | None = None) -> Judged:
     asks = options.executable is None and own_vllm() is not None
     verdicts, facts = judge_with_facts([model], targets, asked, keeper=keeper, serve_options=asks, inventory=inventory)
     return Judged(model, verdicts[0], gpus, known_options(facts.selector) if asks else None)
-
-
-def _gpus_elsewhere(target: str | None) -> int:
-    known = find_gpu(target) if target is not None else None
-    return known.per_node if known is not None else DEFAULT_GPUS
 
 
 def _check_sizes(parallel: Parallel, options: LaunchOptions, gpus: int) -> None:
