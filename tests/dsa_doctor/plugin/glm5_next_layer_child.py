@@ -1,84 +1,42 @@
 """Runs in a process of its own: a sparse layer of GLM-5.3-Flash under the plugin, computed on the CPU.
 
-vLLM's own layer, indexer, caches and metadata builders run, with compute capability 8.0 in force and their Triton
-kernels interpreted; the plugin's ops are the references. Two compiled kernels are written out here, and all tokens
-attend through the sparse path. The answer is the layer's output and selection beside transformers' on the same weights.
+vLLM's own layer, indexer, caches and metadata builders run; see `layer_child`. One more compiled kernel is written out
+here, and all tokens attend through the sparse path. The answer is the layer's output and selection beside transformers'
+on the same weights.
 """
 
 import contextlib
-import inspect
-import json
-import os
-import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
-os.environ["TORCHDYNAMO_DISABLE"] = "1"
-
-from tests.dsa_doctor.plugin.deepseek_v4_layer_child import OUTPUT, as_stored, draw, load, write_out_compiled_kernels
+from tests.dsa_doctor.plugin.layer_child import (
+    Caches,
+    Layout,
+    as_stored,
+    constructed,
+    copy_all,
+    deal_out,
+    draw,
+    engine_config,
+    reply,
+    write_out_shared_kernels,
+)
 
 BLOCK = 128
 """Tokens of a block, so 32 pools."""
 
 
-class Caches:
-    """The caches of a layer (rows, index keys, open pools), in blocks that lie apart, and the requests' tables."""
+def layout_for(longest: int) -> Any:
+    """Return how the caches of rows, of index keys and of open pools lie that hold requests of so many tokens."""
 
-    def __init__(self, layers: dict[str, Any], config: Any, lengths: list[int]) -> None:
-        import torch
+    def layout(spec: Any) -> Layout:
+        if spec.block_size < BLOCK:  # the open pool, one of a request
+            return Layout(BLOCK, 1, (2, spec.block_size, 128))
+        pool = int(getattr(spec, "tokens_per_state", 1) or 1)
+        return Layout(BLOCK, -(-longest // BLOCK), (BLOCK // pool, spec.head_size))
 
-        self.builders: dict[str, Any] = {}
-        self.tables: dict[str, Any] = {}
-        generator = torch.Generator().manual_seed(7)
-        for name, layer in layers.items():
-            spec = layer.get_kv_cache_spec(config)
-            open_pools = spec.block_size < BLOCK
-            each = 1 if open_pools else -(-max(lengths) // BLOCK)
-            blocks = each * len(lengths) + 1  # block 0 belongs to nobody
-            pool = int(getattr(spec, "tokens_per_state", 1) or 1)
-            rows = (2, spec.block_size, 128) if open_pools else (BLOCK // pool, spec.head_size)
-            apart = torch.zeros((blocks, 2, *rows), dtype=spec.dtype)
-            apart[:, 1] = 77  # what lies between the blocks
-            layer.kv_cache = apart[:, 0]
-            self.tables[name] = (1 + torch.randperm(blocks - 1, generator=generator)).view(len(lengths), each).int()
-            builder = layer.get_attn_backend().get_builder_cls()
-            taken = inspect.signature(builder.__init__).parameters
-            more = {"block_table_width": each} if "block_table_width" in taken else {}
-            self.builders[name] = builder(spec, [name], config, torch.device("cpu"), **more)
-
-    def metadata(self, step: list[list[int]]) -> tuple[dict[str, Any], dict[str, Any], Any]:
-        """Return metadata and slots of every cache, and positions, of (request, first, end) in order, decodes first."""
-        import torch
-        from vllm.v1.attention.backend import CommonAttentionMetadata
-
-        counts = [end - first for _, first, end in step]
-        starts = torch.tensor([0, *torch.tensor(counts).cumsum(0).tolist()], dtype=torch.int32)
-        ends = torch.tensor([end for _, _, end in step], dtype=torch.int32)
-        positions = torch.cat([torch.arange(first, end) for _, first, end in step])
-        owners = torch.repeat_interleave(torch.tensor([request for request, _, _ in step]), torch.tensor(counts))
-        found, slots = {}, {}
-        for name, builder in self.builders.items():
-            table = self.tables[name]
-            column = (positions // BLOCK).clamp_max(table.shape[1] - 1)
-            slots[name] = table[owners, column].long() * BLOCK + positions % BLOCK
-            common = CommonAttentionMetadata(
-                query_start_loc=starts,
-                query_start_loc_cpu=starts,
-                seq_lens=ends,
-                num_reqs=len(step),
-                num_actual_tokens=len(positions),
-                max_query_len=max(counts),
-                max_seq_len=int(ends.max()),
-                block_table_tensor=table[[request for request, _, _ in step]].clone(),
-                slot_mapping=slots[name],
-                positions=positions,
-                seq_lens_cpu_upper_bound=ends,
-            )
-            found[name] = builder.build(0, common)
-        return found, slots, positions
+    return layout
 
 
 def copy_weights(ours: Any, oracle: Any) -> None:
@@ -86,23 +44,21 @@ def copy_weights(ours: Any, oracle: Any) -> None:
     import torch
 
     indexer, source = ours.indexer, oracle.indexer
-    pairs = (
-        (ours.fused_qkv_a_proj.weight, (oracle.q_a_proj.weight, oracle.kv_a_proj_with_mqa.weight)),
-        (ours.q_a_layernorm.weight, (oracle.q_a_layernorm.weight,)),
-        (ours.kv_a_layernorm.weight, (oracle.kv_a_layernorm.weight,)),
-        (ours.q_b_proj.weight, (oracle.q_b_proj.weight,)),
-        (ours.kv_b_proj.weight, (oracle.kv_b_proj.weight,)),
-        (ours.o_proj.weight, (oracle.o_proj.weight,)),
-        (indexer.wq_b.weight, (source.wq_b.weight,)),
-        (indexer.wk_weights_proj.weight, (source.wk.weight, source.weights_proj.weight)),
-        (indexer.k_norm.weight, (source.k_norm.weight,)),
-        (indexer.k_norm.bias, (source.k_norm.bias,)),
-        (indexer.index_kpool_compress_ape, (source.index_kpool_compress_ape,)),
-        (indexer.index_kpool_compress_gate, (source.index_kpool_compress_gate,)),
+    rows = (
+        (ours.fused_qkv_a_proj.weight, oracle.q_a_proj.weight, oracle.kv_a_proj_with_mqa.weight),
+        (ours.q_a_layernorm.weight, oracle.q_a_layernorm.weight),
+        (ours.kv_a_layernorm.weight, oracle.kv_a_layernorm.weight),
+        (ours.q_b_proj.weight, oracle.q_b_proj.weight),
+        (ours.kv_b_proj.weight, oracle.kv_b_proj.weight),
+        (ours.o_proj.weight, oracle.o_proj.weight),
+        (indexer.wq_b.weight, source.wq_b.weight),
+        (indexer.wk_weights_proj.weight, source.wk.weight, source.weights_proj.weight),
+        (indexer.k_norm.weight, source.k_norm.weight),
+        (indexer.k_norm.bias, source.k_norm.bias),
+        (indexer.index_kpool_compress_ape, source.index_kpool_compress_ape),
+        (indexer.index_kpool_compress_gate, source.index_kpool_compress_gate),
     )
-    with torch.no_grad():
-        for target, sources in pairs:
-            target.copy_(torch.cat(sources))
+    copy_all(rows)
     ours.mla_attn.mla_attn.process_weights_after_loading(torch.bfloat16)
 
 
@@ -217,52 +173,20 @@ def planted(fault: str | None) -> Iterator[None]:
         yield
 
 
-def main() -> None:
-    request = json.load(sys.stdin)
-    emulated = load(request["root"])
-    with emulated.tensors_on("cpu"):
-        answers = computed(request)
-    OUTPUT.write(json.dumps(answers))
-    OUTPUT.flush()
-    os._exit(0)
-
-
 def computed(request: dict[str, Any]) -> dict[str, Any]:
     """Return, without a fault and with each, the layer's answer: see `compared`."""
     import torch
     from transformers.models.glm5_next import Glm5NextTextConfig
     from transformers.models.glm5_next import modeling_glm5_next as modeling
-    from vllm.config import set_current_vllm_config
-    from vllm.distributed import init_distributed_environment, initialize_model_parallel
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.v1.worker.workspace import init_workspace_manager
 
-    from dsa_doctor.plugin.families import glm5_next, glm5_next_models  # noqa: F401  # applies the patches
+    from dsa_doctor.plugin.families import glm5_next_models  # noqa: F401  # applies the patches
 
-    write_out_compiled_kernels()
+    write_out_shared_kernels()
     write_out_the_row_cache()
-    folder = Path(tempfile.mkdtemp())
-    (folder / "config.json").write_text(json.dumps(request["config"]))
-    config = EngineArgs(
-        model=str(folder), load_format="dummy", skip_tokenizer_init=True, max_model_len=1024, max_num_seqs=4,
-        max_num_batched_tokens=1024, enforce_eager=True, compilation_config={"custom_ops": ["none"]},
-    ).create_engine_config()  # fmt: skip
-    text = config.model_config.hf_text_config
+    config = engine_config(request["config"], compilation_config={"custom_ops": ["none"]})
     config.cache_config.block_size = BLOCK
-    torch.set_default_dtype(torch.bfloat16)
-    with set_current_vllm_config(config):
-        init_distributed_environment(1, 0, f"file://{folder}/rendezvous", 0, "gloo")
-        initialize_model_parallel(1, 1)
-        init_workspace_manager(torch.device("cpu"))
-        width = -(-(text.index_topk + text.index_kpool - 1) // 128) * 128
-        layer = glm5_next._imported(glm5_next.ATTENTIONS).Glm5NextMLAAttention(
-            vllm_config=config, config=text, hidden_size=text.hidden_size, num_heads=text.num_attention_heads,
-            qk_nope_head_dim=text.qk_nope_head_dim, qk_rope_head_dim=0, v_head_dim=text.v_head_dim,
-            q_lora_rank=text.q_lora_rank, kv_lora_rank=text.kv_lora_rank, cache_config=config.cache_config,
-            prefix="model.layers.3.self_attn", skip_rope=True,
-            topk_indices_buffer=torch.zeros(1024, width, dtype=torch.int32),
-        )  # fmt: skip
-    torch.set_default_dtype(torch.float32)
+    text = config.model_config.hf_text_config
+    layer = constructed(config, lambda: attention(config))
     given = {name: value for name, value in request["config"].items() if name not in ("architectures", "model_type")}
     theirs = Glm5NextTextConfig(**given)
     theirs._attn_implementation = "eager"
@@ -281,6 +205,23 @@ def computed(request: dict[str, Any]) -> dict[str, Any]:
     return answers
 
 
+def attention(config: Any) -> Any:
+    """Construct vLLM's sparse attention of one layer."""
+    import torch
+
+    from dsa_doctor.plugin.families import glm5_next
+
+    text = config.model_config.hf_text_config
+    width = -(-(text.index_topk + text.index_kpool - 1) // 128) * 128
+    return glm5_next._imported(glm5_next.ATTENTIONS).Glm5NextMLAAttention(
+        vllm_config=config, config=text, hidden_size=text.hidden_size, num_heads=text.num_attention_heads,
+        qk_nope_head_dim=text.qk_nope_head_dim, qk_rope_head_dim=0, v_head_dim=text.v_head_dim,
+        q_lora_rank=text.q_lora_rank, kv_lora_rank=text.kv_lora_rank, cache_config=config.cache_config,
+        prefix="model.layers.3.self_attn", skip_rope=True,
+        topk_indices_buffer=torch.zeros(1024, width, dtype=torch.int32),
+    )  # fmt: skip
+
+
 def compared(config: Any, layer: Any, oracle: Any, hidden: list[Any], steps: Any) -> dict[str, Any]:
     """Serve the steps through the layer, on fresh caches, and compare with transformers.
 
@@ -294,7 +235,8 @@ def compared(config: Any, layer: Any, oracle: Any, hidden: list[Any], steps: Any
     caches = Caches(
         {name: one for name, one in forward.items() if hasattr(one, "get_kv_cache_spec")},
         config,
-        [len(one) for one in hidden],
+        len(hidden),
+        layout_for(max(len(one) for one in hidden)),
     )
     buffer = layer.mla_attn.topk_indices_buffer
     found = [torch.zeros(one.shape) for one in hidden]
@@ -305,11 +247,8 @@ def compared(config: Any, layer: Any, oracle: Any, hidden: list[Any], steps: Any
         context = set_forward_context(metadata, config, num_tokens=len(positions), slot_mapping=slots)
         with torch.no_grad(), context:
             out = layer(given, positions).float()
-        at = 0
-        for owner, first, end in step:
-            found[owner][first:end] = out[at : at + end - first]
-            taken[owner][first:end] = buffer[at : at + end - first]
-            at += end - first
+        deal_out(step, out, found)
+        deal_out(step, buffer, taken)
     selection = Selection(oracle.indexer)
     errors, regrets = [], []
     for owner, one in enumerate(hidden):
@@ -323,4 +262,4 @@ def compared(config: Any, layer: Any, oracle: Any, hidden: list[Any], steps: Any
 
 
 if __name__ == "__main__":
-    main()
+    reply(computed)

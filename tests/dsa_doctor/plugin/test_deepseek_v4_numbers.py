@@ -3,22 +3,17 @@
 Two requests, prefilled in chunks and mixed with decoding; more than twice as many rows as are selected, groups of 128.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.dsa_doctor.plugin.layer_child import answers_of
 from tests.dsa_doctor.plugin.tiny_models import YARN, tiny_v4_config
 from tests.releases import RELEASES, release_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-CHILD = Path(__file__).with_name("deepseek_v4_layer_child.py")
-REPOSITORY = Path(__file__).parents[3]
+CHILD = "tests.dsa_doctor.plugin.deepseek_v4_layer_child"
 FAULTS = ("selection", "sink", "position", "group")
 LENGTHS = [300, 140]
 STEPS = [
@@ -54,25 +49,9 @@ def config() -> dict[str, Any]:
     return small
 
 
-def computed(lengths: list[int], steps: list[Any], faults: tuple[str, ...] = (), **environment: str) -> Answers:
-    request = {
-        "root": str(release_folder(RELEASES[-1])),
-        "config": config(),
-        "lengths": lengths,
-        "steps": steps,
-        "faults": faults,
-    }
-    path = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "kernels")))
-    done = subprocess.run(
-        [sys.executable, str(CHILD)],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": path, **environment},
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return dict(json.loads(done.stdout))
+def computed(lengths: list[int], steps: list[Any], faults: tuple[str, ...] = (), **variables: str) -> Answers:
+    request = {"config": config(), "lengths": lengths, "steps": steps, "faults": faults}
+    return answers_of(CHILD, release_folder(RELEASES[-1]), request, **variables)
 
 
 @pytest.fixture(scope="module")

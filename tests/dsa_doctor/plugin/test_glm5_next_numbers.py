@@ -5,23 +5,18 @@ prefilled in chunks and mixed with decoding, beyond the selection; decoding comp
 Left out: linear-attention layers, experts, hyper-connections, dense prefill, all of them vLLM's.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dsa_doctor.compat.releases import since
+from tests.dsa_doctor.plugin.layer_child import answers_of
 from tests.dsa_doctor.plugin.tiny_models import tiny_pooled_config
 from tests.releases import RELEASES, release_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 CHILD = "tests.dsa_doctor.plugin.glm5_next_layer_child"
-REPOSITORY = Path(__file__).parents[3]
 FAULTS = ("selection", "rotation", "tail", "pool")
 LENGTHS = [234, 150]
 STEPS = [
@@ -42,23 +37,12 @@ def answers(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
         hidden_size=256, num_attention_heads=4, num_key_value_heads=4, q_lora_rank=128, index_topk=128
     )
     asked = {
-        "root": str(release_folder(request.param)),
         "config": {**config["text_config"], "architectures": ["Glm5NextForCausalLM"]},
         "lengths": LENGTHS,
         "steps": STEPS,
         "faults": FAULTS,
     }
-    done = subprocess.run(
-        [sys.executable, "-m", CHILD],
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "kernels")))},
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return dict(json.loads(done.stdout))
+    return answers_of(CHILD, release_folder(request.param), asked)
 
 
 def test_every_token_is_transformers(answers: dict[str, dict[str, Any]]) -> None:
