@@ -120,7 +120,7 @@ KNOWN_GPUS: tuple[KnownGpu, ...] = (
         f"{_SMI} for the H200: the same stacks of HBM3e",
         ("h20-141gb",),
     ),
-    KnownGpu("gh200", "NVIDIA GH200 480GB", Capability(9, 0), 97871, _SMI, ("gh200-480gb", "gh200-96gb")),
+    KnownGpu("gh200", "NVIDIA GH200 480GB", Capability(9, 0), 97871, _SMI, ("gh200-480gb", "gh200-96gb"), per_node=1),
     KnownGpu(
         "gh200-144g",
         "NVIDIA GH200 144G HBM3e",
@@ -128,9 +128,10 @@ KNOWN_GPUS: tuple[KnownGpu, ...] = (
         143771,
         f"{_SMI} for the H200: the same stacks of HBM3e",
         ("gh200-144gb",),
+        per_node=1,
     ),
     KnownGpu("b200", "NVIDIA B200", Capability(10, 0), 183359, _SMI),
-    KnownGpu("gb200", "NVIDIA GB200", Capability(10, 0), 189471, _SMI),
+    KnownGpu("gb200", "NVIDIA GB200", Capability(10, 0), 189471, _SMI, per_node=4),
     KnownGpu("b300", "NVIDIA B300", Capability(10, 3), 275040, _SMI, ("gb300",)),
     KnownGpu(
         "5090",

@@ -35,16 +35,15 @@ def configuration(case: Judgement, layers: tuple[Layer, ...]) -> Configuration |
     own = case.family is not None and case.family.picker is not None
     answer = None if own else case.answer
     chosen = own_choice(case) if own else answer.chosen if answer is not None else None
-    stock = answer.block_size if answer is not None else None
-    # A block of a hybrid model holds a state of its linear layers: vLLM sizes it.
-    hybrid = case.model.linear_attention is not None
-    default_block_size = None if attention and hybrid else PLUGIN_BLOCK_SIZE if attention and not own else stock
+    # vLLM sizes a block for all caches of a model together, which one backend's preference does not tell: left to it,
+    # but for our own backend. A block of a hybrid model holds a state of its linear layers too.
+    sized_here = attention and not own and case.model.linear_attention is None
     fallbacks = _V4_FALLBACKS if own else _ATTENTION_FALLBACKS
     indexing = _INDEXER_FALLBACKS | (_POOLED_FALLBACKS if case.model.index_kpool > 1 else {})
     return Configuration(
         attention_backend=TRITON_BACKEND if attention else chosen or "auto",
         kv_cache_dtype=plugin_kv_cache_dtype(case) if attention else case.request.kv_cache_dtype,
-        block_size=case.request.block_size or default_block_size,
+        block_size=case.request.block_size or (PLUGIN_BLOCK_SIZE if sized_here else None),
         uses_plugin=attention or indexer,
         fallbacks=(fallbacks if attention else {}) | (indexing if indexer else {}),
     )

@@ -119,7 +119,10 @@ def _ended(process: subprocess.Popen[bytes], number: int) -> None:
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, (out, err)
-    assert err.decode() == f"dsa-doctor: ended by {signal.Signals(number).name}; nothing is left running\n"
+    said, _, left = err.decode().partition("; ")
+    assert said == f"dsa-doctor: ended by {signal.Signals(number).name}"
+    # A busy kernel takes longer than the command waits to take a killed process's memory away: it then says so.
+    assert left in {"nothing is left running\n", "what it started is being killed\n"}
     assert time.monotonic() - before < PROMPT_SECONDS
 
 
@@ -132,8 +135,8 @@ def test_a_hanging_import_is_ended_with_everything_that_it_started(start, comman
     ))  # fmt: skip
     own = start.pids()
     _ended(process, number)
-    assert [pid for pid in own if is_alive(pid)] == []
-    assert list(start.scratch.iterdir()) == []
+    wait_until(lambda: not [pid for pid in own if is_alive(pid)], "what it started is gone", seconds=10)
+    wait_until(lambda: not list(start.scratch.iterdir()), "its folder is gone", seconds=10)
 
 
 @pytest.mark.slow

@@ -59,6 +59,7 @@ def test_a_real_h100_with_vllm_is_native_and_the_plugin_stands_back(ranks):
     assert verdict.exit_code == 0
     assert verdict.configuration.attention_backend == "FLASHMLA_SPARSE"
     assert not verdict.configuration.uses_plugin
+    assert verdict.configuration.block_size is None, "vLLM sizes blocks for all caches together on its own path"
     # What `dsa-doctor verify` saw the op do on that machine: candidates dropped on rows of a narrow range.
     assert {"DSA902": "warn"}.items() <= {finding.id: finding.status for finding in verdict.findings}.items()
 
