@@ -34,6 +34,7 @@ def fp8_paged_mqa_logits(
     max_context_len: int = 0,
     clean_logits: bool = True,
     indices: torch.Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> torch.Tensor:
     """The lightning indexer's logits of a decode batch over the paged cache.
 
@@ -56,6 +57,9 @@ def fp8_paged_mqa_logits(
         clean_logits: write -inf to every column that a row does not see; otherwise those are not written.
         indices: vLLM's request index of rows that share keys; accepted and ignored, since block_tables has a line
             for each row of q there.
+        batch_invariant: a row's logits are the same bits whatever next_n it comes with. They never depend on other
+            requests, nor on the GPU's size; but several rows of a request may share dots of another shape than one row
+            alone. Costs reading the keys once for each row.
 
     Returns:
         [B * next_n, max_context_len] fp32; the row stride is a multiple of 4.
@@ -91,7 +95,13 @@ def fp8_paged_mqa_logits(
     logits = empty_logits(batch * next_n, max_context_len, q.device)
     if logits.numel() == 0:
         return logits
-    _launch(q, cache, weights, lengths, block_tables, logits)
+    if batch_invariant and next_n > 1:
+        # Every row is a request of its own: one compiled kernel serves them all.
+        rows = (batch * next_n, 1, num_heads, HEAD_DIM)
+        tables = block_tables[:, None].expand(-1, next_n, -1).reshape(batch * next_n, -1)
+        _launch(q.reshape(rows), cache, weights, lengths, tables, logits)
+    else:
+        _launch(q, cache, weights, lengths, block_tables, logits)
     if clean_logits:
         clean(logits, torch.zeros_like(lengths), lengths)
     return logits

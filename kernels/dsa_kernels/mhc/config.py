@@ -19,3 +19,6 @@ LEAST_SPLIT = 256
 LONG_SPLIT = 6144
 JOIN_ROWS = 4
 JOIN_WARPS = 1
+
+#: Columns of a part where the parts may not follow the batch: eight steps, so that few tokens need not wait for long.
+INVARIANT_SPLIT = 1024

@@ -77,6 +77,9 @@ ROUTES = (
     ),
 )
 
+#: The row that serves any number of tokens alike, where results may not depend on it.
+INVARIANT_ROUTE = ROUTES[-1]
+
 #: Share of the multiprocessors that count as most.
 _FILLED = 0.75
 

@@ -8,13 +8,29 @@ import torch
 
 from dsa_kernels import gluon_support
 from dsa_kernels.errors import expect, expect_aligned_rows, expect_same_device, expect_tensor
-from dsa_kernels.mhc.config import JOIN_ROWS, JOIN_WARPS, LEAST_SPLIT, LONG_SPLIT, SPLIT_ROWS, TILE_COLUMNS, UNIT
-from dsa_kernels.mhc.dispatch import find_route, tile_of
+from dsa_kernels.mhc.config import (
+    INVARIANT_SPLIT,
+    JOIN_ROWS,
+    JOIN_WARPS,
+    LEAST_SPLIT,
+    LONG_SPLIT,
+    SPLIT_ROWS,
+    TILE_COLUMNS,
+    UNIT,
+)
+from dsa_kernels.mhc.dispatch import INVARIANT_ROUTE, Route, find_route, tile_of
 from dsa_kernels.mhc.kernels import join_kernel
 from dsa_kernels.targets import device_facts
 
 
-def hc_prenorm_gemm(x: torch.Tensor, fn: torch.Tensor, out: torch.Tensor, sqrsum: torch.Tensor, n_splits: int) -> None:
+def hc_prenorm_gemm(
+    x: torch.Tensor,
+    fn: torch.Tensor,
+    out: torch.Tensor,
+    sqrsum: torch.Tensor,
+    n_splits: int,
+    batch_invariant: bool = False,
+) -> None:
     """Multiply tokens by mHC's matrix, and sum up their squares: split over k, the splits left for the caller to add.
 
     `out.sum(0)` is x times fn transposed, `sqrsum.sum(0)` the sum of each token's squares. Every split is written
@@ -32,6 +48,9 @@ def hc_prenorm_gemm(x: torch.Tensor, fn: torch.Tensor, out: torch.Tensor, sqrsum
         sqrsum: [n_splits, m] fp32, contiguous, written in place.
         n_splits: parts of k, at least 1. Few tokens need many: `hc_prenorm_splits` says how many fill the device. With
             fewer a long split is cut once more, and a second kernel adds up its parts in memory of the op's own.
+        batch_invariant: what a token's splits add up to is the same bits whatever other tokens the call has, whatever
+            n_splits is and on however many multiprocessors it runs, for the same k, n, capability and Triton: split 0
+            holds all of it, the others zeros.
 
     Raises:
         ArgumentError: a wrong shape, dtype, stride or device; the message names the argument.
@@ -54,13 +73,27 @@ def hc_prenorm_gemm(x: torch.Tensor, fn: torch.Tensor, out: torch.Tensor, sqrsum
         return
     expect_aligned_rows("x", x)
     expect_aligned_rows("fn", fn)
-    parts = _parts(tokens, k, n_splits, x.device)
-    if parts == 1:
-        _launch(x, fn, out, sqrsum)
+    if batch_invariant:
+        out[1:].zero_()
+        sqrsum[1:].zero_()
+        _launch_in_parts(x, fn, out[:1], sqrsum[:1], INVARIANT_ROUTE, max(1, k // INVARIANT_SPLIT))
         return
+    parts = _parts(tokens, k, n_splits, x.device)
+    route = find_route(tokens, n_splits * parts, device_facts(x.device)[1])
+    _launch_in_parts(x, fn, out, sqrsum, route, parts)
+
+
+def _launch_in_parts(
+    x: torch.Tensor, fn: torch.Tensor, out: torch.Tensor, sqrsum: torch.Tensor, route: Route, parts: int
+) -> None:
+    """Write every split of `out` and `sqrsum`, each as the sum of `parts` in their order."""
+    if parts == 1:
+        _launch(x, fn, out, sqrsum, route)
+        return
+    n_splits, tokens, columns = out.shape
     part_out = torch.empty((n_splits * parts, tokens, columns), dtype=torch.float32, device=x.device)
     part_sums = torch.empty((n_splits * parts, tokens), dtype=torch.float32, device=x.device)
-    _launch(x, fn, part_out, part_sums)
+    _launch(x, fn, part_out, part_sums, route)
     join_kernel[(-(-tokens // JOIN_ROWS), n_splits)](
         part_out,
         part_sums,
@@ -75,9 +108,8 @@ def hc_prenorm_gemm(x: torch.Tensor, fn: torch.Tensor, out: torch.Tensor, sqrsum
     )
 
 
-def _launch(x: torch.Tensor, fn: torch.Tensor, out: torch.Tensor, sqrsum: torch.Tensor) -> None:
+def _launch(x: torch.Tensor, fn: torch.Tensor, out: torch.Tensor, sqrsum: torch.Tensor, route: Route) -> None:
     (tokens, k), n_splits = x.shape, out.shape[0]
-    route = find_route(tokens, n_splits, device_facts(x.device)[1])
     config = tile_of(route, gluon_support.USABLE)
     steps = -(-k // config.step)
     kernel_of(config.kernel)[(-(-tokens // config.rows), n_splits)](

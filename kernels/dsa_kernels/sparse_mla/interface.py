@@ -7,7 +7,7 @@ import torch
 from dsa_kernels.sparse_mla.arguments import check_extra, check_query_side, view_flat, view_paged
 from dsa_kernels.sparse_mla.config import LATENT_DIM
 from dsa_kernels.sparse_mla.launch import Source, launch
-from dsa_kernels.sparse_mla.plan import plan_launch
+from dsa_kernels.sparse_mla.plan import plan_invariant, plan_launch
 from dsa_kernels.targets import device_facts
 
 
@@ -20,6 +20,7 @@ def sparse_mla_fwd(
     attn_sink: torch.Tensor | None = None,
     topk_length: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Sparse MLA attention over a flat latent cache, for prefill and decode.
 
@@ -39,6 +40,10 @@ def sparse_mla_fwd(
         topk_length: [s_q] int32 or None: only indices[t, 0, :topk_length[t]] is read; values outside [0, topk] are
             clamped to it.
         out: [s_q, h_q, d_v] in q's dtype, written and returned; allocated when None.
+        batch_invariant: a token's results are the same bits whatever other tokens the call has and on however many
+            multiprocessors it runs, for the same h_q, topk, cache format, capability and Triton. Otherwise selections
+            are cut into as many parts as fill the device, and few tokens are rounded otherwise than many. Costs time
+            where more parts would serve the batch, or fewer; and up to 64 MiB of scratch.
 
     Returns:
         out: [s_q, h_q, d_v], dtype of q. Logits and sums are fp32; softmax weights are rounded to q's dtype before
@@ -59,7 +64,7 @@ def sparse_mla_fwd(
     """
     result = check_query_side(q, indices, d_v, attn_sink, topk_length, out)
     source = Source(view_flat(q, kv), indices, topk_length)
-    max_logits, lse = _attend(q, source, None, sm_scale, attn_sink, result)
+    max_logits, lse = _attend(q, source, None, sm_scale, attn_sink, result, batch_invariant)
     return result, max_logits, lse
 
 
@@ -76,6 +81,7 @@ def sparse_mla_with_kvcache(
     extra_kv_cache: torch.Tensor | None = None,
     extra_indices: torch.Tensor | None = None,
     extra_topk_length: torch.Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sparse MLA attention over a paged latent cache, or over two of them.
 
@@ -98,6 +104,7 @@ def sparse_mla_with_kvcache(
             its own. Then kv_format is "bf16" and d_qk 512.
         extra_indices: [s_q, 1, extra_topk] int32, as indices, into extra_kv_cache; None without it.
         extra_topk_length: [s_q] int32 or None, as topk_length, of extra_indices.
+        batch_invariant: as in `sparse_mla_fwd`; with a second cache neither width of the selections matters.
 
     Returns:
         out and lse as in `sparse_mla_fwd`, over what is selected from all caches. fp8 codes are decoded exactly,
@@ -114,7 +121,7 @@ def sparse_mla_with_kvcache(
     result = check_query_side(q, indices, d_v, attn_sink, topk_length, out)
     extra = check_extra(q, kv_format, extra_kv_cache, extra_indices, extra_topk_length)
     view = view_paged(q, kv_cache, kv_format, keep_pages=extra is not None)
-    _, lse = _attend(q, Source(view, indices, topk_length), extra, sm_scale, attn_sink, result)
+    _, lse = _attend(q, Source(view, indices, topk_length), extra, sm_scale, attn_sink, result, batch_invariant)
     return result, lse
 
 
@@ -125,7 +132,12 @@ def _attend(
     sm_scale: float,
     attn_sink: torch.Tensor | None,
     out: torch.Tensor,
+    batch_invariant: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    width = source.width + (extra.width if extra else 0)
-    plan = plan_launch(q.shape[0], q.shape[1], width, source.cache.fp8, *device_facts(q.device))
+    capability, multiprocessors = device_facts(q.device)
+    if batch_invariant:
+        plan = plan_invariant(q.shape[1], source.width, extra is not None, source.cache.fp8, capability)
+    else:
+        width = source.width + (extra.width if extra else 0)
+        plan = plan_launch(q.shape[0], q.shape[1], width, source.cache.fp8, capability, multiprocessors)
     return launch(q, source, extra, sm_scale, attn_sink, out, plan)

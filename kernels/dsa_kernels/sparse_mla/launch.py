@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,9 @@ from dsa_kernels.sparse_mla.kernels import attend_kernel, merge_kernel
 from dsa_kernels.sparse_mla.plan import LaunchPlan
 
 _LOG2_E = 1.4426950408889634
+
+#: Most bytes of partial results. A plan that follows the batch stays far below; others take many tokens in turns.
+_MOST_PARTIAL_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class Source:
     def width(self) -> int:
         """Entries of a token's selection."""
         return self.indices.shape[2]
+
+    def of_tokens(self, tokens: slice) -> Source:
+        """What some of the tokens select."""
+        lengths = None if self.topk_length is None else self.topk_length[tokens]
+        return replace(self, indices=self.indices[tokens], topk_length=lengths)
 
 
 def _sixteenths(tensor: torch.Tensor, dimension: int) -> int:
@@ -123,8 +131,37 @@ def launch(
     num_tokens, num_heads = q.shape[0], q.shape[1]
     max_logits = torch.empty((num_tokens, num_heads), dtype=torch.float32, device=q.device)
     lse = torch.empty_like(max_logits)
-    if num_tokens == 0:
+    at_once = tokens_at_once(num_tokens, num_heads, plan.num_splits)
+    if 0 < num_tokens <= at_once:
+        _launch(q, source, extra, sm_scale, attn_sink, out, max_logits, lse, plan)
         return max_logits, lse
+    for first in range(0, num_tokens, at_once):
+        part = slice(first, min(first + at_once, num_tokens))
+        selected = None if extra is None else extra.of_tokens(part)
+        results = out[part], max_logits[part], lse[part]
+        _launch(q[part], source.of_tokens(part), selected, sm_scale, attn_sink, *results, plan)
+    return max_logits, lse
+
+
+def tokens_at_once(num_tokens: int, num_heads: int, num_splits: int) -> int:
+    """Tokens whose partial results fit the budget: all of them where selections are left whole, at least one."""
+    if num_splits == 1:
+        return max(1, num_tokens)
+    return max(1, min(num_tokens, _MOST_PARTIAL_BYTES // (num_splits * num_heads * LATENT_DIM * 4)))
+
+
+def _launch(
+    q: torch.Tensor,
+    source: Source,
+    extra: Source | None,
+    sm_scale: float,
+    attn_sink: torch.Tensor | None,
+    out: torch.Tensor,
+    max_logits: torch.Tensor,
+    lse: torch.Tensor,
+    plan: LaunchPlan,
+) -> None:
+    num_tokens, num_heads = q.shape[0], q.shape[1]
     splits = plan.num_splits
     if splits > 1:
         partial = torch.empty((num_tokens, splits, num_heads, LATENT_DIM), dtype=torch.float32, device=q.device)
@@ -196,4 +233,3 @@ def launch(
             num_warps=MERGE_WARPS,
             num_stages=2,
         )
-    return max_logits, lse
