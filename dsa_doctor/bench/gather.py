@@ -136,7 +136,7 @@ def case_of(shape: Shape, setting: Setting, fitting: Fit, l2_bytes: int, device:
             next_n=setting.next_n if decode else tokens,
             most_rotations=16,
         )
-        return mla_cases.mla_case(shape.op, drawn, values, reread=not decode)
+        return mla_cases.mla_case(shape.op, drawn, values, reread=not decode, batch_invariant=setting.batch_invariant)
     if shape.op == OPS[2]:
         paged = indexer_cases.paged_inputs(
             shape.batch,
@@ -147,7 +147,7 @@ def case_of(shape: Shape, setting: Setting, fitting: Fit, l2_bytes: int, device:
             most_pages=None if fitting.whole else fitting.rows // inputs.PAGE_SIZE,
             device=device,
         )
-        return indexer_cases.paged_case(paged, values)
+        return indexer_cases.paged_case(paged, values, setting.batch_invariant)
     if shape.op in (OPS[3], OPS[5]):
         ragged = indexer_cases.ragged_inputs(setting.prefill_tokens, setting.context, setting.index_heads, device)
         if shape.op == OPS[3]:

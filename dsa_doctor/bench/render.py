@@ -81,7 +81,14 @@ def _row(label: str, one: Result) -> list[str]:
     spread = f"{_figure(one.timing.low_us)} to {_figure(one.timing.high_us)}"
     flop = f"{one.tflop_per_s:9.1f}" if one.tflop_per_s is not None else f"{'-':>9}"
     row = f"  {label:24}{_figure(one.timing.median_us):>9}{spread:>20}{one.gb_per_s:8.0f}{flop}{one.share:8.0%}"
-    return [row, *_wrap(f"    {one.message}", "    ")] if one.message else [row]
+    lines = [row, *(_wrap(f"    {one.message}", "    ") if one.message else ())]
+    for name, peer in one.peers.items():
+        if peer.timing is None:
+            lines += _wrap(f"    {name}: no speed: {peer.message}", "    ")
+        else:
+            ratio = peer.timing.median_us / one.timing.median_us
+            lines.append(f"    {name}: {_figure(peer.timing.median_us)}, {ratio:.2f} times as long")
+    return lines
 
 
 def _figure(microseconds: float) -> str:

@@ -41,6 +41,7 @@ class Load:
     context: int = 32768
     batch_sizes: tuple[int, ...] = (1, 16, 64)
     prefill_tokens: int = 4096
+    batch_invariant: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Setting:
         next_n: query tokens of a request in a decode step: one and the speculative ones.
         context: tokens that a request has in the cache.
         prefill_tokens: query tokens of a prefill chunk, the last ones of the context.
+        batch_invariant: whether ops that take it are measured with that promise too.
     """
 
     model: str
@@ -69,6 +71,7 @@ class Setting:
     context: int
     batch_sizes: tuple[int, ...]
     prefill_tokens: int
+    batch_invariant: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ def setting_of(model: ModelGeometry, load: Load) -> Setting:
         context=load.context,
         batch_sizes=tuple(dict.fromkeys(load.batch_sizes)),
         prefill_tokens=min(load.prefill_tokens, load.context),
+        batch_invariant=load.batch_invariant,
     )
 
 

@@ -54,6 +54,13 @@ def bench(
             help="Query tokens of a prefill chunk, at the end of the context.",
         ),
     ] = 4096,
+    batch_invariant: Annotated[
+        bool,
+        typer.Option(
+            "--batch-invariant",
+            help="Measure attention and paged logits also as DSA_DOCTOR_BATCH_INVARIANT=1 serves them.",
+        ),
+    ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Batches 1 and 64 unless named, and a quarter of the samples.")
     ] = False,
@@ -88,6 +95,7 @@ def bench(
         context=context,
         batch_sizes=tuple(batch_size or ((1, 64) if quick else (1, 16, 64))),
         prefill_tokens=prefill_tokens,
+        batch_invariant=batch_invariant,
     )
     try:
         setting = setting_of(find_geometry(model), load)

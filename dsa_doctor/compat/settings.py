@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Mapping
 
 from dsa_doctor.compat.sources import SourceTree
 
@@ -12,7 +13,19 @@ PLUGIN_MODE = "DSA_DOCTOR_PLUGIN"
 ALLOWED_PLUGINS = "VLLM_PLUGINS"
 BREAKABLE_GRAPHS = "VLLM_USE_BREAKABLE_CUDAGRAPH"
 """vLLM sets it to 1 for models whose steps branch on the host; another value asks for whole graphs."""
-ALWAYS = (PLUGIN_MODE, ALLOWED_PLUGINS, "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "TRITON_OVERRIDE_ARCH")
+BATCH_INVARIANT = "DSA_DOCTOR_BATCH_INVARIANT"
+VLLM_BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
+"""vLLM reads it as a number, and takes any but 0 for on."""
+WITHOUT_DENSE_PREFILL = "sparse_mla_force_mqa"
+"""Of vLLM's AttentionConfig. Unless set, the longest prompt of a step decides whether all are prefilled densely."""
+ALWAYS = (
+    PLUGIN_MODE,
+    BATCH_INVARIANT,
+    ALLOWED_PLUGINS,
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+    "TRITON_OVERRIDE_ARCH",
+)
 """Looked at whatever this vLLM reads."""
 
 _SELECTS = re.compile(
@@ -64,3 +77,25 @@ def plugins_by_name(tree: SourceTree) -> bool | None:
 def allows(setting: str | None, plugin: str) -> bool:
     """Whether a value of VLLM_PLUGINS (None: unset) lets vLLM load the plugin of that name."""
     return setting is None or plugin in setting.split(",")
+
+
+def vllm_is_batch_invariant(variables: Mapping[str, str]) -> bool:
+    """Whether vLLM's own batch-invariant mode is on; what it refuses to read is not."""
+    try:
+        return int(variables.get(VLLM_BATCH_INVARIANT, "0")) != 0
+    except ValueError:
+        return False
+
+
+def batch_invariant(variables: Mapping[str, str]) -> bool:
+    """Whether the plugin keeps a token's result from depending on its batch: its own variable, else vLLM's mode.
+
+    Raises:
+        ValueError: DSA_DOCTOR_BATCH_INVARIANT is neither 0 nor 1.
+    """
+    asked = variables.get(BATCH_INVARIANT, "").strip()
+    if asked not in ("", "0", "1"):
+        raise ValueError(
+            f"{BATCH_INVARIANT}={asked!r} is not known. Accepted: 0, 1; unset, it follows {VLLM_BATCH_INVARIANT}."
+        )
+    return asked == "1" if asked else vllm_is_batch_invariant(variables)

@@ -20,6 +20,7 @@ from dsa_doctor.catalog.capability import Capability
 from dsa_doctor.plugin import indices, ops, patching, warmup
 from dsa_doctor.plugin.families import FAMILIES
 from dsa_doctor.plugin.host import BACKEND_NAME, acts_on
+from dsa_doctor.plugin.invariance import batch_invariant
 from dsa_doctor.plugin.projection import ProjectionInModelDtype
 from dsa_doctor.plugin.serving import refusals
 from dsa_doctor.resolver.configuration import PLUGIN_BLOCK_SIZE
@@ -92,6 +93,11 @@ class TritonMLASparseBackend(AttentionBackend):  # type: ignore[misc]
     def supports_compute_capability(cls, capability: DeviceCapability) -> bool:
         """Whether the plugin acts on this capability: 8.x, or anything from 8.0 up where it was forced."""
         return acts_on(Capability(capability.major, capability.minor))
+
+    @classmethod
+    def supports_batch_invariance(cls) -> bool:
+        """Whether a token's result is the same bits whatever its batch: where that was asked for."""
+        return batch_invariant()
 
     @classmethod
     def supports_combination(cls, *arguments: Any, **keywords: Any) -> str | None:

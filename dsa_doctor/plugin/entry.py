@@ -2,6 +2,7 @@
 
 import logging
 
+from dsa_doctor.plugin.invariance import batch_invariant
 from dsa_doctor.plugin.log import LOGGER
 from dsa_doctor.plugin.mode import MODE_VARIABLE, plugin_mode
 from dsa_doctor.plugin.state import STATE
@@ -14,6 +15,7 @@ def register() -> None:
 
     Raises:
         Exception: DSA_DOCTOR_PLUGIN=force was given and the plugin cannot serve, or its value is not known.
+        ValueError: the value of DSA_DOCTOR_BATCH_INVARIANT is not known.
     """
     if STATE.registered:
         return
@@ -21,6 +23,7 @@ def register() -> None:
     mode = plugin_mode()
     if mode == "off":
         return
+    batch_invariant()
     try:
         from dsa_doctor.plugin.activation import activate
 

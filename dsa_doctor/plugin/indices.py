@@ -3,6 +3,7 @@
 import torch
 
 from dsa_doctor.plugin import ops
+from dsa_doctor.plugin.invariance import batch_invariant
 
 
 def to_cache_rows(
@@ -17,11 +18,19 @@ def to_cache_rows(
         page_size: tokens per page.
 
     Returns:
-        rows [T, topk] int32, the valid ones first and -1 after them, and counts [T] int32.
+        rows [T, topk] int32, -1 where nothing is valid, and counts [T] int32: none is valid behind so many. The valid
+        ones stand first; where batch invariance is asked for, each stays where its position stands.
     """
     if not ops.uses_references(positions.device.type):
         from vllm.v1.attention.backends.mla.sparse_utils import triton_convert_req_index_to_global_index
 
+        if batch_invariant():
+            # Some releases move the valid ones to the front in whatever order programs finish, and order rounds sums.
+            rows = triton_convert_req_index_to_global_index(
+                request_ids, block_table, positions, BLOCK_SIZE=page_size, NUM_TOPK_TOKENS=positions.shape[1]
+            )
+            places = torch.arange(1, rows.shape[1] + 1, dtype=torch.int32, device=rows.device)
+            return rows, torch.where(rows >= 0, places, 0).amax(dim=1)
         rows, counts = triton_convert_req_index_to_global_index(
             request_ids,
             block_table,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from dsa_doctor.plugin.invariance import batch_invariant
 from dsa_doctor.plugin.log import LOGGER
 
 KERNELS_VARIABLE = "DSA_DOCTOR_KERNELS"
@@ -49,7 +50,15 @@ def sparse_mla_with_kvcache(
             q, kv_cache, indices, sm_scale, kv_format=kv_format, topk_length=topk_length
         )
         return out.to(q.dtype)
-    out, _ = ops.sparse_mla_with_kvcache(q, kv_cache, indices, sm_scale, kv_format=kv_format, topk_length=topk_length)
+    out, _ = ops.sparse_mla_with_kvcache(
+        q,
+        kv_cache,
+        indices,
+        sm_scale,
+        kv_format=kv_format,
+        topk_length=topk_length,
+        batch_invariant=batch_invariant(),
+    )
     return out
 
 
@@ -103,7 +112,14 @@ def fp8_paged_mqa_logits(
             q, kv_cache, weights, context_lens, block_tables, max_context_len, dtype=torch.float32
         )
     return ops.fp8_paged_mqa_logits(
-        q, kv_cache, weights, context_lens, block_tables, max_context_len=max_context_len, clean_logits=False
+        q,
+        kv_cache,
+        weights,
+        context_lens,
+        block_tables,
+        max_context_len=max_context_len,
+        clean_logits=False,
+        batch_invariant=batch_invariant(),
     )
 
 
@@ -154,7 +170,7 @@ def window_and_selected_mla(
         found, _ = ops.naive_sparse_mla_with_kvcache(q, cache, rows, sm_scale, **given)
         out.copy_(found)
     else:
-        ops.sparse_mla_with_kvcache(q, cache, rows, sm_scale, out=out, **given)
+        ops.sparse_mla_with_kvcache(q, cache, rows, sm_scale, out=out, batch_invariant=batch_invariant(), **given)
 
 
 def compress_norm_rope_store(
@@ -219,7 +235,7 @@ def hc_prenorm_gemm(
         out.zero_()[0].copy_(product)
         sqrsum.zero_()[0].copy_(squares)
     else:
-        ops.hc_prenorm_gemm(x, fn, out, sqrsum, num_splits)
+        ops.hc_prenorm_gemm(x, fn, out, sqrsum, num_splits, batch_invariant())
 
 
 def hadamard_quantize_fp8(q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,6 +6,7 @@ from typing import Any, cast
 from dsa_doctor import __version__
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Csrc, Facts, Selector
+from dsa_doctor.plugin import invariance
 from dsa_doctor.plugin.host import BACKEND_NAME, device_capability, model_geometry
 from dsa_doctor.plugin.log import say
 from dsa_doctor.plugin.mode import plugin_mode
@@ -91,6 +92,8 @@ def block(verdict: Verdict, kv_cache_dtype: str) -> str:
     lines[0] += f"{verdict.target.name} ({verdict.target.sm})" if verdict.target else "this GPU"
     lines += [f"  layer {layer.number} {layer.layer}: {layer.state}. {layer.reason}" for layer in verdict.layers]
     lines.append(f"  backend: {BACKEND_NAME}, KV cache {kv_cache_dtype}")
+    if invariance.batch_invariant():
+        lines.append(f"  {invariance.described()}")
     configuration = verdict.configuration
     lines += [f"  {part}: {what}" for part, what in (configuration.fallbacks if configuration else {}).items()]
     warned = [one for one in verdict.findings if one.status in ("warn", "fail")]

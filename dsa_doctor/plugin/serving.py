@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from dsa_doctor.plugin import report
+from dsa_doctor.plugin import invariance, ops, report
 from dsa_doctor.plugin.families import Family, family_of
 from dsa_doctor.plugin.host import BACKEND_NAME, index_topk, model_geometry
 from dsa_doctor.plugin.log import say
@@ -55,6 +55,8 @@ def review(vllm_config: Any) -> None:
             f"dsa-doctor's {BACKEND_NAME} cannot serve this configuration:{listed}\n"
             f"Change what is named above, or set {MODE_VARIABLE}=off to leave everything to vLLM."
         )
+    if invariance.batch_invariant() and not (family is not None and family.owns_attention):
+        invariance.prefill_every_prompt_alike(vllm_config)
     from vllm.platforms import current_platform
 
     if current_platform.is_cuda():
@@ -81,6 +83,10 @@ def refusals(vllm_config: Any) -> list[str]:
     if refused := _model_refusal(vllm_config):
         return [*found, refused]
     family = _family(vllm_config.model_config)
+    if invariance.batch_invariant():
+        own_attention = family is not None and family.owns_attention
+        references = ops.uses_references("cuda")
+        found += invariance.refusals(vllm_config, references=references, own_attention=own_attention)
     return [*found, *(family.refusals(vllm_config) if family is not None else ())]
 
 

@@ -1,8 +1,9 @@
 """What the settings of the judged environment mean for the answer. The judge's own are never asked."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dsa_doctor.compat.settings import ALLOWED_PLUGINS, PLUGIN_MODE, allows
+from dsa_doctor.compat.settings import ALLOWED_PLUGINS, BATCH_INVARIANT, PLUGIN_MODE, allows, batch_invariant
 from dsa_doctor.facts.schema import EntryPoint, Facts
 from dsa_doctor.resolver.plugin_gate import GateDecision
 from dsa_doctor.resolver.request import PLUGIN_MODES, PluginMode
@@ -46,7 +47,18 @@ def plugin_settings(facts: Facts, asked: PluginMode | None = None) -> PluginSett
                 reason=f"{PLUGIN_MODE}={text!r} is not accepted ({', '.join(PLUGIN_MODES)} are), which stops vLLM",
                 remedy=(f"export {PLUGIN_MODE}=auto",),
             )
+        elif kept_out is None and mode != "off" and (wrong := invalid_invariance(variables)):
+            kept_out = GateDecision(outcome="refuses", reason=wrong, remedy=(f"unset {BATCH_INVARIANT}",))
     return PluginSettings(mode=mode, registered=entry is not None, kept_out=kept_out)
+
+
+def invalid_invariance(variables: Mapping[str, str]) -> str:
+    """Return why the plugin stops vLLM over DSA_DOCTOR_BATCH_INVARIANT, or nothing."""
+    try:
+        batch_invariant(variables)
+    except ValueError:
+        return f"{BATCH_INVARIANT}={variables[BATCH_INVARIANT]!r} is not accepted (0 and 1 are), which stops vLLM"
+    return ""
 
 
 def mla_is_off(facts: Facts) -> bool:

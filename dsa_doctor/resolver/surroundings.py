@@ -1,8 +1,16 @@
 """Findings on the environment that serves: its settings, and GPUs of several kinds."""
 
-from dsa_doctor.compat.settings import BREAKABLE_GRAPHS, PLUGIN_MODE
+from dsa_doctor.compat.settings import (
+    BATCH_INVARIANT,
+    BREAKABLE_GRAPHS,
+    PLUGIN_MODE,
+    VLLM_BATCH_INVARIANT,
+    batch_invariant,
+    vllm_is_batch_invariant,
+)
 from dsa_doctor.resolver.judgement import Judgement, finding
 from dsa_doctor.resolver.request import PLUGIN_MODES
+from dsa_doctor.resolver.settings import invalid_invariance
 from dsa_doctor.verdict.schema import Finding, Layer
 
 _ORDER = "CUDA_DEVICE_ORDER"
@@ -24,7 +32,8 @@ def settings_findings(case: Judgement, layers: tuple[Layer, ...]) -> list[Findin
         here = "dsa-doctor check MODEL   # in the shell, unit or container that starts vLLM"
         return [finding("DSA916", "warn", summary, remedy=(here,))]
     variables = observed.value.variables
-    found = [*_invalid_mode(case, variables)]
+    by_plugin = any(layer.state == "plugin" for layer in layers)
+    found = [*_invalid_mode(case, variables), *_batch_invariance(case, variables, by_plugin)]
     if observed.value.unread:
         names = ", ".join(observed.value.unread)
         summary = f"{names}: set, and not read by this vLLM, so it changes nothing."
@@ -32,7 +41,7 @@ def settings_findings(case: Judgement, layers: tuple[Layer, ...]) -> list[Findin
         evidence = tuple(f"{name}={variables.get(name, '')}" for name in observed.value.unread)
         found.append(finding("DSA916", "warn", summary, evidence=evidence, remedy=remedy))
     graphs = variables.get(BREAKABLE_GRAPHS, "1")
-    if graphs != "1" and case.model.index_kpool > 1 and any(layer.state == "plugin" for layer in layers):
+    if graphs != "1" and case.model.index_kpool > 1 and by_plugin:
         summary = f"{BREAKABLE_GRAPHS}={graphs}: the plugin refuses {case.model.name} at start, unless graphs are off."
         remedy = (f"unset {BREAKABLE_GRAPHS}", "--enforce-eager   # no graphs at all")
         found.append(finding("DSA916", "warn", summary, remedy=remedy))
@@ -72,11 +81,45 @@ def mixed_gpus(case: Judgement) -> list[Finding]:
 def _invalid_mode(case: Judgement, variables: dict[str, str]) -> list[Finding]:
     """Return a failure where the plugin, loaded in every process, raises over its own variable."""
     text = variables.get(PLUGIN_MODE, "").strip().lower()
-    loads = case.settings.registered and (case.settings.kept_out is None or case.settings.kept_out.outcome == "refuses")
-    if not text or text in PLUGIN_MODES or not loads or case.request.plugin_mode is not None:
+    if not text or text in PLUGIN_MODES or not _loads(case) or case.request.plugin_mode is not None:
         return []
     summary = f"{PLUGIN_MODE}={text!r} is not accepted, and vLLM stops at start over it, whatever serves the model."
     return [finding("DSA916", "fail", summary, remedy=(f"export {PLUGIN_MODE}=auto   # or off, or force",))]
+
+
+def _batch_invariance(case: Judgement, variables: dict[str, str], by_plugin: bool) -> list[Finding]:
+    """Return whether a token's result may depend on its batch, where that is asked for and the plugin serves.
+
+    A value that is not accepted stops vLLM over the plugin, whatever serves the model.
+    """
+    wrong = invalid_invariance(variables)
+    if wrong:
+        stops = _loads(case) and case.settings.mode != "off"
+        remedy = (f"export {BATCH_INVARIANT}=1   # or 0",)
+        return [finding("DSA916", "fail", f"{wrong}, whatever serves the model.", remedy=remedy)] if stops else []
+    if not by_plugin:
+        return []
+    asked, vllm = batch_invariant(variables), vllm_is_batch_invariant(variables)
+    if vllm and not asked:
+        summary = (
+            f"{VLLM_BATCH_INVARIANT} asks for batch-invariant backends, and {BATCH_INVARIANT}=0 keeps the plugin's "
+            "from being one: vLLM then takes none for this model."
+        )
+        return [finding("DSA916", "fail", summary, remedy=(f"unset {BATCH_INVARIANT}   # it then follows vLLM",))]
+    if not asked:
+        return []
+    summary = "Batch invariance is on: a token's sparse attention and selection are the same bits whatever its batch."
+    if vllm:
+        return [finding("DSA916", "pass", summary)]
+    evidence = ("projections, experts and collectives are vLLM's, and may still depend on the batch",)
+    remedy = (f"export {VLLM_BATCH_INVARIANT}=1   # the whole model, as far as vLLM has kernels for it",)
+    return [finding("DSA916", "pass", summary, evidence=evidence, remedy=remedy)]
+
+
+def _loads(case: Judgement) -> bool:
+    """Whether vLLM loads the plugin, and so its reading of its own variables."""
+    kept_out = case.settings.kept_out
+    return case.settings.registered and (kept_out is None or kept_out.outcome == "refuses")
 
 
 def _counted_otherwise(case: Judgement) -> bool:

@@ -5,6 +5,7 @@ import inspect
 
 from dsa_doctor.compat.patches import BUILDER, CUSTOM_OPS, DEEP_GEMM_ISSUE, IN_TREE_INDEXER, PACKING, Patch
 from dsa_doctor.plugin.families.family import Replacement
+from dsa_doctor.plugin.invariance import batch_invariant
 
 INDEXER = "vllm.model_executor.layers.sparse_attn_indexer"
 
@@ -75,6 +76,14 @@ INDEXER_PATCHES: tuple[Patch, ...] = (
         signatures=(("packed_tensor", "lengths", "block_t", "block_d"),),
         exact=True,
     ),
+    Patch(
+        target=f"{BUILDER}:DeepseekV32IndexerBackend",
+        use="replaced",
+        why="from 0.32 on a worker asks every layer whether it is batch-invariant; vLLM's answer is of other kernels",
+        upstream="none; vLLM's batch-invariant mode has no sparse indexer",
+        until="vLLM's indexer is batch-invariant by itself",
+        kind="class",
+    ),
 )
 
 
@@ -93,6 +102,7 @@ def indexer_replacements() -> list[Replacement]:
         (layer, "pack_seq_triton", stand_ins.pack_sequences),
         (layer, "unpack_seq_triton", stand_ins.unpack_sequences),
         (builder, "has_deep_gemm", stand_ins.never),
+        (builder.DeepseekV32IndexerBackend, "supports_batch_invariance", staticmethod(batch_invariant)),
         (custom_ops, "top_k_per_row_prefill", stand_ins.top_k_per_row_prefill),
         (custom_ops, "top_k_per_row_decode", stand_ins.top_k_per_row_decode),
         # torch keeps the ops it has looked up as attributes of the namespace; no dispatcher registration is touched.

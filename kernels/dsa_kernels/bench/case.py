@@ -16,6 +16,9 @@ from dsa_kernels.bench.work import Work
 Status = Literal["ok", "wrong", "failed", "skipped"]
 Call = Callable[[], object]
 
+#: Name of the peer that is the op itself with `batch_invariant`.
+INVARIANT = "batch-invariant"
+
 
 @dataclass
 class Peer:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dsa_kernels.bench.case import Case, named
+from dsa_kernels.bench.case import INVARIANT, Case, Peer, named
 from dsa_kernels.bench.gate import GateError, require, require_equal
 from dsa_kernels.bench.inputs import PAGE_SIZE, random_codes, random_indexer_cache, rotations, spaced
 from dsa_kernels.bench.work import INDEX_DIM, chunked_work, paged_logits_work, ragged_logits_work, topk_work
@@ -118,11 +118,10 @@ class PagedInputs:
     context: int
     width: int
 
-    def run(self, table: torch.Tensor) -> torch.Tensor:
+    def run(self, table: torch.Tensor, batch_invariant: bool = False) -> torch.Tensor:
         """`fp8_paged_mqa_logits` without cleaning, as vLLM calls it."""
-        return fp8_paged_mqa_logits(
-            self.q, self.cache, self.weights, self.lengths, table, None, self.width, clean_logits=False
-        )
+        given = self.q, self.cache, self.weights, self.lengths, table, None, self.width
+        return fp8_paged_mqa_logits(*given, clean_logits=False, batch_invariant=batch_invariant)
 
     def check_logits(self, name: str, logits: torch.Tensor, limit: float = LIMIT) -> float:
         """Gate logits of the first block table on the first and the last request."""
@@ -178,15 +177,21 @@ def paged_inputs(
     )
 
 
-def paged_case(inputs: PagedInputs, shape: dict[str, int | str]) -> Case:
-    """The case over inputs from `paged_inputs`."""
+def paged_case(inputs: PagedInputs, shape: dict[str, int | str], batch_invariant: bool = False) -> Case:
+    """The case over inputs from `paged_inputs`; by choice with the batch-invariant op as a peer."""
     batch, next_n, heads, _ = inputs.q.shape
     op = "paged logits"
     calls = [(lambda table=table: inputs.run(table)) for table in inputs.tables]
     work = paged_logits_work(batch, next_n, inputs.context, heads)
-    return Case(
-        op, shape, work, LIMIT, lambda: inputs.check_logits(named(op, shape), inputs.run(inputs.tables[0])), calls
-    )
+
+    def check(invariant: bool = False) -> float:
+        return inputs.check_logits(named(op, shape), inputs.run(inputs.tables[0], invariant))
+
+    case = Case(op, shape, work, LIMIT, check, calls)
+    if batch_invariant:
+        invariant = [(lambda table=table: inputs.run(table, True)) for table in inputs.tables]
+        case.peers[INVARIANT] = Peer(invariant, lambda: check(True))
+    return case
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from dsa_kernels.bench.case import Case, Peer, named
+from dsa_kernels.bench.case import INVARIANT, Case, Peer, named
 from dsa_kernels.bench.gate import require
 from dsa_kernels.bench.inputs import rotations, spaced
 from dsa_kernels.bench.work import Work
@@ -39,7 +39,8 @@ def prenorm_case(
 ) -> Case:
     """`hc_prenorm_gemm`; without `splits` as many as fill the device. Gate: products and squares of some tokens.
 
-    The peer is PyTorch: x widened, one product in tf32 or fp32 as torch is set, and the squares.
+    Peers are PyTorch (x widened, one product in tf32 or fp32 as torch is set, and the squares) and the op itself with
+    `batch_invariant`.
     """
     x = torch.randn(tokens, k, device=device, dtype=torch.bfloat16)
     splits = splits or mhc.hc_prenorm_splits(tokens, k, x.device)
@@ -51,8 +52,8 @@ def prenorm_case(
     sqrsum = torch.empty(splits, tokens, device=device)
     op = "mHC product"
 
-    def run(fn: torch.Tensor) -> None:
-        mhc.hc_prenorm_gemm(x, fn, out, sqrsum, splits)
+    def run(fn: torch.Tensor, batch_invariant: bool = False) -> None:
+        mhc.hc_prenorm_gemm(x, fn, out, sqrsum, splits, batch_invariant)
 
     def by_torch(fn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         wide = x.float()
@@ -64,10 +65,13 @@ def prenorm_case(
         require(f"{named(op, shape)}: squares", found[1][some], squares, LIMIT)
         return require(named(op, shape), found[0][some], wanted, LIMIT)
 
-    def check() -> float:
-        run(matrices[0])
+    def check(batch_invariant: bool = False) -> float:
+        run(matrices[0], batch_invariant)
         return judge((out.sum(0), sqrsum.sum(0)))
 
     calls: list[Callable[[], object]] = [partial(run, fn) for fn in matrices]
-    peer = Peer([partial(by_torch, fn) for fn in matrices], lambda: judge(by_torch(matrices[0])))
-    return Case(op, shape | {"splits": splits}, prenorm_work(tokens, k, splits), LIMIT, check, calls, {"PyTorch": peer})
+    peers: dict[str, Peer | str] = {
+        "PyTorch": Peer([partial(by_torch, fn) for fn in matrices], lambda: judge(by_torch(matrices[0]))),
+        INVARIANT: Peer([partial(run, fn, True) for fn in matrices], lambda: check(True)),
+    }
+    return Case(op, shape | {"splits": splits}, prenorm_work(tokens, k, splits), LIMIT, check, calls, peers)

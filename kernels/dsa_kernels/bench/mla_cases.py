@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dsa_kernels.bench.case import Case, named
+from dsa_kernels.bench.case import INVARIANT, Case, Peer, named
 from dsa_kernels.bench.gate import GateError, require
 from dsa_kernels.bench.inputs import random_selection, rotations, spaced
 from dsa_kernels.bench.work import sparse_mla_work
@@ -45,13 +45,14 @@ class MlaInputs:
         """Scale of the logits."""
         return float(self.q.shape[2] ** -0.5)
 
-    def run(self, indices: torch.Tensor) -> torch.Tensor:
+    def run(self, indices: torch.Tensor, batch_invariant: bool = False) -> torch.Tensor:
         """The op: over a flat cache or over pages."""
+        given = self.q, self.cache, indices, self.sm_scale
         if self.cache.dim() == 3:
-            return sparse_mla_fwd(self.q, self.cache, indices, self.sm_scale, out=self.out)[0]
-        return sparse_mla_with_kvcache(
-            self.q, self.cache, indices, self.sm_scale, kv_format=self.kv_format, out=self.out
-        )[0]
+            return sparse_mla_fwd(*given, out=self.out, batch_invariant=batch_invariant)[0]
+        return sparse_mla_with_kvcache(*given, kv_format=self.kv_format, out=self.out, batch_invariant=batch_invariant)[
+            0
+        ]
 
     def expected(self, tokens: list[int]) -> torch.Tensor:
         """The reference on some tokens of the first selection, fp64; only the rows they select are expanded."""
@@ -98,7 +99,9 @@ def mla_inputs(
     return MlaInputs(q, cache, selections, torch.empty(tokens, heads, 512, device=device, dtype=torch.bfloat16))
 
 
-def mla_case(op: str, inputs: MlaInputs, shape: dict[str, int | str], reread: bool = False) -> Case:
+def mla_case(
+    op: str, inputs: MlaInputs, shape: dict[str, int | str], reread: bool = False, batch_invariant: bool = False
+) -> Case:
     """The case of an op name over inputs.
 
     Args:
@@ -106,6 +109,7 @@ def mla_case(op: str, inputs: MlaInputs, shape: dict[str, int | str], reread: bo
         inputs: from `mla_inputs`.
         shape: what the table says of the shape.
         reread: whether tokens select from the same rows, so that a whole cache is the most that has to be read.
+        batch_invariant: whether the op with that promise is a peer.
     """
     tokens, heads, d_qk = inputs.q.shape
     selected = int((inputs.selections[0][0] >= 0).sum())
@@ -114,13 +118,17 @@ def mla_case(op: str, inputs: MlaInputs, shape: dict[str, int | str], reread: bo
     some = spaced(tokens, CHECKED_TOKENS)
     name = named(op, shape)
 
-    def check() -> float:
+    def check(invariant: bool = False) -> float:
         inputs.out.fill_(float("nan"))
-        error = require(name, inputs.run(inputs.selections[0])[some], inputs.expected(some), LIMIT)
+        error = require(name, inputs.run(inputs.selections[0], invariant)[some], inputs.expected(some), LIMIT)
         if not inputs.out.isfinite().all():
             raise GateError(f"{name}: output not written everywhere")
         return error
 
     calls = [(lambda indices=indices: inputs.run(indices)) for indices in inputs.selections]
     work = sparse_mla_work(tokens, heads, selected, rows, row_bytes, d_qk)
-    return Case(op, shape, work, LIMIT, check, calls)
+    case = Case(op, shape, work, LIMIT, check, calls)
+    if batch_invariant:
+        invariant = [(lambda indices=indices: inputs.run(indices, True)) for indices in inputs.selections]
+        case.peers[INVARIANT] = Peer(invariant, lambda: check(True))
+    return case

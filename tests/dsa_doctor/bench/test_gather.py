@@ -63,6 +63,24 @@ def test_every_shape_of_a_model_passes_its_gate(no_gpu_needed, changes):
     assert all(one.timing is not None and one.moved_bytes > 0 for one in report.results)
 
 
+def test_what_batch_invariance_costs_stands_beside_the_ops_that_take_it(no_gpu_needed, monkeypatch):
+    only(monkeypatch, "sparse MLA decode", "sparse MLA prefill", "paged logits", "k-cache write")
+    asked = []
+    real = indexer_cases.fp8_paged_mqa_logits
+    monkeypatch.setattr(
+        indexer_cases,
+        "fp8_paged_mqa_logits",
+        lambda *given, **more: asked.append(more["batch_invariant"]) or real(*given, **more),
+    )
+    report = gather.gather(small_setting(batch_invariant=True), quick=True)
+    beside = {one.op: one.peers["batch-invariant"].timing for one in report.results if one.peers}
+    assert set(beside) == {"sparse MLA decode", "sparse MLA prefill", "paged logits"}
+    assert all(beside.values())
+    assert set(asked) == {False, True}
+    assert "batch-invariant: 10.0, 1.00 times as long" in as_human(report)
+    assert not any(one.peers for one in gather.gather(small_setting(), quick=True).results)
+
+
 def test_a_wrong_op_has_no_speed_and_fails_the_run(no_gpu_needed, monkeypatch):
     real = indexer_cases.topk_indices
 

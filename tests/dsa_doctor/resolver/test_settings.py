@@ -92,6 +92,40 @@ def test_a_mode_that_stops_vllm_fails_whatever_serves(target, answers):
     assert not found(judge(facts.model_copy(update={"settings": kept_out}), target), "fail")
 
 
+@pytest.mark.parametrize("target", [A100, H100])
+def test_a_value_of_batch_invariance_that_stops_vllm_fails(target):
+    changes = {"answers": (library.answer("9.0", "FLASHMLA_SPARSE"),)} if target is H100 else {}
+    facts = library.a100_facts(plugin=True, settings=library.settings(DSA_DOCTOR_BATCH_INVARIANT="on"), **changes)
+    verdict = judge(facts, target)
+    assert verdict.exit_code != 0
+    (failed,) = found(verdict, "fail")
+    assert failed.summary.startswith("DSA_DOCTOR_BATCH_INVARIANT='on' is not accepted (0 and 1 are), which stops vLLM")
+    for harmless in ({"VLLM_PLUGINS": "foo"}, {"DSA_DOCTOR_PLUGIN": "off"}):
+        settings = library.settings(DSA_DOCTOR_BATCH_INVARIANT="on", **harmless)
+        assert not found(judge(facts.model_copy(update={"settings": settings}), target), "fail")
+
+
+def test_batch_invariance_is_told_with_what_it_does_not_cover():
+    own, *rest = found(judge(a100(DSA_DOCTOR_BATCH_INVARIANT="1")), "pass")
+    assert own.summary.startswith("Batch invariance is on")
+    assert "are vLLM's" in own.evidence[0]
+    assert "VLLM_BATCH_INVARIANT=1" in own.remedy[0]
+    assert "DSA_DOCTOR_BATCH_INVARIANT=1" in rest[0].evidence
+    whole = found(judge(a100(VLLM_BATCH_INVARIANT="1")), "pass")[0]
+    assert whole.summary == own.summary
+    assert not whole.remedy
+    for settings in ({}, {"DSA_DOCTOR_BATCH_INVARIANT": "0"}):
+        assert not any("Batch invariance" in one.summary for one in found(judge(a100(**settings)), "pass"))
+    stock = library.h100_facts(plugin=True, settings=library.settings(DSA_DOCTOR_BATCH_INVARIANT="1"))
+    assert not any("Batch invariance" in one.summary for one in found(judge(stock, H100), "pass"))
+
+
+def test_vllms_mode_with_the_plugin_kept_out_of_it_fails():
+    (failed,) = found(judge(a100(VLLM_BATCH_INVARIANT="1", DSA_DOCTOR_BATCH_INVARIANT="0")), "fail")
+    assert "vLLM then takes none for this model" in failed.summary
+    assert failed.remedy[0].startswith("unset DSA_DOCTOR_BATCH_INVARIANT")
+
+
 def test_settings_that_were_not_recorded_are_unknown_where_the_plugin_decides():
     old = Facts.model_validate_json(library.a100_facts(plugin=True).model_dump_json(exclude={"settings"}))
     assert old.settings.status == "unknown"
