@@ -1,11 +1,13 @@
 """What every test shares."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.emulated_vllm import of_one_run
 from tests.guards import path_left_as_it_was
 from tests.once import Once, once_in, shared_folder
 
@@ -24,6 +26,13 @@ if not Path("/dev/nvidiactl").exists():
     # Before any test module imports a kernel: the decorator decides when a kernel is defined, and one process may
     # collect tests that import kernels before it comes to the kernels' own.
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        stack = contextlib.ExitStack()
+        stack.enter_context(of_one_run())
+        config.add_cleanup(stack.close)
 
 
 @pytest.fixture(autouse=True)

@@ -1,42 +1,38 @@
 """Asks the installed vLLM for the KV cache of a model, with a capability in force and without a GPU.
 
-vLLM's real configuration, model construction and KV cache planning run, in the child (see `tests.emulated_vllm`);
-parameters are on the meta device, nothing is computed.
+vLLM's real configuration, model construction and KV cache planning run, in a process of its own (see
+`tests.emulated_vllm`); parameters are on the meta device, nothing is computed.
 """
 
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.emulated_vllm import ask_all, reply
+from tests.emulated_vllm import ask
 
 
-def kv_caches_of(
-    folder: Path,
-    capability: str,
-    models: Sequence[tuple[dict[str, Any], dict[str, Any]]],
-    *,
-    memory_gib: int = 40,
-    timeout: float = 1500.0,
-) -> list[dict[str, Any]]:
-    """Return what a release of vLLM would allocate for models on one rank; `folder` as of `tests.releases`.
+def kv_cache_of(
+    folder: Path, capability: str, config: dict[str, Any], options: dict[str, Any], *, memory_gib: int = 40
+) -> dict[str, Any]:
+    """Return what a release of vLLM would allocate for a model on one rank; `folder` as of `tests.releases`.
 
     Args:
-        models: a config.json and options of vLLM's EngineArgs for each.
+        config: its config.json.
+        options: of vLLM's EngineArgs.
 
     Returns:
-        For each {"failed": a traceback} or {"value": ...} of "layers": name to {"kind", "block", "page", "most"}
-        (tokens of a block, bytes of its page, most bytes that one request may hold); "blocks" and "concurrency": of a
-        pool of `memory_gib`, at --max-model-len.
+        "layers": name to {"kind", "block", "page", "most"} (tokens of a block, bytes of its page, most bytes that one
+        request may hold); "blocks" and "concurrency": of a pool of `memory_gib`, at --max-model-len.
     """
-    requests = [{"config": config, "options": options, "memory": memory_gib * 2**30} for config, options in models]
-    return ask_all(__name__, folder, capability, requests, timeout=timeout)
+    request = {"config": config, "options": options, "memory": memory_gib * 2**30}
+    return dict(ask(__name__, folder, capability, request))
 
 
-def _answer(request: dict[str, Any], emulated: Any) -> dict[str, Any]:
+def answer(request: dict[str, Any], emulated: Any) -> dict[str, Any]:
+    """Plan in the process that is asked."""
+    emulated.assume_deep_gemm()
     import torch
     from vllm.engine.arg_utils import EngineArgs
 
@@ -106,7 +102,3 @@ def _pool(config: Any, specs: dict[str, Any], memory: int) -> dict[str, Any]:
         "groups": groups,
         "in_flight": config.max_in_flight_tokens,
     }
-
-
-if __name__ == "__main__":
-    reply(_answer)

@@ -1,7 +1,7 @@
 """Constructs a tiny DSA model with the real code of a vLLM release, with a capability in force and without a GPU.
 
-vLLM's real configuration, backend selection and model construction run, in the child (see `tests.emulated_vllm`);
-parameters are on the meta device, nothing is computed.
+vLLM's real configuration, backend selection and model construction run, in a process of its own (see
+`tests.emulated_vllm`); parameters are on the meta device, nothing is computed.
 """
 
 import json
@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from tests.emulated_vllm import ask, reply
+from tests.emulated_vllm import ask
 
 
 def construct(
@@ -22,9 +22,9 @@ def construct(
     mtp: bool = False,
     plugins: tuple[str, ...] = (),
     options: dict[str, Any] | None = None,
-    timeout: float = 300.0,
+    timeout: int = 300,
 ) -> dict[str, Any]:
-    """Return {"model", "backends", "draft", "draft_backends", "assumed"} or {"error"}, from a fresh process.
+    """Return {"model", "backends", "draft", "draft_backends", "assumed"} or {"error"}.
 
     Args:
         folder: a release, see `tests.releases`; its compiled modules are all taken as loadable.
@@ -37,15 +37,8 @@ def construct(
         timeout: seconds.
     """
     drafts = {"speculative_config": {"method": "mtp", "num_speculative_tokens": 1}} if mtp else {}
-    return ask(
-        __name__,
-        folder,
-        capability,
-        timeout=timeout,
-        plugins=plugins,
-        model=tiny_config(architecture, fp8=fp8),
-        options={**drafts, **(options or {})},
-    )
+    request = {"model": tiny_config(architecture, fp8=fp8), "options": {**drafts, **(options or {})}}
+    return dict(ask(__name__, folder, capability, request, timeout=timeout, VLLM_PLUGINS=",".join(plugins)))
 
 
 def tiny_config(architecture: str, *, fp8: bool) -> dict[str, Any]:
@@ -105,7 +98,9 @@ def tiny_config(architecture: str, *, fp8: bool) -> dict[str, Any]:
     return config
 
 
-def _answer(request: dict[str, Any], emulated: Any) -> dict[str, Any]:
+def answer(request: dict[str, Any], emulated: Any) -> dict[str, Any]:
+    """Construct in the process that is asked."""
+    emulated.assume_deep_gemm()
     try:
         return _construct(request, emulated)
     except Exception as error:
@@ -150,7 +145,3 @@ def _construct(request: dict[str, Any], emulated: Any) -> dict[str, Any]:
     answer["assumed"] = emulated.assumed
     answer["kv_cache_dtype"] = config.cache_config.cache_dtype
     return answer
-
-
-if __name__ == "__main__":
-    reply(_answer)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dsa_doctor.probes.environment import Environment
+from tests.once import shared_folder
 
 
 def _package_folder(name: str) -> Path:
@@ -84,3 +85,10 @@ def fake_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str,
         return tool
 
     return make
+
+
+@pytest.fixture
+def told_before(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the commands that a test starts find what slow probes told those of other tests of this run."""
+    monkeypatch.setenv("DSA_DOCTOR_CACHE", "on")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shared_folder(tmp_path_factory) / "told"))

@@ -11,7 +11,7 @@ import pytest
 from tests.cpu_vllm import cpu_vllm_python
 from tests.dsa_doctor.launch.runs import Run, is_alive
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.usefixtures("told_before")]
 
 TINY_LLAMA = Path(__file__).parents[2] / "tiny_llama.py"
 EXTRA = ("--enforce-eager", "--dtype", "float32", "--max-model-len", "256")

@@ -10,7 +10,7 @@ import pytest
 from tests.dsa_doctor.launch.faults import wait_until_nothing_is_left
 from tests.dsa_doctor.launch.runs import STAND_IN
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("told_before")]
 KEY = "a-key-that-nobody-may-see"
 
 

@@ -101,6 +101,7 @@ COMMANDS = (
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("told_before")
 @pytest.mark.parametrize(
     ("folder", "command", "codes"), COMMANDS, ids=lambda value: value if isinstance(value, str) else ""
 )

@@ -86,8 +86,12 @@ def _configs():
 
 
 @pytest.fixture(scope="module")
-def states():
+def states(once):
     pytest.importorskip("transformers")
+    return once("hybrid-weights-of-transformers", _states)
+
+
+def _states():
     result = subprocess.run(
         [sys.executable, "-c", _ORACLE], input=json.dumps(_configs()), capture_output=True, text=True, timeout=400
     )

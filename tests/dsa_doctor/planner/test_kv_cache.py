@@ -10,7 +10,7 @@ from dsa_doctor.catalog.geometry import geometry_from_config
 from dsa_doctor.planner.cache import pool_of, stage_caches
 from dsa_doctor.planner.families.base import CacheOptions
 from dsa_doctor.planner.parallel import Parallel
-from tests.kv_cache_specs import kv_caches_of
+from tests.kv_cache_specs import kv_cache_of
 from tests.releases import release_folder
 
 GIB = 2**30
@@ -98,31 +98,12 @@ def _without_checkpoints(caches):
     return tuple(replace(one, states=2) if one.kind == "state" else one for one in caches)
 
 
-@pytest.fixture
-def allocated(once):
-    """Return what vLLM allocates for a case; one import answers all cases of a capability."""
-    bounds = {"max_model_len": CONTEXT, "max_num_seqs": 8, "max_num_batched_tokens": BATCH}
-
-    def find(name):
-        alike = {other: case for other, case in CASES.items() if case[1] == CASES[name][1]}
-
-        def ask():
-            models = [(config, {**bounds, **given}) for config, _, given, _ in alike.values()]
-            return kv_caches_of(release_folder("0.33.0"), CASES[name][1], models)
-
-        answer = once(f"kv-caches-{CASES[name][1]}", ask)[list(alike).index(name)]
-        assert "failed" not in answer, answer["failed"]
-        return answer["value"]
-
-    return find
-
-
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # the first asks for all of its capability
 @pytest.mark.parametrize("name", CASES)
-def test_pages_blocks_and_concurrency_are_those_of_vllm(name, allocated):
-    config, _, _, options = CASES[name]
-    found = allocated(name)
+def test_pages_blocks_and_concurrency_are_those_of_vllm(name):
+    config, capability, given, options = CASES[name]
+    bounds = {"max_model_len": CONTEXT, "max_num_seqs": 8, "max_num_batched_tokens": BATCH}
+    found = kv_cache_of(release_folder("0.33.0"), capability, config, {**bounds, **given})
     model = geometry_from_config(json.loads(json.dumps(config)), name=name, source="test")
     caches = stage_caches(model, Parallel(), 0, options, mtp=False)
     caches = _without_checkpoints(caches)

@@ -47,8 +47,12 @@ def _configs():
 
 
 @pytest.fixture(scope="module")
-def states():
+def states(once):
     pytest.importorskip("transformers")
+    return once("weights-of-transformers", _states)
+
+
+def _states():
     configs = {
         name: (family, {key: value for key, value in config.items() if key != "quantization_config"})
         for name, (family, config) in _configs().items()

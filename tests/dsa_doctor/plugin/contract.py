@@ -1,16 +1,12 @@
 """Runs `contract_child.py` on a vLLM release with a capability in force, and holds what it answered."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from tests.emulated_vllm import ask
 from tests.once import Once
 
-CHILD = Path(__file__).with_name("contract_child.py")
-REPOSITORY = Path(__file__).parents[3]
+CHILD = "tests.dsa_doctor.plugin.contract_child"
 
 
 class Answers:
@@ -34,23 +30,14 @@ class Answers:
         return str(answer["error"])
 
 
-def run(root: Path, capability: str, steps: dict[str, tuple[str, dict[str, Any]]], **environment: str) -> Answers:
-    """Run the steps (by name: method and arguments) in a fresh process on the release below `root`."""
-    request = {"root": str(root), "capability": capability, "steps": list(steps.values())}
-    path = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "kernels")))
-    done = subprocess.run(
-        [sys.executable, str(CHILD)],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path, **environment},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return Answers(steps, json.loads(done.stdout))
+def run(root: Path, capability: str, steps: dict[str, tuple[str, dict[str, Any]]], *, lasting: bool = True) -> Answers:
+    """Run the steps (by name: method and arguments) on the release below `root`, which is left as it was imported."""
+    asked = {"steps": list(steps.values())}
+    return Answers(steps, ask(CHILD, root, capability, asked, lasting=lasting))
 
 
 def run_once(
     name: str, once: Once, root: Path, capability: str, steps: dict[str, tuple[str, dict[str, Any]]]
 ) -> Answers:
-    """As `run`, once for all of pytest-xdist's workers: importing vllm is what takes the time."""
+    """As `run`, once for all of pytest-xdist's workers."""
     return Answers(steps, once(f"contract-{name}", lambda: run(root, capability, steps).raw))

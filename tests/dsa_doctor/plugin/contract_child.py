@@ -1,8 +1,8 @@
-"""Runs in a process of its own: one vLLM release, unpacked, with a compute capability in force and no GPU.
+"""Steps that a vLLM release takes in a process of its own, with a compute capability in force and no GPU.
 
-Reads a JSON request on standard input: `root` (folder that holds vllm), `capability`, `steps`; writes one JSON line to
-standard output. vLLM's selector, configuration and model classes are its own. Stubbed are its compiled modules (their
-op schemas are defined, without code) and the subprocess that inspects a model class, which would see no emulation.
+See `tests.emulated_vllm`. vLLM's selector, configuration and model classes are its own. Stubbed are its compiled
+modules (their op schemas are defined, without code) and the subprocess that inspects a model class, which would see no
+emulation.
 """
 
 import contextlib
@@ -21,25 +21,6 @@ from unittest import mock
 
 Tensors = Sequence[tuple[str, Any]]
 MTP = {"method": "mtp", "num_speculative_tokens": 1}
-OUTPUT = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)  # vLLM's own output must not mix with the answer
-
-
-def define_all_ops(emulation: Any, schemas_file: Path) -> None:
-    """Define every op of a compiled module, and let the questions about kernel support answer for the capability."""
-    import torch
-
-    for schema in json.loads(schemas_file.read_text(encoding="utf-8")):
-        namespace, _, definition = schema.partition("::")
-        library = torch.library.Library(namespace, "FRAGMENT")
-        emulation._libraries.append(library)
-        with contextlib.suppress(RuntimeError):  # defined already
-            library.define(definition)
-        name = definition.partition("(")[0]
-        if "supports" in name and definition.rstrip().endswith("bool"):
-            minimum = 89 if name == "cutlass_scaled_mm_supports_fp8" else 90
-            with contextlib.suppress(RuntimeError):
-                library.impl(name, lambda capability, m=minimum: capability >= m, "CompositeExplicitAutograd")
 
 
 class Unloaded:
@@ -74,47 +55,17 @@ class Unloaded:
 class Release:
     """The release under test in this process."""
 
-    def __init__(self, root: str, capability: str) -> None:
-        sys.path.insert(0, root)
+    def __init__(self, emulated: Any) -> None:
         self.scratch = tempfile.mkdtemp()
-        os.environ.update(
-            XDG_CACHE_HOME=self.scratch,
-            VLLM_CACHE_ROOT=self.scratch,
-            HF_HUB_OFFLINE="1",
-            VLLM_PLUGINS="",
-            VLLM_LOGGING_LEVEL="INFO",
-            VLLM_ENABLE_V1_MULTIPROCESSING="0",
-        )
-        from dsa_doctor.compat import emulation
-
-        emulation.Emulation.define_ops = define_all_ops  # type: ignore[method-assign]
-        self.emulation = emulation.install(capability, unloadable="any")
-        import vllm  # noqa: F401
-
-        self.emulation.platform()
+        self.emulation = emulated
         self.log = io.StringIO()
-        from vllm.model_executor.models import registry
-
-        registry._run_in_subprocess = lambda function: function()
         from dsa_doctor.facts.observation import Observation
         from dsa_doctor.facts.schema import Csrc
         from dsa_doctor.plugin import report
 
         report.compiled_side = lambda environment: Observation[Csrc].unknown("placeholders stand for compiled modules")
         self.distributed = False
-        self._stand_in_for_streams()
         self.unloaded = Unloaded()
-
-    @staticmethod
-    def _stand_in_for_streams() -> None:
-        """Layers make auxiliary streams and events when they are constructed; nothing is ever run on them here."""
-        import torch
-
-        class Nothing:
-            def __init__(self, *arguments: Any, **keywords: Any) -> None:
-                pass
-
-        torch.cuda.Stream = torch.cuda.Event = Nothing  # type: ignore[assignment, misc]
 
     def listen(self) -> None:
         """Start a fresh log of the plugin's lines.
@@ -556,9 +507,9 @@ def _kv_cache(made: Any) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    request = json.load(sys.stdin)
-    release = Release(request["root"], request["capability"])
+def answer(request: dict[str, Any], emulated: Any) -> list[dict[str, Any]]:
+    """Take the steps, and return for each {"value": ...} or {"error": ...}."""
+    release = Release(emulated)
     answers = []
     for name, arguments in request["steps"]:
         try:
@@ -566,9 +517,4 @@ def main() -> None:
         except Exception as error:
             sys.stderr.write(traceback.format_exc())
             answers.append({"error": f"{type(error).__name__}: {error}"})
-    OUTPUT.write(json.dumps(answers))
-    OUTPUT.flush()
-
-
-if __name__ == "__main__":
-    main()
+    return answers

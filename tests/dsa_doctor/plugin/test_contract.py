@@ -274,6 +274,7 @@ def test_a_moved_target_is_refused_and_vllm_runs_on_untouched(
             "name": ("select", {"backend": "TRITON_MLA_SPARSE"}),
             "force": ("register", {"mode": "force"}),
         },
+        lasting=False,
     )
     assert target in answers.value("register")
     assert "WARNING" in answers.value("register")

@@ -5,6 +5,7 @@ import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from dsa_doctor.launch.options import ask_options, known_options
 from dsa_doctor.probes import selector
 from dsa_doctor.probes.child import CHILDREN
 from dsa_doctor.probes.environment import Environment
+from tests.once import Once
 from tests.releases import RELEASES, release_folder
 
 ROPE = {"qk_nope_head_dim": 192, "qk_rope_head_dim": 64, "kv_lora_rank": 512, "index_topk": 2048}
@@ -57,7 +59,7 @@ def of_release(version: str) -> Environment:
 
 
 @pytest.fixture(scope="module")
-def installed() -> dict[SelectorQuery, SelectorAnswer]:
+def installed(once: Once) -> dict[SelectorQuery, SelectorAnswer]:
     """One run of the installed vLLM's selector over everything that the tests below ask of it."""
     questions = [
         *(query(capability) for capability in ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")),
@@ -69,7 +71,12 @@ def installed() -> dict[SelectorQuery, SelectorAnswer]:
         query("9.0", backend="NO_SUCH_BACKEND"),
         query("9.0", kv_cache_dtype="no_such_dtype"),
     ]
-    return {answer.query: answer for answer in ask(Environment.current(), *questions)}
+
+    def told() -> list[dict[str, Any]]:
+        return [answer.model_dump(mode="json") for answer in ask(Environment.current(), *questions)]
+
+    answers = [SelectorAnswer.model_validate(answer) for answer in once("selector-of-the-installed", told)]
+    return {answer.query: answer for answer in answers}
 
 
 @pytest.mark.slow
