@@ -11,7 +11,7 @@ reaches --at-least.
 
 import argparse
 import ast
-import copy
+import contextlib
 import os
 import random
 import shutil
@@ -34,24 +34,28 @@ _ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: the file, the line, what it does in words, and the whole mutated source."""
+    """One change: the file, the node as its place in `ast.walk`, which of the node's changes, and that in words."""
 
     file: Path
     line: int
+    node: int
+    number: int
     change: str
-    source: str
+
+    def source(self) -> str:
+        """Return the whole mutated file."""
+        tree = ast.parse(self.file.read_text(encoding="utf-8"))
+        node = next(one for place, one in enumerate(ast.walk(tree)) if place == self.node)
+        _, mutate = list(_changes(node))[self.number]
+        mutate(node)
+        return ast.unparse(ast.fix_missing_locations(tree))
 
 
 def mutants_of(file: Path) -> Iterator[Mutant]:
     """Yield every mutant of a file."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    for index, node in enumerate(ast.walk(tree)):
-        for change, mutate in _changes(node):
-            changed = copy.deepcopy(tree)
-            target = next(one for place, one in enumerate(ast.walk(changed)) if place == index)
-            mutate(target)
-            source = ast.unparse(ast.fix_missing_locations(changed))
-            yield Mutant(file, getattr(node, "lineno", 0), change, source)
+    for place, node in enumerate(ast.walk(ast.parse(file.read_text(encoding="utf-8")))):
+        for number, (change, _) in enumerate(_changes(node)):
+            yield Mutant(file, getattr(node, "lineno", 0), place, number, change)
 
 
 def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[ast.AST], None]]]:
@@ -84,8 +88,9 @@ def _is_text(node: ast.BinOp) -> bool:
                for one in ast.walk(node))  # fmt: skip
 
 
-def lives(mutant: Mutant, tests: list[str], seconds: float) -> bool:
-    """Run the tests against a copy of the sources that holds the mutant; whether all of them pass in time."""
+@contextlib.contextmanager
+def copied() -> Iterator[Path]:
+    """Make a copy of the sources, of links."""
     with tempfile.TemporaryDirectory() as folder:
         for part in ("dsa_doctor", "kernels", "tests", "docs", "scripts", "pyproject.toml"):
             source = ROOT / part
@@ -95,19 +100,33 @@ def lives(mutant: Mutant, tests: list[str], seconds: float) -> bool:
                 )
             else:
                 shutil.copy(source, folder)
-        target = Path(folder) / mutant.file.relative_to(ROOT)
-        target.unlink()  # a link to the original
-        target.write_text(mutant.source, encoding="utf-8")
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join((folder, os.fspath(Path(folder) / "kernels"))),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
-        try:
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        return done.returncode == 0
+        yield Path(folder)
+
+
+def lives(mutant: Mutant, folder: Path, tests: list[str], seconds: float) -> bool:
+    """Run the tests against a copy of the sources with the mutant in it; whether all of them pass in time."""
+    target = folder / mutant.file.relative_to(ROOT)
+    target.unlink()  # a link to the original
+    target.write_text(mutant.source(), encoding="utf-8")
+    try:
+        return passes(folder, tests, seconds)
+    finally:
+        target.unlink()
+        _link(os.fspath(mutant.file), os.fspath(target))
+
+
+def passes(folder: Path, tests: list[str], seconds: float) -> bool:
+    """Run the tests against a copy of the sources; whether all of them pass in time."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join((os.fspath(folder), os.fspath(folder / "kernels"))),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
+    try:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
 
 
 def _link(source: str, target: str) -> None:
@@ -134,16 +153,16 @@ def main() -> int:
     if not every:
         print(f"{options.package}: nothing to mutate")
         return 2
-    untouched = Mutant(files[0], 0, "untouched", files[0].read_text(encoding="utf-8"))
-    if not lives(untouched, tests, options.seconds):
-        print("the tests fail, or take too long, without any mutant: nothing can be said")
-        return 2
     sample = random.Random(options.seed).sample(every, min(options.count, len(every)))
     alive = 0
-    for mutant in sorted(sample, key=lambda one: (one.file, one.line)):
-        if lives(mutant, tests, options.seconds):
-            alive += 1
-            print(f"lives: {mutant.file.relative_to(ROOT)}:{mutant.line}: {mutant.change}", flush=True)
+    with copied() as folder:
+        if not passes(folder, tests, options.seconds):
+            print("the tests fail, or take too long, without any mutant: nothing can be said")
+            return 2
+        for mutant in sorted(sample, key=lambda one: (one.file, one.line)):
+            if lives(mutant, folder, tests, options.seconds):
+                alive += 1
+                print(f"lives: {mutant.file.relative_to(ROOT)}:{mutant.line}: {mutant.change}", flush=True)
     share = 1 - alive / len(sample)
     print(f"{len(sample) - alive} of {len(sample)} mutants killed ({share:.0%}), of {len(every)} that there are")
     return int(share < options.at_least)

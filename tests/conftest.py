@@ -35,6 +35,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(stack.close)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What may take longest comes first: at the end no worker waits for another's last test."""
+    items.sort(key=_longest_first)
+
+
+def _longest_first(item: pytest.Item) -> tuple[bool, float]:
+    limit = item.get_closest_marker("timeout")
+    return item.get_closest_marker("slow") is None, -float(limit.args[0] if limit is not None else 0)
+
+
 @pytest.fixture(autouse=True)
 def _the_path_is_left_as_it_was() -> Iterator[None]:
     with path_left_as_it_was():
