@@ -75,7 +75,7 @@ def require_gpu() -> None:
     import torch
 
     from dsa_kernels.emulation import VARIABLE, EmulationError, emulate
-    from dsa_kernels.targets import running_capability
+    from dsa_kernels.targets import has_kernels, running_capability
 
     if not torch.cuda.is_available():
         raise BenchError(f"bench measures on a CUDA GPU, and torch {torch.__version__} sees none. {_WITHOUT_GPU}")
@@ -87,7 +87,8 @@ def require_gpu() -> None:
         raise BenchError(f"--emulate: {error}.") from None
     except ValueError as error:
         raise BenchError(f"TRITON_OVERRIDE_ARCH: {error}") from None
-    if min(capability, 10 * torch.cuda.get_device_capability()[0]) < 80:
+    major, minor = torch.cuda.get_device_capability()
+    if not (has_kernels(capability) and has_kernels(10 * major + minor)):
         raise BenchError(f"{torch.cuda.get_device_name()} is below compute capability 8.0, where the kernels begin.")
 
 

@@ -85,6 +85,26 @@ def converts_fp8(capability: int) -> bool:
     return capability >= 89
 
 
+def has_kernels(capability: int) -> bool:
+    """Whether the kernels are written for it (8.0 and newer)."""
+    return capability >= 80
+
+
+def is_blackwell(capability: int) -> bool:
+    """Whether it is of Blackwell's generation or newer (10.x to 12.x)."""
+    return capability >= 100
+
+
+def is_ga100(capability: int) -> bool:
+    """Whether it is 8.0: 65,536 registers and 163 KiB a multiprocessor, where 8.6 and 8.9 have less shared memory."""
+    return capability == 80
+
+
+def launches_clusters(capability: int) -> bool:
+    """Whether vLLM launches kernels of thread-block clusters on it (9.x to 11.x, not 12.x)."""
+    return 9 <= capability // 10 < 12
+
+
 def parse_target(text: str) -> int:
     """Read 'sm80', 'sm_80', 'sm90a', '8.0' or '80' as 80.
 

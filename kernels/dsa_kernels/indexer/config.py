@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dsa_kernels.targets import has_small_shared_memory, has_warpgroup_mma
+from dsa_kernels.targets import has_small_shared_memory, has_warpgroup_mma, is_blackwell, is_ga100
 
 if TYPE_CHECKING:
     from dsa_kernels.indexer.dispatch import LogitsConfig, PagedConfig
@@ -62,8 +62,8 @@ def one_program_limit(num_rows: int) -> int:
 
 
 def long_registers(capability: int) -> int | None:
-    """Most registers of a thread that selects from long rows; None where the compiler would spill (12.x)."""
-    return LONG_REGISTERS if capability < 100 else None
+    """Most registers of a thread that selects from long rows; None where the compiler would spill (Blackwell)."""
+    return None if is_blackwell(capability) else LONG_REGISTERS
 
 
 def padded_heads(num_heads: int) -> int:
@@ -90,7 +90,7 @@ def resident_programs(capability: int, columns: int) -> int:
 
 def paged_registers(capability: int, columns: int) -> int | None:
     """Most registers of a thread of the paged logits, so that as many programs fit; None for what the target has."""
-    return 128 if columns <= 64 and capability == 80 else None
+    return 128 if columns <= 64 and is_ga100(capability) else None
 
 
 def dots_per_row(config: PagedConfig, heads: int) -> int:

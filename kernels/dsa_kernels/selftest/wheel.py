@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from dsa_kernels.selftest.case import CannotJudge, NotHere
+from dsa_kernels.targets import launches_clusters
 
 #: Names the folder of a vLLM package, or one of its extensions, to examine instead of the installed one.
 FOLDER_VARIABLE = "DSA_DOCTOR_VLLM_FOLDER"
@@ -110,7 +111,8 @@ def op(name: str) -> object:
 
 def has_clusters(device: torch.device) -> bool:
     """Whether vLLM would call cooperative_topk on this GPU (9.x, 10.x and 11.x, not 8.x and 12.x)."""
-    return 9 <= torch.cuda.get_device_capability(device)[0] < 12
+    major, minor = torch.cuda.get_device_capability(device)
+    return launches_clusters(10 * major + minor)
 
 
 def persistent_rows(device: torch.device) -> int:

@@ -1,3 +1,7 @@
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from dsa_doctor.catalog.capability import (
@@ -68,3 +72,48 @@ def test_predicates_at_their_edges():
     assert has_wide_shared_memory(Capability(8, 0))
     assert not has_wide_shared_memory(Capability(8, 6))
     assert not has_wide_shared_memory(Capability(99, 9))
+
+
+ROOT = Path(__file__).parents[3]
+COMPARED_IN = {"dsa_doctor/catalog/capability.py", "kernels/dsa_kernels/targets.py"}
+
+
+def _is_number(node: ast.expr) -> bool:
+    if isinstance(node, ast.Tuple):
+        return all(_is_number(one) for one in node.elts)
+    if isinstance(node, ast.Call):
+        return ast.unparse(node.func) == "Capability"
+    return isinstance(node, ast.Constant) and isinstance(node.value, int)
+
+
+def comparisons(source: str) -> Iterator[str]:
+    """Yield what compares a capability with numbers."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            if any(map(_is_number, sides)) and any("capability" in ast.unparse(one) for one in sides):
+                yield ast.unparse(node)
+
+
+def test_capabilities_are_compared_in_one_module_of_each_package():
+    found = {
+        file.relative_to(ROOT).as_posix()
+        for package in ("dsa_doctor", "kernels/dsa_kernels")
+        for file in (ROOT / package).rglob("*.py")
+        if any(comparisons(file.read_text(encoding="utf-8")))
+    }
+    assert found == COMPARED_IN
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["capability < 100", "8 <= properties.capability[0] < 12", "found.capability in ((8, 0), (8, 6))",
+     "case.capability == Capability(8, 0)", "capability.major == 8"],
+)  # fmt: skip
+def test_a_comparison_elsewhere_is_seen(source):
+    assert list(comparisons(source)) == [source]
+
+
+@pytest.mark.parametrize("source", ["capability >= vllm_minimum()", "capability in table", "len(names) > 3"])
+def test_what_compares_no_number_is_none(source):
+    assert not list(comparisons(source))
