@@ -1,8 +1,9 @@
 """GLM-5.3-Flash: every fourth layer MLA over 512 values without rope, one index key for a pool of tokens.
 
 vLLM's own classes serve it, its indexer module included. Replaced are the three functions that end in e4m3, whose
-Triton kernels are refused below compute capability 8.9 (8.9 takes the same path), the logits, the selection and the
-guard. Linear attention, the copies into the tail cache and the expansion of pools to tokens stay vLLM's.
+Triton kernels are refused below compute capability 8.9 (8.9 takes the same path), what gathers the tokens of a pool,
+the logits, the selection and the guard. Linear attention, the copies into the tail cache (but for vLLM 0.30's) and the
+expansion of pools to tokens stay vLLM's.
 """
 
 import importlib
@@ -112,15 +113,27 @@ PATCHES: tuple[Patch, ...] = (
         exact=True,
     ),
     Patch(
-        **_at((POOLING,), "kpool_compress_and_write_cache"),
+        **_at(INDEXERS, "_kpool_compress_insert"),
         use="replaced",
-        why="pools the index keys of a prefill by a Triton kernel that uses fp8e4nv, refused below 8.9",
-        signatures=(
-            (
-                *("kv_cache", "slot_k", "slot_score", "ape", "loc", *_POOL),
-                *("write_mask", "round_scale", "return_compressed", "write_cache"),
-            ),
+        why="makes the key of a pool that an earlier chunk of the prompt began of the wrong tokens, without an error",
+        signatures=(("k", "gate_score", "ape", "kv_cache", "slot_mapping", "kpool", "head_dim", "round_scale"),),
+        exact=True,
+    ),
+    Patch(
+        **_at(ATTENTIONS, "Indexer"),
+        use="relied on",
+        why="names the cache of open pools beside that of pooled keys, where the entry above looks for earlier tokens",
+        kind="class",
+        body=('prefix=f"{prefix}.k_cache"', 'prefix=f"{prefix}.tail_cache"'),
+    ),
+    Patch(
+        **_at((POOLING,), "kpool_seed_tail_cache"),
+        use="replaced",
+        why=(
+            "loses a prompt's open pool in vLLM 0.30, and overwrites index keys: it takes blocks to lie next to each "
+            "other; left alone where it asks for their distance"
         ),
+        signatures=(("tail_kv_cache", "key", "gate_score", "tslot", "kpool", "head_dim"),),
         exact=True,
     ),
     Patch(
@@ -169,8 +182,8 @@ def replacements() -> list[Replacement]:
         (caller, "fp8_fp4_paged_mqa_logits", stand_ins.paged_mqa_logits),
         (layer, "pack_seq_triton", stand_ins.pack_sequences),
         (layer, "unpack_seq_triton", stand_ins.unpack_sequences),
+        (layer, "_kpool_compress_insert", pooling.kpool_compress_insert),
         (attention, "fwht128_quant_fp8", pooling.fwht128_quant_fp8),
-        (kernels, "kpool_compress_and_write_cache", pooling.kpool_compress_and_write_cache),
         (
             kernels,
             "kpool_decode_update_and_maybe_write_cache_batched",
@@ -185,6 +198,8 @@ def replacements() -> list[Replacement]:
         (torch.ops._C, "persistent_topk", stand_ins.decode_topk),
         (torch.ops._C, "cooperative_topk", stand_ins.decode_topk),
     ]
+    if not seeds_by_distance(vllm_root()):
+        found.append((kernels, "kpool_seed_tail_cache", pooling.kpool_seed_tail_cache))
     kernel = getattr(packing, "_PACK_SEQ_TRITON_KERNEL", None)
     if kernel is not None:
         found.append((kernel, "register_warmup", stand_ins.no_warmup))
@@ -211,11 +226,15 @@ def rolls_back(root: Path) -> bool:
     return any(tree.mentions(home, "Glm5NextTailCache", "num_speculative_tokens") for home in ATTENTIONS)
 
 
+def seeds_by_distance(root: Path) -> bool:
+    """Whether the vLLM below `root` asks how far apart the blocks of open pools lie where it fills them."""
+    return SourceTree(root).mentions(POOLING, "kpool_seed_tail_cache", "tail_kv_cache.stride(0)")
+
+
 def refusals(vllm_config: Any) -> list[str]:
     """Return what of a server's options this family cannot be served with, each with what is accepted."""
     found = []
-    parallel, cache, scheduler = vllm_config.parallel_config, vllm_config.cache_config, vllm_config.scheduler_config
-    stages = getattr(parallel, "pipeline_parallel_size", 1)
+    stages = getattr(vllm_config.parallel_config, "pipeline_parallel_size", 1)
     if stages > 1:
         found.append(
             f"--pipeline-parallel-size {stages}: vLLM's class hands no hyper-connections from rank to rank; accepted: 1"
@@ -234,11 +253,6 @@ def refusals(vllm_config: Any) -> list[str]:
         found.append(
             f"num_speculative_tokens {drafts}: this vLLM keeps a request's last pool of tokens alone, which the second "
             "of two rejected drafts spoils; accepted: 0, 1, or a vLLM that keeps more (0.31.0 and newer do)"
-        )
-    if scheduler.enable_chunked_prefill and not cache.enable_prefix_caching:
-        found.append(
-            "--no-enable-prefix-caching: chunks of a prompt then end inside a pool, whose index key vLLM would make of "
-            "the wrong tokens; accepted: prefix caching, or --no-enable-chunked-prefill besides"
         )
     return found
 

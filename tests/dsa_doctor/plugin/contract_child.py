@@ -361,7 +361,8 @@ class Release:
                     (op, "pack_seq_triton"),
                     (op, "unpack_seq_triton"),
                     (attention, "fwht128_quant_fp8"),
-                    (op.kpool_ops, "kpool_compress_and_write_cache"),
+                    (op, "_kpool_compress_insert"),
+                    (op.kpool_ops, "kpool_seed_tail_cache"),
                     (op.kpool_ops, "kpool_decode_update_and_maybe_write_cache_batched"),
                 )
                 if getattr(holder, name).__module__.startswith("dsa_doctor.")
@@ -498,6 +499,11 @@ def _kv_cache(made: Any) -> dict[str, Any]:
                 "kernel_block": size,
                 "views": {
                     backends[name].get_name(): list(context[name].kv_cache.shape)
+                    for name in kept.layer_names
+                    if isinstance(context[name].kv_cache, torch.Tensor)
+                },
+                "strides": {
+                    backends[name].get_name(): list(context[name].kv_cache.stride())
                     for name in kept.layer_names
                     if isinstance(context[name].kv_cache, torch.Tensor)
                 },

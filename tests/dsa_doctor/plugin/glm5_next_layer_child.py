@@ -144,10 +144,10 @@ class Selection:
 @contextlib.contextmanager
 def planted(fault: str | None) -> Iterator[None]:
     """Break one thing on the way, while entered."""
-    from dsa_doctor.plugin import indices, ops
+    from dsa_doctor.plugin import indices, ops, pooling
 
-    select, rotate, rows, update = (
-        ops.topk_indices, ops.hadamard_quantize_fp8, indices.to_cache_rows, ops.kpool_decode_update,
+    select, rotate, rows, update, gather = (
+        ops.topk_indices, ops.hadamard_quantize_fp8, indices.to_cache_rows, ops.kpool_decode_update, pooling.pools_of,
     )  # fmt: skip
 
     def without_rotation(q: Any) -> Any:
@@ -167,6 +167,7 @@ def planted(fault: str | None) -> Iterator[None]:
         "rotation": (ops, "hadamard_quantize_fp8", without_rotation),
         "tail": (indices, "to_cache_rows", without_tail),
         "pool": (ops, "kpool_decode_update", other_pool),
+        "chunk": (pooling, "pools_of", lambda k, gate, kept, *given: gather(k, gate, kept.flip(2), *given)),
     }
     holder, name, broken = faults[fault] if fault else (ops, "hadamard_quantize_fp8", rotate)
     with mock.patch.object(holder, name, broken):

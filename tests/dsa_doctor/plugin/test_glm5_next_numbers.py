@@ -1,7 +1,8 @@
 """A sparse layer of GLM-5.3-Flash under the plugin beside transformers', through vLLM's own caches and metadata.
 
 On the first release that has the family and on the newest, which call the logits by other contracts. Two requests,
-prefilled in chunks and mixed with decoding, beyond the selection; decoding completes pools that a chunk leaves open.
+prefilled in chunks and mixed with decoding, beyond the selection; decoding and later chunks complete pools that a chunk
+leaves open.
 Left out: linear-attention layers, experts, hyper-connections, dense prefill, all of them vLLM's.
 """
 
@@ -18,12 +19,12 @@ from tests.releases import RELEASES, release_folder
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 CHILD = "tests.dsa_doctor.plugin.glm5_next_layer_child"
-FAULTS = ("selection", "rotation", "tail", "pool")
+FAULTS = ("selection", "rotation", "tail", "pool", "chunk")
 LENGTHS = [234, 150]
 STEPS = [
-    [[1, 0, 84]],
-    [[0, 0, 128], [1, 84, 142]],
-    [[1, 142, 143], [0, 128, 226]],
+    [[1, 0, 82]],
+    [[0, 0, 127], [1, 82, 142]],
+    [[1, 142, 143], [0, 127, 226]],
     *([[0, token, token + 1], [1, token - 83, token - 82]] for token in range(226, 233)),
     [[0, 233, 234]],
 ]
@@ -65,6 +66,6 @@ def test_a_dropped_tail_is_seen(answers: dict[str, dict[str, Any]]) -> None:
     assert max(answers["tail"]["errors"]) > 5 * NOISE
 
 
-@pytest.mark.parametrize("fault", ["selection", "rotation", "pool"])
+@pytest.mark.parametrize("fault", ["selection", "rotation", "pool", "chunk"])
 def test_a_planted_wrong_selection_is_seen(answers: dict[str, dict[str, Any]], fault: str) -> None:
     assert 0.5 < max(answers[fault]["regrets"]) < 9
