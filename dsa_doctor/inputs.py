@@ -17,6 +17,10 @@ class UsageError(ValueError):
     """What the user asked for cannot be done as asked; the message names the option and what is accepted."""
 
 
+_HALF = frozenset({"half", "float16"})
+"""vLLM's spellings of one type."""
+
+
 @dataclass(frozen=True)
 class Options:
     """Options of `check` and `run-model` that shape the judgement.
@@ -26,6 +30,12 @@ class Options:
         tensor_parallel_size: None takes the number of visible GPUs, or those of a usual machine for a target elsewhere.
         kv_cache_dtype: as for vLLM's --kv-cache-dtype.
         backend: an attention backend asked for by name.
+        dtype: as for vLLM's --dtype; what is neither float16 nor half is taken as bfloat16, the models' own.
+        pipeline_parallel_size: as for vLLM, and so the next two.
+        decode_context_parallel_size: see above.
+        prefill_context_parallel_size: see above.
+        drafts: speculative tokens.
+        enforce_eager: whether CUDA graphs are off; None where that is not known.
         plugin_mode: --plugin; None leaves it to DSA_DOCTOR_PLUGIN in the judged environment.
         gpu_memory_gib: --gpu-memory: memory of each GPU in GiB, in place of what the driver or the catalog says.
     """
@@ -34,6 +44,12 @@ class Options:
     tensor_parallel_size: int | None = None
     kv_cache_dtype: str = "auto"
     backend: str | None = None
+    dtype: str | None = None
+    pipeline_parallel_size: int = 1
+    decode_context_parallel_size: int = 1
+    prefill_context_parallel_size: int = 1
+    drafts: int = 0
+    enforce_eager: bool | None = None
     plugin_mode: PluginMode | None = None
     gpu_memory_gib: float | None = None
 
@@ -104,6 +120,12 @@ def request_for(model: ModelGeometry, target: Target, options: Options) -> Reque
     return Request(
         tensor_parallel_size=ranks,
         kv_cache_dtype=options.kv_cache_dtype,
+        dtype="float16" if options.dtype in _HALF else "bfloat16",
+        pipeline_parallel_size=options.pipeline_parallel_size,
+        decode_context_parallel_size=options.decode_context_parallel_size,
+        prefill_context_parallel_size=options.prefill_context_parallel_size,
+        drafts=options.drafts,
+        enforce_eager=options.enforce_eager,
         backend=options.backend.upper() if options.backend else None,
         plugin_mode=options.plugin_mode,
     )

@@ -386,6 +386,8 @@ class Fingerprint(Fact):
     recognised or not read."""
     quantization: QuantizationSupport | None = None
     """None where it was not read."""
+    open_pools_keep_drafts: bool | None = None
+    """Whether the cache of GLM-5.3-Flash's open pools has room for rejected drafts; None where it was not read."""
     patch_targets: dict[str, str] = Field(default_factory=dict)
     """Patch target of the plugin to "present", "missing" or "changed: ..."."""
     patch_families: dict[str, tuple[str, ...]] = Field(default_factory=dict)

@@ -18,6 +18,9 @@ _ALIASES = {
     "-pp": "--pipeline-parallel-size",
     "-dp": "--data-parallel-size",
     "-ep": "--enable-expert-parallel",
+    "-dcp": "--decode-context-parallel-size",
+    "-pcp": "--prefill-context-parallel-size",
+    "-sc": "--speculative-config",
 }
 
 
@@ -98,10 +101,20 @@ def _read(arguments: Sequence[str], where: str) -> Given:
     number: dict[str, Any] = {"type": _count}
     parser.add_argument("-tp", "--tensor-parallel-size", dest="tensor", **number)
     parser.add_argument("-pp", "--pipeline-parallel-size", dest="pipeline", **number)
+    parser.add_argument("-dcp", "--decode-context-parallel-size", dest="decode_context", **number)
+    parser.add_argument("-pcp", "--prefill-context-parallel-size", dest="prefill_context", **number)
     parser.add_argument("-dp", "--data-parallel-size", dest="data", **number)
     parser.add_argument("-ep", "--enable-expert-parallel", dest="expert", action=argparse.BooleanOptionalAction)
     parser.add_argument("--enforce-eager", action=argparse.BooleanOptionalAction)
-    for name in ("--kv-cache-dtype", "--attention-backend", "--host", "--uds", "--ssl-certfile", "--load-format"):
+    for name in (
+        "--kv-cache-dtype",
+        "--attention-backend",
+        "--host",
+        "--uds",
+        "--ssl-certfile",
+        "--load-format",
+        "--dtype",
+    ):
         parser.add_argument(name)
     parser.add_argument("--api-key", dest="api_keys", nargs="*")
     parser.add_argument("--block-size", **number)
@@ -111,11 +124,14 @@ def _read(arguments: Sequence[str], where: str) -> Given:
     parser.add_argument("--gpu-memory-utilization", type=_share)
     parser.add_argument("--cpu-offload-gb", dest="cpu_offload_gib", type=_size)
     parser.add_argument("--port", type=_port)
+    parser.add_argument("-sc", "--speculative-config", type=_drafts, dest="drafts")
+    parser.add_argument("--speculative-config.num-speculative-tokens", type=_count, dest="drafts")
+    parser.add_argument("--spec-tokens", type=_count, dest="drafts")
     spelled = [_dashed(one) for one in arguments]
     known, _ = parser.parse_known_args(spelled)
-    values = vars(known)
+    values = {name: value for name, value in vars(known).items() if name != "drafts" or value is not None}
     options = frozenset(_long(one) for one in spelled if one.startswith("-"))
-    if any(one == "--speculative-config" or one.startswith("--speculative-config.") for one in options):
+    if any(one.partition(".")[0] == "--speculative-config" or one.startswith("--spec-") for one in options):
         values["speculative"] = True
     return Given(values, options)
 
@@ -139,6 +155,15 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not accepted. Accepted: 1 or more")
     return number
+
+
+def _drafts(text: str) -> int | None:
+    """Read the number of speculative tokens of a configuration; None where it is left to the model or not JSON."""
+    try:
+        tokens = json.loads(text).get("num_speculative_tokens")
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens > 0 else None
 
 
 def _port(text: str) -> int:

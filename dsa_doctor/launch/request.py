@@ -54,6 +54,10 @@ class LaunchOptions:
         cpu_offload_gib: GiB of weights per GPU that the host holds.
         enforce_eager: no CUDA graphs.
         speculative: whether a speculative decoder is configured.
+        drafts: its tokens; None where they are not given.
+        dtype: as for vLLM.
+        decode_context: ranks that share the context in decoding.
+        prefill_context: ranks that share it in prefill.
         host: address to bind.
         port: port to bind.
         uds: Unix domain socket to bind in place of an address.
@@ -86,6 +90,10 @@ class LaunchOptions:
     cpu_offload_gib: Choice[float]
     enforce_eager: Choice[bool]
     speculative: Choice[bool]
+    drafts: Choice[int | None]
+    dtype: Choice[str | None]
+    decode_context: Choice[int]
+    prefill_context: Choice[int]
     host: Choice[str | None]
     port: Choice[int]
     uds: Choice[str | None]
@@ -154,6 +162,10 @@ def launch_options(
         cpu_offload_gib=choice("cpu_offload_gib", 0.0),
         enforce_eager=choice("enforce_eager", False),
         speculative=choice("speculative", False),
+        drafts=choice("drafts", None),
+        dtype=choice("dtype", None),
+        decode_context=choice("decode_context", 1),
+        prefill_context=choice("prefill_context", 1),
         host=choice("host", None),
         port=choice("port", 8000),
         uds=choice("uds", None),

@@ -113,17 +113,23 @@ def judge(options: LaunchOptions, keeper: Keeper | None = None) -> Judged:
     visible = sum(1 for gpu in found.gpus if gpu.visible) if found is not None else 0
     gpus = options.gpus.value or visible or (gpus_per_node(options.target or "") if options.elsewhere else 1)
     model = look_up(options.model)
-    tensor = options.tensor.value or 1  # where the model is not known: preflight says so
+    tensor, pipeline = options.tensor.value or 1, 1  # where the model is not known: preflight says so
     if model.geometry is not None:
         parallel = parallel_of(options, model.geometry, gpus)
         if options.gpus.is_given or visible or options.elsewhere:
             _check_sizes(parallel, options, gpus)
-        tensor = parallel.tensor
+        tensor, pipeline = parallel.tensor, parallel.pipeline
     asked = Options(
         target=options.target,
         tensor_parallel_size=tensor,
         kv_cache_dtype=options.kv_cache_dtype.value or "auto",
         backend=options.attention_backend.value,
+        dtype=options.dtype.value,
+        pipeline_parallel_size=pipeline,
+        decode_context_parallel_size=options.decode_context.value,
+        prefill_context_parallel_size=options.prefill_context.value,
+        drafts=options.drafts.value or int(options.speculative.value),
+        enforce_eager=options.enforce_eager.value,
         gpu_memory_gib=options.gpu_memory_gib,
     )
     targets = [options.target] if options.target is not None else []

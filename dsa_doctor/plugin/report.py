@@ -45,15 +45,26 @@ def verdict_of(vllm_config: Any) -> Verdict:
     capability = device_capability("force")
     assert capability is not None  # the caller is on CUDA
     target = Target(name=current_platform.get_device_name(), capability=str(capability), source="this machine")
-    request = Request(
-        tensor_parallel_size=vllm_config.parallel_config.tensor_parallel_size,
+    return resolve(
+        facts, model=model_geometry(vllm_config.model_config), target=target, request=request_of(vllm_config)
+    )
+
+
+def request_of(vllm_config: Any) -> Request:
+    """Return the options of a server as the resolver is asked about them."""
+    parallel, model = vllm_config.parallel_config, vllm_config.model_config
+    return Request(
+        tensor_parallel_size=getattr(parallel, "tensor_parallel_size", 1),
+        pipeline_parallel_size=getattr(parallel, "pipeline_parallel_size", 1),
+        decode_context_parallel_size=getattr(parallel, "decode_context_parallel_size", 1),
+        prefill_context_parallel_size=getattr(parallel, "prefill_context_parallel_size", 1),
         kv_cache_dtype=str(vllm_config.cache_config.cache_dtype),
-        dtype="float16" if str(vllm_config.model_config.dtype).removeprefix("torch.") == "float16" else "bfloat16",
-        block_size=None,
+        dtype="float16" if str(getattr(model, "dtype", "")).removeprefix("torch.") == "float16" else "bfloat16",
+        drafts=int(getattr(vllm_config, "num_speculative_tokens", 0) or 0),
+        enforce_eager=bool(getattr(model, "enforce_eager", False)),
         backend=BACKEND_NAME,
         plugin_mode=cast(PluginMode, plugin_mode()),
     )
-    return resolve(facts, model=model_geometry(vllm_config.model_config), target=target, request=request)
 
 
 def compiled_side(environment: Environment) -> Observation[Csrc]:

@@ -2,12 +2,14 @@
 
 import functools
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
+from dsa_doctor.compat.settings import BREAKABLE_GRAPHS
 from dsa_doctor.plugin import invariance, ops, report
 from dsa_doctor.plugin.families import Family, family_of
-from dsa_doctor.plugin.host import BACKEND_NAME, index_topk, model_geometry
+from dsa_doctor.plugin.host import BACKEND_NAME, index_topk, model_geometry, vllm_root
 from dsa_doctor.plugin.log import say
 from dsa_doctor.plugin.mode import MODE_VARIABLE
 from dsa_doctor.plugin.state import STATE
@@ -68,19 +70,31 @@ def refusals(vllm_config: Any) -> list[str]:
 
     Each names the option, what came and what is accepted.
     """
-    parallel, attention = vllm_config.parallel_config, vllm_config.attention_config
+    from dsa_doctor.catalog.bounds import ConfigError
+    from dsa_doctor.compat.families.glm5_next import open_pools_keep_drafts
+    from dsa_doctor.compat.sources import SourceTree
+    from dsa_doctor.resolver.start_refusals import start_refusals
+
+    attention = vllm_config.attention_config
     found = []
-    for option, size in (
-        ("--decode-context-parallel-size", getattr(parallel, "decode_context_parallel_size", 1)),
-        ("--prefill-context-parallel-size", getattr(parallel, "prefill_context_parallel_size", 1)),
-    ):
-        if size > 1:
-            found.append(f"{option} {size}: context parallelism is not supported; accepted: 1")
     if _uses_fp4_indexer_cache(attention):
         found.append("an fp4 indexer cache was asked for; accepted: fp8, which is the default")
     if getattr(attention, "hisparse_config", None) is not None:
         found.append("HiSparse was asked for; accepted: a KV cache that is wholly on the GPU")
-    if refused := _model_refusal(vllm_config):
+    try:
+        geometry = model_geometry(vllm_config.model_config)
+    except ConfigError as error:
+        return [*found, f"the model's shape could not be read: {error}"]
+    found += map(
+        str,
+        start_refusals(
+            geometry,
+            report.request_of(vllm_config),
+            graphs=os.environ.get(BREAKABLE_GRAPHS),
+            keeps_drafts=open_pools_keep_drafts(SourceTree(vllm_root())) if geometry.index_kpool > 1 else None,
+        ),
+    )
+    if refused := _model_refusal(vllm_config, geometry):
         return [*found, refused]
     family = _family(vllm_config.model_config)
     if invariance.batch_invariant():
@@ -102,15 +116,10 @@ def _uses_fp4_indexer_cache(attention: Any) -> bool:
     return bool(getattr(attention, "use_fp4_indexer_cache", False)) or "fp4" in str(asked or "")
 
 
-def _model_refusal(vllm_config: Any) -> str | None:
+def _model_refusal(vllm_config: Any, geometry: Any) -> str | None:
     """Ask the resolver's gate about the model; the environment's part was decided when the plugin was installed."""
-    from dsa_doctor.catalog.bounds import ConfigError
     from dsa_doctor.resolver.plugin_gate import GateDecision, model_gate
 
-    try:
-        geometry = model_geometry(vllm_config.model_config)
-    except ConfigError as error:
-        return f"the model's shape could not be read: {error}"
     decision = model_gate(
         GateDecision(outcome="serves", reason="installed", moved=STATE.moved),
         model=geometry,

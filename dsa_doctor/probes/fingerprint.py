@@ -4,6 +4,7 @@ import time
 
 from dsa_doctor.compat import model_classes, rules, settings
 from dsa_doctor.compat.families import FAMILIES
+from dsa_doctor.compat.families.glm5_next import open_pools_keep_drafts
 from dsa_doctor.compat.own_attention import family_needs, own_attention
 from dsa_doctor.compat.quantization import quantization_support
 from dsa_doctor.compat.sources import SourceTree
@@ -47,6 +48,7 @@ def probe(environment: Environment) -> Observation[Fingerprint]:
             family_needs=tuple(need for family in served for need in family_needs(tree, family)),
             plugins_by_name=settings.plugins_by_name(tree),
             quantization=quantization_support(tree),
+            open_pools_keep_drafts=open_pools_keep_drafts(tree),
             patch_targets=patch_targets(tree.root),
             patch_families=family_targets(),
         )

@@ -10,6 +10,7 @@ from dsa_doctor.facts.observation import Fact, Observation
 from dsa_doctor.facts.schema import Fingerprint
 from dsa_doctor.installation import this_installation
 from dsa_doctor.resolver.request import PluginMode
+from dsa_doctor.resolver.start_refusals import Refusal
 
 PLUGIN_KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8_ds_mla")
 """KV cache dtypes of TRITON_MLA_SPARSE; a dtype forced by checkpoint metadata alone is replaced by bfloat16."""
@@ -143,13 +144,16 @@ def _patch_gate(targets: dict[str, str], families: dict[str, tuple[str, ...]]) -
     return GateDecision(outcome="serves", reason=reason, moved=lacking, verified=tuple(families))
 
 
-def model_gate(environment: GateDecision, *, model: ModelGeometry, kv_cache_dtype: str) -> GateDecision:
+def model_gate(
+    environment: GateDecision, *, model: ModelGeometry, kv_cache_dtype: str, refused: tuple[Refusal, ...] = ()
+) -> GateDecision:
     """Decide for one model, given the decision for the environment; this is what `check` and the backend ask.
 
     Args:
         environment: decision of `environment_gate`; anything but `serves` is returned as it is.
         model: the model's geometry.
         kv_cache_dtype: what the user asked for; "auto" where nothing was.
+        refused: what of the other options is in the way, see `start_refusals`.
     """
     if not environment.serves:
         return environment
@@ -173,6 +177,13 @@ def model_gate(environment: GateDecision, *, model: ModelGeometry, kv_cache_dtyp
             reason=f"TRITON_MLA_SPARSE has no KV cache of dtype {kv_cache_dtype} for {model.name}",
             evidence=(f"accepted: {', '.join(accepted)}",),
             remedy=("--kv-cache-dtype bfloat16", *halved),
+        )
+    if refused:
+        return GateDecision(
+            outcome="refuses",
+            reason="; ".join(f"{one.asked}: {one.why}" for one in refused),
+            evidence=tuple(f"{one.asked}: accepted: {one.accepted}" for one in refused),
+            remedy=tuple(one.remedy for one in refused),
         )
     return environment
 

@@ -53,6 +53,13 @@ class Request(Fact):
     kv_cache_dtype: str = "auto"
     dtype: Literal["bfloat16", "float16"] = "bfloat16"
     block_size: int | None = None
+    pipeline_parallel_size: int = 1
+    decode_context_parallel_size: int = 1
+    prefill_context_parallel_size: int = 1
+    drafts: int = 0
+    """Speculative tokens."""
+    enforce_eager: bool | None = None
+    """Whether CUDA graphs are off; None where that is not known."""
     backend: str | None = None
     """A backend asked for by name: it works or is unresolved, nothing else is tried."""
     plugin_mode: PluginMode | None = None

@@ -6,6 +6,7 @@ from dsa_doctor import __version__
 from dsa_doctor.catalog.capability import shared_memory_per_block
 from dsa_doctor.catalog.geometry import ModelGeometry
 from dsa_doctor.compat.families import family_of
+from dsa_doctor.compat.settings import BREAKABLE_GRAPHS
 from dsa_doctor.facts.schema import Facts, SelectorAnswer, SelectorQuery
 from dsa_doctor.resolver.attention import judge_attention, list_backends
 from dsa_doctor.resolver.configuration import configuration
@@ -16,6 +17,7 @@ from dsa_doctor.resolver.plugin_gate import environment_gate, model_gate
 from dsa_doctor.resolver.request import Case, Request, Target, heads_per_rank
 from dsa_doctor.resolver.runtime import judge_runtime
 from dsa_doctor.resolver.settings import plugin_settings
+from dsa_doctor.resolver.start_refusals import Refusal, start_refusals
 from dsa_doctor.verdict.schema import (
     LAYER_NUMBERS,
     Finding,
@@ -89,9 +91,24 @@ def judgement_of(facts: Facts, asked: Case) -> Judgement:
         request=request,
         settings=settings,
         family=family_of(model.architecture, model.model_type),
-        gate=model_gate(environment, model=model, kv_cache_dtype=request.kv_cache_dtype),
+        gate=model_gate(
+            environment,
+            model=model,
+            kv_cache_dtype=request.kv_cache_dtype,
+            refused=_refused(facts, model, request),
+        ),
         query=asked.query,
         answer=_look_up(facts, asked.query),
+    )
+
+
+def _refused(facts: Facts, model: ModelGeometry, request: Request) -> tuple[Refusal, ...]:
+    fingerprint, settings = facts.fingerprint.value, facts.settings.value
+    return start_refusals(
+        model,
+        request,
+        graphs=settings.variables.get(BREAKABLE_GRAPHS) if settings is not None else None,
+        keeps_drafts=fingerprint.open_pools_keep_drafts if fingerprint is not None else None,
     )
 
 

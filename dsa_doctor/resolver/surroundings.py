@@ -41,7 +41,8 @@ def settings_findings(case: Judgement, layers: tuple[Layer, ...]) -> list[Findin
         evidence = tuple(f"{name}={variables.get(name, '')}" for name in observed.value.unread)
         found.append(finding("DSA916", "warn", summary, evidence=evidence, remedy=remedy))
     graphs = variables.get(BREAKABLE_GRAPHS, "1")
-    if graphs != "1" and case.model.index_kpool > 1 and by_plugin:
+    unknown = case.request.enforce_eager is None  # else the gate has refused it, or it does not matter
+    if graphs != "1" and unknown and case.model.index_kpool > 1 and by_plugin:
         summary = f"{BREAKABLE_GRAPHS}={graphs}: the plugin refuses {case.model.name} at start, unless graphs are off."
         remedy = (f"unset {BREAKABLE_GRAPHS}", "--enforce-eager   # no graphs at all")
         found.append(finding("DSA916", "warn", summary, remedy=remedy))

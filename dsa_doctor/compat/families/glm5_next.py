@@ -1,6 +1,12 @@
 """GLM-5.3-Flash: every fourth layer MLA without rope, index keys pooled; the selector is asked for those layers."""
 
 from dsa_doctor.compat.families.base import Family, Need
+from dsa_doctor.compat.sources import SourceTree
+
+PACKAGE = "vllm.models.glm5next"
+ATTENTIONS = (f"{PACKAGE}.common.attention", f"{PACKAGE}.nvidia.attention")
+"""Where the attention is, the newest home first."""
+POOLING = f"{PACKAGE}.nvidia.ops.kpool_compress"
 
 FAMILY = Family(
     key="glm5_next",
@@ -12,10 +18,25 @@ FAMILY = Family(
     needs=(
         Need(
             "indexer",
-            "vllm.models.glm5next.nvidia.ops.kpool_compress:",
+            f"{POOLING}:",
             r"float8e4nv|\.to\(tl\.float8|fp8",
             "e4m3",
             "rotates the indexer's queries and pools its keys by Triton kernels that write e4m3",
         ),
     ),
 )
+
+
+def open_pools_keep_drafts(tree: SourceTree) -> bool | None:
+    """Whether the ring of a request's open pool has room for drafts that are rejected; None without the family.
+
+    Where it holds one pool alone, a second draft overwrites a token of the pool that a rejected first one completed,
+    and that its successor completes anew.
+    """
+    homes = [home for home in ATTENTIONS if tree.has_class(home, "Glm5NextTailCache")]
+    return tree.mentions(homes[0], "Glm5NextTailCache", "num_speculative_tokens") if homes else None
+
+
+def seeds_by_distance(tree: SourceTree) -> bool:
+    """Whether this vLLM asks how far apart the blocks of open pools lie where a prompt fills them."""
+    return tree.mentions(POOLING, "kpool_seed_tail_cache", "tail_kv_cache.stride(0)")

@@ -8,10 +8,9 @@ expansion of pools to tokens stay vLLM's.
 
 import importlib
 import inspect
-import os
-from pathlib import Path
 from typing import Any
 
+from dsa_doctor.compat.families.glm5_next import ATTENTIONS, PACKAGE, POOLING, seeds_by_distance
 from dsa_doctor.compat.patches import (
     BUILDER,
     CUSTOM_OPS,
@@ -19,21 +18,17 @@ from dsa_doctor.compat.patches import (
     PACKING,
     Patch,
 )
-from dsa_doctor.compat.settings import BREAKABLE_GRAPHS
 from dsa_doctor.compat.sources import SourceTree
 from dsa_doctor.plugin.families.family import Family, Replacement
 from dsa_doctor.plugin.host import vllm_root
 
 FAMILY_ISSUE = "vllm-project/vllm #54059"
-_PACKAGE = "vllm.models.glm5next"
-POOLING = f"{_PACKAGE}.nvidia.ops.kpool_compress"
 DEEP_GEMM = "vllm.utils.deep_gemm"
-INDEXERS = (f"{_PACKAGE}.nvidia.sparse_indexer", "vllm.model_executor.layers.sparse_attn_indexer_kpool")
-"""Where the indexer's op is, the newest home first; so below."""
-ATTENTIONS = (f"{_PACKAGE}.common.attention", f"{_PACKAGE}.nvidia.attention")
+INDEXERS = (f"{PACKAGE}.nvidia.sparse_indexer", "vllm.model_executor.layers.sparse_attn_indexer_kpool")
+"""Where the indexer's op is, the newest home first."""
 _MODEL_FILES = (
-    (f"{_PACKAGE}.common.model", f"{_PACKAGE}.nvidia.model"),
-    (f"{_PACKAGE}.common.mtp", f"{_PACKAGE}.nvidia.mtp"),
+    (f"{PACKAGE}.common.model", f"{PACKAGE}.nvidia.model"),
+    (f"{PACKAGE}.common.mtp", f"{PACKAGE}.nvidia.mtp"),
 )
 _MODELS = "dsa_doctor.plugin.families.glm5_next_models"
 
@@ -198,7 +193,7 @@ def replacements() -> list[Replacement]:
         (torch.ops._C, "persistent_topk", stand_ins.decode_topk),
         (torch.ops._C, "cooperative_topk", stand_ins.decode_topk),
     ]
-    if not seeds_by_distance(vllm_root()):
+    if not seeds_by_distance(SourceTree(vllm_root())):
         found.append((kernels, "kpool_seed_tail_cache", pooling.kpool_seed_tail_cache))
     kernel = getattr(packing, "_PACK_SEQ_TRITON_KERNEL", None)
     if kernel is not None:
@@ -216,47 +211,6 @@ def _imported(homes: tuple[str, ...]) -> Any:
     return importlib.import_module(homes[-1])
 
 
-def rolls_back(root: Path) -> bool:
-    """Whether the ring of a request's open pool has room for drafts that are rejected, in the vLLM below `root`.
-
-    Where it holds one pool alone, a second draft overwrites a token of the pool that a rejected first one completed,
-    and that its successor completes anew.
-    """
-    tree = SourceTree(root)
-    return any(tree.mentions(home, "Glm5NextTailCache", "num_speculative_tokens") for home in ATTENTIONS)
-
-
-def seeds_by_distance(root: Path) -> bool:
-    """Whether the vLLM below `root` asks how far apart the blocks of open pools lie where it fills them."""
-    return SourceTree(root).mentions(POOLING, "kpool_seed_tail_cache", "tail_kv_cache.stride(0)")
-
-
-def refusals(vllm_config: Any) -> list[str]:
-    """Return what of a server's options this family cannot be served with, each with what is accepted."""
-    found = []
-    stages = getattr(vllm_config.parallel_config, "pipeline_parallel_size", 1)
-    if stages > 1:
-        found.append(
-            f"--pipeline-parallel-size {stages}: vLLM's class hands no hyper-connections from rank to rank; accepted: 1"
-        )
-    dtype = str(vllm_config.model_config.dtype).removeprefix("torch.")
-    if dtype != "bfloat16":
-        found.append(f"--dtype {dtype}: vLLM's pooled indexer computes in bfloat16 alone; accepted: bfloat16")
-    graphs = os.environ.get(BREAKABLE_GRAPHS)
-    if graphs not in (None, "1") and not vllm_config.model_config.enforce_eager:
-        found.append(
-            f"{BREAKABLE_GRAPHS}={graphs}: a whole graph would keep the host's branches of the pooled indexer; "
-            "accepted: unset, 1, or --enforce-eager"
-        )
-    drafts = int(getattr(vllm_config, "num_speculative_tokens", 0) or 0)
-    if drafts > 1 and not rolls_back(vllm_root()):
-        found.append(
-            f"num_speculative_tokens {drafts}: this vLLM keeps a request's last pool of tokens alone, which the second "
-            "of two rejected drafts spoils; accepted: 0, 1, or a vLLM that keeps more (0.31.0 and newer do)"
-        )
-    return found
-
-
 FAMILY = Family(
     name="glm5_next",
     model_classes={
@@ -268,5 +222,4 @@ FAMILY = Family(
     modules=(*INDEXERS, *ATTENTIONS, POOLING, DEEP_GEMM, BUILDER, CUSTOM_OPS),
     replacements=replacements,
     head_sizes=(512,),
-    refusals=refusals,
 )

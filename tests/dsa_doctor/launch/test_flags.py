@@ -327,3 +327,21 @@ def test_wrong_usage(arguments, expected):
 def test_the_server_gets_the_mode_under_which_the_plugin_acts(capability, mode):
     variables = {one.name: one.value for one in launch_variables(_verdict(capability=capability), _plan())}
     assert variables["DSA_DOCTOR_PLUGIN"] == mode
+
+
+@pytest.mark.parametrize(
+    ("given", "values"),
+    [
+        (
+            ["--speculative-config", '{"method": "mtp", "num_speculative_tokens": 2}'],
+            {"drafts": 2, "speculative": True},
+        ),
+        (["-sc", '{"method": "mtp"}'], {"speculative": True}),
+        (["--speculative-config.num_speculative_tokens=3"], {"drafts": 3, "speculative": True}),
+        (["--spec-method", "mtp", "--spec-tokens", "2"], {"drafts": 2, "speculative": True}),
+        (["--speculative-config", "{broken"], {"speculative": True}),
+        (["--dtype", "half", "-dcp", "2", "-pcp=4"], {"dtype": "half", "decode_context": 2, "prefill_context": 4}),
+    ],
+)
+def test_what_the_plugin_could_refuse_is_read(given, values):
+    assert read_extra(given).values == values

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from dsa_doctor.compat.families.glm5_next import open_pools_keep_drafts, seeds_by_distance
 from dsa_doctor.compat.releases import before, since
-from dsa_doctor.plugin.families import glm5_next
+from dsa_doctor.compat.sources import SourceTree
 from tests.dsa_doctor.plugin.contract import Answers, run_once
 from tests.dsa_doctor.plugin.tiny_models import FP8, tiny_pooled_config
 from tests.once import Once
@@ -85,7 +86,7 @@ def test_the_whole_model_is_constructed(answers: Answers, release: Path, case: s
     assert built["widths"] == [2176], "2,048 tokens, the open pool's 3, in tiles of 128"
     # Where vLLM itself knows how far apart the blocks of open pools lie, its own kernel fills them.
     assert built["ours"] == [
-        name for name in REPLACED if name != "kpool_seed_tail_cache" or not glm5_next.seeds_by_distance(release)
+        name for name in REPLACED if name != "kpool_seed_tail_cache" or not seeds_by_distance(SourceTree(release))
     ]
 
 
@@ -127,7 +128,7 @@ def test_what_is_not_served_is_refused_at_start(answers: Answers, case: str, wor
 
 
 def test_drafts_are_served_where_their_rejection_leaves_the_pool_whole(answers: Answers, release: Path) -> None:
-    if glm5_next.rolls_back(release):
+    if open_pools_keep_drafts(SourceTree(release)):
         assert "layer 3 indexer: plugin." in answers.value("drafts")["log"]
     else:
         assert "num_speculative_tokens 2: this vLLM keeps a request's last pool of tokens alone" in answers.error(

@@ -133,13 +133,13 @@ def test_blackwell_consumer_needs_to_ask_for_the_plugin():
     assert judge(facts, target("5090"), plugin_mode="force").exit_code == 0
 
 
-def judge_flash(settings=None, **read):
+def judge_flash(settings=None, request=None, **read):
     answers = (library.answer("8.0", None, model="GLM-5.3-Flash"), library.answer("8.0", None))
     fingerprint = Observation[Fingerprint].ok(library.fingerprint(**read))
     facts = library.a100_facts(plugin=True, answers=answers, fingerprint=fingerprint)
     facts = facts.model_copy(update={"settings": library.settings(**(settings or {}))})
     assert judge(facts).exit_code == 0, "the other families do not depend on it"
-    return judge(facts, model=find_model("GLM-5.3-Flash").geometry())
+    return judge(facts, model=find_model("GLM-5.3-Flash").geometry(), **(request or {}))
 
 
 OWN = {"deepseek_v32": ("a:b",), "glm5_next": ("c:d", "e:f")}
@@ -151,6 +151,22 @@ def test_glm_5_3_flash_is_served_where_its_own_targets_are_present():
     assert verdict.configuration.block_size is None, "vLLM sizes the blocks of a hybrid model"
     assert verdict.configuration.fallbacks["indexer query"] == "dsa_kernels.hadamard_quantize_fp8"
     assert "kpool_decode_update" in verdict.configuration.fallbacks["pooled index keys"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "remedy"),
+    [
+        ({"pipeline_parallel_size": 2}, "--pipeline-parallel-size 1"),
+        ({"decode_context_parallel_size": 2}, "--decode-context-parallel-size 1"),
+        ({"enforce_eager": False}, "leave out VLLM_USE_BREAKABLE_CUDAGRAPH=0"),
+    ],
+)
+def test_what_the_server_would_refuse_leaves_the_layers_unresolved(request_, remedy):
+    present = dict.fromkeys(("a:b", "c:d", "e:f"), "present")
+    settings = {"VLLM_USE_BREAKABLE_CUDAGRAPH": "0"} if "enforce_eager" in request_ else {}
+    verdict = judge_flash(settings, request_, patch_targets=present, patch_families=OWN)
+    assert states(verdict) == ["upstream", "unresolved", "unresolved"]
+    assert remedy in by_id(verdict, "DSA914").remedy
 
 
 @pytest.mark.parametrize(("value", "warned"), [("0", True), ("1", False)])
