@@ -17,7 +17,14 @@ def activate(mode: str) -> None:
         RuntimeError: mode is force and the plugin cannot serve; the message holds the gate's reason and evidence.
     """
     capability = device_capability(mode)
-    if capability is None or (mode == "auto" and plugin_serves(capability) != "default"):
+    if capability is None:
+        return
+    if mode == "auto" and plugin_serves(capability) == "on request":
+        from dsa_doctor.plugin import on_request
+
+        on_request.wait(capability)
+        return
+    if mode == "auto" and plugin_serves(capability) != "default":
         return
     from dsa_doctor.plugin import gate
 

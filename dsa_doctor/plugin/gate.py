@@ -6,13 +6,19 @@ from dsa_doctor.catalog.capability import Capability
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Fingerprint
 from dsa_doctor.plugin.families import family_targets, patch_targets
-from dsa_doctor.plugin.host import BACKEND_NAME, CUSTOM_PATH, is_installed, vllm_root
+from dsa_doctor.plugin.host import BACKEND_NAME, custom_backend_of_another_plugin, is_installed, vllm_root
 from dsa_doctor.resolver.plugin_gate import GateDecision, environment_gate
 from dsa_doctor.resolver.request import PluginMode
 
 
-def decide(capability: Capability, mode: str) -> GateDecision:
-    """Return whether the plugin serves in this environment, and why or why not; imports no part of vLLM anew."""
+def decide(capability: Capability, mode: str, asked: str | None = None) -> GateDecision:
+    """Return whether the plugin serves in this environment, and why or why not; imports no part of vLLM anew.
+
+    Args:
+        capability: of the GPU.
+        mode: auto or force.
+        asked: what of the server's options asks for it, see `asks_for_plugin`.
+    """
     if not is_installed("dsa_kernels"):
         return GateDecision(
             outcome="refuses",
@@ -38,6 +44,7 @@ def decide(capability: Capability, mode: str) -> GateDecision:
         registered=True,
         triton=is_installed("triton"),
         fingerprint=Observation[Fingerprint].model_construct(status="ok", value=known),
+        asked=asked,
     )
 
 
@@ -47,11 +54,3 @@ def in_tree_backend() -> bool:
 
     member = AttentionBackendEnum.__members__.get(BACKEND_NAME)
     return member is not None and member.name == BACKEND_NAME
-
-
-def custom_backend_of_another_plugin() -> str | None:
-    """Return the class path that another plugin gave to the member CUSTOM, or None."""
-    from vllm.v1.attention.backends import registry
-
-    path = registry._ATTN_OVERRIDES.get(registry.AttentionBackendEnum.CUSTOM)
-    return None if path in (None, CUSTOM_PATH) else str(path)

@@ -2,14 +2,17 @@
 
 import functools
 import logging
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from dsa_doctor.plugin import serving
 from dsa_doctor.plugin.families import FAMILIES
-from dsa_doctor.plugin.gate import custom_backend_of_another_plugin
-from dsa_doctor.plugin.host import BACKEND_NAME, CUSTOM_PATH
+from dsa_doctor.plugin.host import (
+    BACKEND_NAME,
+    custom_backend_of_another_plugin,
+    name_backend,
+    replace_function,
+)
 from dsa_doctor.plugin.log import LOGGER, say
 from dsa_doctor.plugin.state import STATE
 
@@ -34,18 +37,6 @@ def install(*, forced: bool, moved: Mapping[str, tuple[str, ...]]) -> None:
     replace_function("vllm.utils.torch_utils", "resolve_kv_cache_dtype_string", serving.with_served_kv_cache_dtype)
     offer_model_classes()
     say("dsa-doctor's plugin is active: %s is available to DSA models.", BACKEND_NAME, level=logging.DEBUG)
-
-
-def name_backend() -> None:
-    """Make the backend selectable by its name.
-
-    The name is an alias of the member CUSTOM, not a member: configurations then pickle as CUSTOM, which a spawned
-    process knows before it loads plugins.
-    """
-    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
-
-    register_backend(AttentionBackendEnum.CUSTOM, CUSTOM_PATH)
-    AttentionBackendEnum._member_map_[BACKEND_NAME] = AttentionBackendEnum.CUSTOM
 
 
 def offer_model_classes() -> None:
@@ -79,13 +70,3 @@ def with_custom_backend(priorities: Callable[..., list[Any]]) -> Callable[..., l
         return [custom, *found] if STATE.forced else [*found, custom]
 
     return listed
-
-
-def replace_function(module: str, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Wrap a function of vLLM where it is defined and in every loaded vLLM module that imported it by name."""
-    __import__(module)
-    original = getattr(sys.modules[module], name)
-    wrapped = wrap(original)
-    for loaded_name, loaded in list(sys.modules.items()):
-        if loaded_name.startswith("vllm.") and vars(loaded).get(name) is original:
-            setattr(loaded, name, wrapped)

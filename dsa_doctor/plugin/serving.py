@@ -110,6 +110,12 @@ def _family(model_config: Any) -> Family | None:
     return next((family for family in map(family_of, names) if family is not None), None)
 
 
+def owns_attention(model_config: Any) -> bool:
+    """Whether the model's family picks its attention class by itself, without vLLM's selector."""
+    family = _family(model_config)
+    return family is not None and family.owns_attention
+
+
 def _uses_fp4_indexer_cache(attention: Any) -> bool:
     resolve = getattr(attention, "resolve_indexer_kv_dtype", None)
     asked = resolve("fp8") if resolve is not None else getattr(attention, "indexer_kv_dtype", None)
@@ -142,8 +148,7 @@ def with_served_kv_cache_dtype(resolve: Callable[[str, Any], str]) -> Callable[[
         forced = kv_cache_dtype == "auto" and str(resolved).startswith(_QUANTISED_PREFIXES)
         if not forced or not index_topk(getattr(model_config, "hf_text_config", None)):
             return resolved
-        family = _family(model_config)
-        plain_alone = family is not None and family.owns_attention
+        plain_alone = owns_attention(model_config)
         say(
             "The checkpoint's metadata asks for a %s KV cache, which no backend has for this model on this GPU: "
             "bfloat16 is used instead.%s",

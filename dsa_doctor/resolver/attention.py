@@ -27,6 +27,8 @@ def judge_attention(case: Judgement) -> Judged:
     asked_for = case.request.backend
     if asked_for == TRITON_BACKEND:
         return _by_plugin(case) if case.gate.serves else _plugin_cannot(case)
+    if case.gate.outranks and asked_for is None:
+        return _by_plugin(case)
     if case.answer is None:
         return _not_asked(case)
     answer = case.answer
@@ -74,7 +76,8 @@ def _chosen(case: Judgement, name: str) -> Judged:
 def _by_plugin(case: Judgement) -> Judged:
     summary = f"dsa-doctor's {TRITON_BACKEND} serves sparse MLA on {case.gpu}, where vLLM has no backend of its own."
     if case.answer is not None and case.answer.chosen is not None:
-        summary = f"{TRITON_BACKEND} was asked for by name and serves here; vLLM alone would take {case.answer.chosen}."
+        how = "was asked for by name" if case.request.backend == TRITON_BACKEND else "outranks vLLM's own"
+        summary = f"{TRITON_BACKEND} {how} and serves here; vLLM alone would take {case.answer.chosen}."
     found = finding("DSA203", "pass", summary, evidence=(case.gate.reason, *_rejections(case)))
     return judged("attention", "plugin", summary, (found,))
 

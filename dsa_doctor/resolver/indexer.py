@@ -24,7 +24,7 @@ def judge_indexer(case: Judgement) -> Judged:
     if case.is_stranger:
         summary = f"How {case.model.architecture} selects its tokens is not known to this dsa-doctor."
         return judged("indexer", "unknown", summary, (finding("DSA306", "unknown", summary),))
-    if case.plugin_mode == "force" and case.gate.serves:
+    if case.gate.outranks:
         return _by_plugin(case, copies)
     if deep_gemm_supported(case):
         return _on_deep_gemm(case, copies)

@@ -33,7 +33,7 @@ def judge_own_attention(case: Judgement, family: Family) -> Judged:
     if pick.asked is None and case.request.backend is not None:
         evidence += (f"{case.request.backend} was asked for by name, and {family.title} pays no heed to it",)
     wrong = failing(case, "attention")
-    if case.gate.serves and case.request.backend is None and (wrong or case.plugin_mode == "force"):
+    if case.gate.serves and case.request.backend is None and (wrong or case.gate.outranks):
         return _by_plugin(case, family)
     if wrong:
         return _unresolved(case, family, own, wrong[0], evidence)

@@ -4,12 +4,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from dsa_doctor.catalog.capability import Capability, has_native_path, plugin_serves, vllm_minimum
+from dsa_doctor.catalog.capability import (
+    Capability,
+    has_native_path,
+    plugin_serves,
+    shared_memory_per_block,
+    vllm_minimum,
+)
 from dsa_doctor.catalog.geometry import Family, ModelGeometry
 from dsa_doctor.facts.observation import Fact, Observation
 from dsa_doctor.facts.schema import Fingerprint
 from dsa_doctor.installation import this_installation
-from dsa_doctor.resolver.request import PluginMode
+from dsa_doctor.resolver.request import TRITON_BACKEND, PluginMode
 from dsa_doctor.resolver.start_refusals import Refusal
 
 PLUGIN_KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8_ds_mla")
@@ -46,6 +52,8 @@ class GateDecision(Fact):
     reason: str
     evidence: tuple[str, ...] = ()
     remedy: tuple[str, ...] = ()
+    outranks: bool = False
+    """Whether it serves in place of what vLLM has of its own: forced, or asked for."""
     moved: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Model family that it cannot serve in this vLLM, though others, to the patch targets that moved."""
 
@@ -66,16 +74,19 @@ def environment_gate(
     triton: bool,
     fingerprint: Observation[Fingerprint],
     kept_out: GateDecision | None = None,
+    asked: str | None = None,
 ) -> GateDecision:
     """Decide from the GPU and the environment, before any model is known; this is what `register()` asks.
 
     Args:
         capability: of the judged GPU.
-        mode: DSA_DOCTOR_PLUGIN; auto acts on 8.x alone, force on every capability from 8.0 up.
+        mode: DSA_DOCTOR_PLUGIN; auto acts on 8.x, and on 12.x where it was asked for; force on every capability from
+            8.0 up.
         registered: whether vLLM would load the plugin's entry point.
         triton: whether Triton is installed.
         fingerprint: what vLLM's sources do; its patch targets must all be present.
         kept_out: why vLLM would not load an entry point that is registered.
+        asked: what asks for the plugin, see `asks_for_plugin`.
     """
     if mode == "off":
         return GateDecision(
@@ -86,12 +97,15 @@ def environment_gate(
     if capability < vllm_minimum():
         reason = f"its kernels need compute capability {vllm_minimum()} and this GPU has {capability}"
         return GateDecision(outcome="refuses", reason=reason)
-    if mode == "auto" and plugin_serves(capability) != "default":
+    if mode == "auto" and asked is None and plugin_serves(capability) != "default":
         if plugin_serves(capability) == "on request":
             reason = f"on compute capability {capability} it acts only when asked"
-            return GateDecision(outcome="stands_down", reason=reason, remedy=("export DSA_DOCTOR_PLUGIN=force",))
+            remedy = (f"--attention-backend {TRITON_BACKEND}", "export DSA_DOCTOR_PLUGIN=force   # the same, for all")
+            return GateDecision(outcome="stands_down", reason=reason, remedy=remedy)
         if not has_native_path(capability):
-            reason = f"its kernels were neither compiled nor checked for compute capability {capability}"
+            known = shared_memory_per_block(capability) is not None
+            how = "compile for" if known else "were neither compiled nor checked for"
+            reason = f"its kernels {how} compute capability {capability}{', and none has run there' if known else ''}"
             unverified = (
                 "export DSA_DOCTOR_PLUGIN=force   # at your own risk: `dsa-doctor verify` on that GPU comes first"
             )
@@ -116,7 +130,26 @@ def environment_gate(
         return GateDecision(outcome="refuses", reason=reason, evidence=fingerprint.evidence)
     if fingerprint.value.in_tree_triton_mla_sparse:
         return GateDecision(outcome="stands_down", reason="this vLLM has a TRITON_MLA_SPARSE of its own")
-    return _patch_gate(fingerprint.value.patch_targets, fingerprint.value.patch_families)
+    decision = _patch_gate(fingerprint.value.patch_targets, fingerprint.value.patch_families)
+    return decision.model_copy(update={"outranks": decision.serves and (mode == "force" or asked is not None)})
+
+
+def asks_for_plugin(capability: Capability, *, backend: str | None, kv_cache_dtype: str, natively: bool) -> str | None:
+    """Return what of a server's options asks for the plugin on a GPU where it acts only then (12.x); None for nothing.
+
+    Args:
+        capability: of the GPU.
+        backend: attention backend asked for by name.
+        kv_cache_dtype: as the user gave it.
+        natively: whether vLLM has a backend of its own for such a cache there, as far as is known.
+    """
+    if plugin_serves(capability) != "on request":
+        return None
+    if backend == TRITON_BACKEND:
+        return f"{TRITON_BACKEND} was asked for by name"
+    if backend is None and kv_cache_dtype in ("bfloat16", "float16") and not natively:
+        return f"no backend of vLLM's takes a KV cache of dtype {kv_cache_dtype} on compute capability {capability}"
+    return None
 
 
 def _patch_gate(targets: dict[str, str], families: dict[str, tuple[str, ...]]) -> GateDecision:

@@ -13,7 +13,7 @@ from dsa_doctor.resolver.configuration import configuration
 from dsa_doctor.resolver.csrc import judge_csrc
 from dsa_doctor.resolver.indexer import judge_indexer
 from dsa_doctor.resolver.judgement import Judged, Judgement, finding, judged
-from dsa_doctor.resolver.plugin_gate import environment_gate, model_gate
+from dsa_doctor.resolver.plugin_gate import asks_for_plugin, environment_gate, model_gate
 from dsa_doctor.resolver.request import Case, Request, Target, heads_per_rank
 from dsa_doctor.resolver.runtime import judge_runtime
 from dsa_doctor.resolver.settings import plugin_settings
@@ -76,6 +76,8 @@ def judgement_of(facts: Facts, asked: Case) -> Judgement:
     model, target, request = asked.model, asked.target, asked.request
     software = facts.software.value
     settings = plugin_settings(facts, request.plugin_mode)
+    family, answer = family_of(model.architecture, model.model_type), _look_up(facts, asked.query)
+    picks_itself = family is not None and family.picker is not None
     environment = environment_gate(
         capability=target.parsed,
         mode=settings.mode,
@@ -83,6 +85,12 @@ def judgement_of(facts: Facts, asked: Case) -> Judgement:
         triton=software is not None and "triton" in software.packages,
         fingerprint=facts.fingerprint,
         kept_out=settings.kept_out,
+        asked=asks_for_plugin(
+            target.parsed,
+            backend=request.backend,
+            kv_cache_dtype=request.kv_cache_dtype,
+            natively=picks_itself or answer is None or answer.chosen is not None,
+        ),
     )
     return Judgement(
         facts=facts,
@@ -90,7 +98,7 @@ def judgement_of(facts: Facts, asked: Case) -> Judgement:
         target=target,
         request=request,
         settings=settings,
-        family=family_of(model.architecture, model.model_type),
+        family=family,
         gate=model_gate(
             environment,
             model=model,
@@ -98,7 +106,7 @@ def judgement_of(facts: Facts, asked: Case) -> Judgement:
             refused=_refused(facts, model, request),
         ),
         query=asked.query,
-        answer=_look_up(facts, asked.query),
+        answer=answer,
     )
 
 

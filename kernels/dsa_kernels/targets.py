@@ -19,6 +19,7 @@ SHARED_MEMORY_LIMIT = {
     90: 232_448,
     100: 232_448,
     103: 232_448,
+    110: 232_448,
     120: 101_376,
     121: 101_376,
 }
@@ -55,7 +56,7 @@ def has_small_shared_memory(capability: int) -> bool:
 
 
 def has_roomy_shared_memory(capability: int) -> bool:
-    """Whether two blocks of more than 80 KiB fit beside each other (9.0 and 10.x)."""
+    """Whether two blocks of more than 80 KiB fit beside each other (9.0, 10.x and 11.0)."""
     return shared_memory_limit(capability) >= 200 * 1024
 
 
@@ -71,7 +72,7 @@ def target_class(capability: int) -> TargetClass:
     """What decides between kernels on a target: its matrix instruction and the shared memory of a block.
 
     "mma": mma.sync and 163 KiB (8.0, 8.7). "mma-small": mma.sync and 99 KiB (8.6, 8.9, 12.x, and what is not known).
-    "wgmma": wgmma and 227 KiB (9.0). "mma-roomy": 227 KiB and no kernel of ours for its tcgen05 (10.x).
+    "wgmma": wgmma and 227 KiB (9.0). "mma-roomy": 227 KiB and no kernel of ours for its tcgen05 (10.x, 11.0).
     """
     if has_small_shared_memory(capability):
         return "mma-small"

@@ -271,6 +271,43 @@ class Release:
             "deep_gemm_imported": "deep_gemm" in sys.modules or "vllm.third_party.deep_gemm" in sys.modules,
         }
 
+    def step_asked(self, config: dict[str, Any], **arguments: Any) -> dict[str, Any]:
+        """Construct the model of a server that may ask for the plugin; in a copy of this process, which it changes."""
+        given, answer = os.pipe()
+        if os.fork() == 0:
+            with os.fdopen(answer, "w") as file:
+                try:
+                    found: dict[str, Any] = {"value": self._asked(config, **arguments)}
+                except BaseException as error:
+                    found = {"error": f"{type(error).__name__}: {error}"}
+                json.dump(found, file)
+            os._exit(0)
+        os.close(answer)
+        with os.fdopen(given) as file:
+            found = json.load(file)
+        os.wait()
+        if "error" in found:
+            raise RuntimeError(found["error"])
+        return dict(found["value"])
+
+    def _asked(self, config: dict[str, Any], **arguments: Any) -> dict[str, Any]:
+        from dsa_doctor.plugin import patching
+
+        self.listen()
+        with mock.patch.dict(os.environ, {"VLLM_PLUGINS": "dsa_doctor"}):
+            made = self.engine_config(config, **arguments)
+            mode = os.environ.get("DSA_DOCTOR_PLUGIN", "auto")
+        self.parts_of(made)
+        layers = [one for one in made.compilation_config.static_forward_context.values() if hasattr(one, "impl")]
+        sparse = [one for one in layers if hasattr(one.impl, "kv_b_proj")]
+        return {
+            "mode": mode,
+            "backends": sorted({one.attn_backend.get_name() for one in sparse}),
+            "kv_formats": sorted({getattr(one.impl, "kv_format", "") for one in sparse}),
+            "patched": patching.is_applied(),
+            "log": self.log.getvalue(),
+        }
+
     def step_construct_v4(self, config: dict[str, Any], **arguments: Any) -> dict[str, Any]:
         """Construct a whole DeepSeek-V4 without weights; describe its attention, caches and warm-up."""
         from vllm.config import set_current_vllm_config

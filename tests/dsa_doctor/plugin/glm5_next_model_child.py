@@ -210,7 +210,7 @@ def computed(request: dict[str, Any]) -> dict[str, Any]:
     config.cache_config.block_size = config.cache_config.mamba_block_size = BLOCK
     experts = Experts()
     model = served_model(config, folder, experts)
-    theirs = Oracle(oracle, request["lengths"])
+    theirs = Oracle(oracle)
     generator = torch.Generator().manual_seed(5)
     prompts = [torch.randint(1, 512, (one,), generator=generator) for one in request["lengths"]]
     shared = {int(owner): other for owner, other in request["shared"].items()}
@@ -220,7 +220,14 @@ def computed(request: dict[str, Any]) -> dict[str, Any]:
     for fault in (None, *request["faults"]):
         with planted(fault if fault != "prefix" else None):
             answers[fault or "right"] = compared(
-                config, model, theirs, experts, prompts, shared, request["steps"], stale=fault == "prefix"
+                config,
+                model,
+                theirs,
+                experts,
+                prompts,
+                shared,
+                request["steps"][: request["steps_with_a_fault"] if fault else None],
+                stale=fault == "prefix",
             )
     return answers
 
@@ -228,8 +235,8 @@ def computed(request: dict[str, Any]) -> dict[str, Any]:
 class Oracle:
     """transformers' model, which is told what was selected and which experts were taken."""
 
-    def __init__(self, model: Any, lengths: list[int]) -> None:
-        self.model, self.lengths = model, lengths
+    def __init__(self, model: Any) -> None:
+        self.model = model
         layers = model.model.language_model.layers
         self.routings = {
             number: Routing(layer.mlp.gate) for number, layer in enumerate(layers) if hasattr(layer.mlp, "gate")
@@ -310,13 +317,14 @@ def compared(
             rows[owner][:BLOCK] = rows[other][:BLOCK]
     errors, regrets = {}, []
     for owner, prompt in enumerate(prompts):
+        served = max(end for step in steps for one, _, end in step if one == owner)
         right, more = oracle.logits(
-            prompt,
-            {number: rows[owner] for number, rows in taken.items()},
-            {number: rows[owner] for number, rows in chosen.items()},
+            prompt[:served],
+            {number: rows[owner][:served] for number, rows in taken.items()},
+            {number: rows[owner][:served] for number, rows in chosen.items()},
         )
-        first = BLOCK if owner in shared else 0
-        errors[owner] = ((found[owner] - right).norm(dim=-1) / right.norm(dim=-1))[first:].tolist()
+        error = (found[owner][:served] - right).norm(dim=-1) / right.norm(dim=-1)
+        errors[owner] = error[BLOCK if owner in shared else 0 :].tolist()
         regrets += more
     routing = [regret for one in oracle.routings.values() for regret in one.regrets]
     for one in oracle.routings.values():

@@ -129,7 +129,9 @@ def test_unverified_patch_targets_are_not_taken_as_good():
 def test_blackwell_consumer_needs_to_ask_for_the_plugin():
     facts = library.facts(answers=(library.answer("12.0", None),), plugin=True)
     assert judge(facts, target("5090")).exit_code == 24
-    assert by_id(judge(facts, target("5090")), "DSA914").remedy == ("export DSA_DOCTOR_PLUGIN=force",)
+    remedy = by_id(judge(facts, target("5090")), "DSA914").remedy
+    assert remedy[0] == "--attention-backend TRITON_MLA_SPARSE"
+    assert remedy[1].startswith("export DSA_DOCTOR_PLUGIN=force")
     assert judge(facts, target("5090"), plugin_mode="force").exit_code == 0
 
 

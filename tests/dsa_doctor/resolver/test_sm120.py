@@ -19,9 +19,9 @@ NEW = Sm120Kernels(
 )
 
 
-def judge(kernels, model=GLM, *, packages=None, plugin=True, **options):
+def judge(kernels, model=GLM, *, packages=None, plugin=True, chosen="FLASHINFER_MLA_SPARSE_SM120", **options):
     request = Request(**options)
-    answer = library.answer("12.0", "FLASHINFER_MLA_SPARSE_SM120", deep_gemm_supported=True)
+    answer = library.answer("12.0", chosen, deep_gemm_supported=True)
     answer = answer.model_copy(update={"query": library.query_for(model, PRO.parsed, request)})
     software = library.software(plugin=plugin)
     software = software.model_copy(update={"packages": {**software.packages, **(packages or {})}})
@@ -110,7 +110,7 @@ def test_other_gpus_are_not_concerned():
     [
         ("9.0", "native paths win on compute capability 9.0"),
         ("10.0", "native paths win on compute capability 10.0"),
-        ("11.0", "neither compiled nor checked for compute capability 11.0"),
+        ("11.0", "compile for compute capability 11.0, and none has run there"),
         ("12.1", "it acts only when asked"),
     ],
 )
@@ -121,3 +121,31 @@ def test_why_the_plugin_does_not_act(capability, sentence):
     (plugin,) = [one for one in verdict.backends if one.name == "TRITON_MLA_SPARSE"]
     assert sentence in plugin.reasons[0]
     assert ("native paths" in plugin.reasons[0]) == (capability in ("9.0", "10.0"))
+
+
+def states(verdict):
+    return [layer.state for layer in verdict.layers]
+
+
+def test_the_plugin_serves_who_names_it_whatever_vllm_has():
+    verdict = judge(NEW, backend="TRITON_MLA_SPARSE")
+    assert states(verdict)[1:] == ["plugin", "plugin"]
+    assert verdict.configuration.attention_backend == "TRITON_MLA_SPARSE"
+    assert states(judge(NEW, backend="TRITON_MLA_SPARSE", plugin_mode="off"))[1] == "unresolved"
+    assert states(judge(NEW, backend="FLASHINFER_MLA_SPARSE_SM120"))[1] == "native"
+    assert states(judge(NEW, plugin_mode="force"))[1:] == ["plugin", "plugin"]
+    assert states(judge(NEW)) == ["native"] * 3
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_plugin_serves_a_cache_that_no_backend_of_vllms_takes(dtype):
+    assert states(judge(NEW, kv_cache_dtype=dtype, chosen=None))[1:] == ["plugin", "plugin"]
+    assert states(judge(NEW, kv_cache_dtype=dtype))[1] == "native", "vLLM has one"
+    assert states(judge(NEW, kv_cache_dtype=dtype, chosen=None, plugin=False))[1] == "unresolved"
+
+
+@pytest.mark.parametrize("dtype", ["auto", "fp8", "fp8_ds_mla"])
+def test_another_cache_asks_for_nothing(dtype):
+    verdict = judge(NEW, kv_cache_dtype=dtype, chosen=None)
+    assert states(verdict)[1] == "unresolved"
+    assert "acts only when asked" in of(verdict, "DSA914")[0][1]

@@ -27,9 +27,9 @@ def install() -> None:
     from vllm.v1.attention.ops import metadata
     from vllm.v1.worker import workspace
 
-    from dsa_doctor.plugin import selection
+    from dsa_doctor.plugin import host, selection
 
-    selection.name_backend()
+    host.name_backend()
     selection.offer_model_classes()
     _custom_ops.indexer_k_quant_and_cache = indexer_k_quant_and_cache
     _custom_ops.concat_and_cache_mla = concat_and_cache_mla
