@@ -124,8 +124,8 @@ if os.environ.get("DSA_KERNELS_EMULATE"):
     # Before any kernel is compiled, in whatever process of a server or a test run that is.
     import_module(f"{__name__}.emulation").emulate(os.environ["DSA_KERNELS_EMULATE"])
 
-_HOMES = ("compressor", "engram", "errors", "fp8", "indexer", "kpool", "mhc", "sparse_mla")
-"""Modules that hold the public names."""
+_HOMES = ("errors", "fp8", "sparse_mla", "indexer", "mhc", "engram", "kpool", "compressor")
+"""Modules that hold the public names; what imports least comes first, since a name is looked for in this order."""
 
 
 def __getattr__(name: str) -> object:
