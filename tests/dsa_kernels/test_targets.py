@@ -25,6 +25,7 @@ ANSWERS = {
     90: "kernels roomy wgmma e4m3 clusters",
     100: "kernels roomy e4m3 blackwell clusters",
     103: "kernels roomy e4m3 blackwell clusters",
+    110: "kernels roomy e4m3 blackwell clusters",
     120: "kernels small e4m3 blackwell",
     121: "kernels small e4m3 blackwell",
 }
@@ -33,6 +34,10 @@ ANSWERS = {
 @pytest.mark.parametrize("capability", ANSWERS)
 def test_what_is_asked_of_a_capability(capability: int) -> None:
     assert " ".join(name for name, ask in QUESTIONS.items() if ask(capability)) == ANSWERS[capability]
+
+
+def test_every_capability_of_the_table_has_its_row() -> None:
+    assert set(targets.SHARED_MEMORY_LIMIT) <= set(ANSWERS)
 
 
 @pytest.mark.parametrize("text", ["sm80", "sm_80", "8.0", "80", "sm90a", "12.1", "sm_120"])
