@@ -97,11 +97,13 @@ class Sm120Kernels(Fact):
 
 
 class CudaToolkit(Fact):
-    """A CUDA toolkit that run-time compilation (DeepGEMM, FlashInfer) would find."""
+    """A CUDA toolkit that run-time compilation (DeepGEMM, TileLang, FlashInfer) would find."""
 
     found_by: str
     """How: "CUDA_HOME", "PATH", "default folder", "pip package nvidia-cuda-nvcc"."""
     nvcc_version: str | None = None
+    host_compiler: bool | None = None
+    """Whether the C++ compiler is there that TileLang gives nvcc: what CXX or CC names, else g++, clang++ or c++."""
 
 
 class DeepGemmCopy(Fact):
@@ -343,7 +345,8 @@ class FamilyNeed(Fact):
     """vLLM's module or definition that takes the step, dotted."""
     needs: str
     """"deep_gemm": kernels of DeepGEMM for the GPU; "e4m3": conversion to e4m3, which compute capability 8.9 has;
-    "backend": that the backend of the attention class which the family picks takes the compute capability."""
+    "backend": that the backend of the attention class which the family picks takes the compute capability;
+    "cuda_compiler": nvcc and a C++ compiler on the machine that serves, whatever the GPU."""
     what: str
     """The step, in words that follow the place."""
 

@@ -2,8 +2,10 @@
 
 DeepGEMM, the copy in vLLM included, takes CUDA_HOME or else CUDA_PATH as it stands, then the folder above the nvcc in
 PATH, then /usr/local/cuda, and asserts that one of these exists (`_find_cuda_home` in its `__init__.py` up to vLLM
-0.29; its C++ side later asks the same). A wheel of NVIDIA's compiler is looked for last: FlashInfer and torch find it,
-the DeepGEMM of the older releases does not.
+0.29; its C++ side later asks the same). A wheel of NVIDIA's compiler is looked for last: TileLang, FlashInfer and torch
+find it, the DeepGEMM of the older releases does not. TileLang looks in the same places (`_find_cuda_home` in its
+`env.py`), runs nvcc and nothing else (NVRTC only where it is asked for), and names it a C++ compiler
+(`get_cplus_compiler` in `contrib/cc.py`).
 """
 
 import json
@@ -21,6 +23,7 @@ from dsa_doctor.redaction import last_lines
 _TIMEOUT = 20.0
 _DEFAULT_HOME = Path("/usr/local/cuda")
 _WHEEL_FOLDERS = ("nvidia/cu*/bin/nvcc", "nvidia/cuda_nvcc/bin/nvcc")
+_HOST_COMPILERS = ("g++", "clang++", "c++")
 
 
 def probe(environment: Environment) -> Observation[CudaToolkit]:
@@ -47,7 +50,14 @@ def probe(environment: Environment) -> Observation[CudaToolkit]:
 
 def _found(found_by: str, nvcc: Path) -> Observation[CudaToolkit]:
     version, evidence = _version(nvcc)
-    return Observation[CudaToolkit].ok(CudaToolkit(found_by=found_by, nvcc_version=version), evidence=evidence)
+    made = CudaToolkit(found_by=found_by, nvcc_version=version, host_compiler=_has_host_compiler())
+    return Observation[CudaToolkit].ok(made, evidence=evidence)
+
+
+def _has_host_compiler() -> bool:
+    """Return whether the compiler that CXX or CC names is there, else whether one of the usual names is."""
+    named = os.environ.get("CXX") or os.environ.get("CC")
+    return any(shutil.which(name) for name in (_HOST_COMPILERS if not named else named.split()[:1]))
 
 
 def _version(nvcc: Path) -> tuple[str | None, tuple[str, ...]]:

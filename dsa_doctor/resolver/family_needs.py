@@ -24,10 +24,21 @@ def steps(case: Judgement) -> tuple[str, ...]:
     )
 
 
+def compiled_where_it_serves(case: Judgement) -> FamilyNeed | None:
+    """Return the step of the model's path whose kernels nvcc compiles on the machine that serves; None without one."""
+    if not case.model.hyper_connections:
+        return None
+    return next((one for one in _of_family(case) if one.needs == "cuda_compiler"), None)
+
+
 def _failing(case: Judgement) -> list[FamilyNeed]:
+    return [one for one in _of_family(case) if _lacks(case, one)]
+
+
+def _of_family(case: Judgement) -> list[FamilyNeed]:
     fingerprint = case.facts.fingerprint.value
     every = fingerprint.family_needs or () if fingerprint is not None else ()
-    return [one for one in every if case.family is not None and one.family == case.family.key and _lacks(case, one)]
+    return [one for one in every if case.family is not None and one.family == case.family.key]
 
 
 def _lacks(case: Judgement, need: FamilyNeed) -> bool:

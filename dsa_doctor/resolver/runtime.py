@@ -2,6 +2,7 @@
 
 from dsa_doctor.catalog.capability import deep_gemm_supports, has_wide_shared_memory, triton_has_e4m3
 from dsa_doctor.compat.families import FAMILIES
+from dsa_doctor.resolver.family_needs import compiled_where_it_serves
 from dsa_doctor.resolver.judgement import Judgement, finding
 from dsa_doctor.resolver.loading import judge_loading
 from dsa_doctor.resolver.request import stock_kv_cache_dtype
@@ -29,6 +30,7 @@ def judge_runtime(case: Judgement, layers: tuple[Layer, ...]) -> tuple[Finding, 
         *_model_class(case),
         *judge_loading(case),
         *_cuda_toolkit(case, native=states["indexer"] == "native"),
+        *_tilelang(case, served=states["attention"] in {"native", "plugin"}),
         *_int32_projection(case, by_plugin=states["attention"] == "plugin"),
         *_torch_without_cuda(case),
         *mixed_gpus(case),
@@ -144,6 +146,29 @@ def _cuda_toolkit(case: Judgement, *, native: bool) -> list[Finding]:
     remedy = ("install a CUDA toolkit, or set CUDA_HOME to one",)
     local = case.target.is_elsewhere
     return [finding("DSA905", "warn", summary, evidence=toolkit.evidence, remedy=remedy, judge_only=local)]
+
+
+def _tilelang(case: Judgement, *, served: bool) -> list[Finding]:
+    need, toolkit = compiled_where_it_serves(case), case.facts.cuda_toolkit
+    if need is None or not served:
+        return []
+    step = f"{need.place} {need.what}"
+    if toolkit.value is None and toolkit.status != "absent":
+        summary = f"Whether there is a CUDA compiler for the kernels of mHC is unknown: {toolkit.cause}."
+        return [finding("DSA945", "unknown", summary, evidence=(step,), judge_only=case.target.is_elsewhere)]
+    if toolkit.value is None:
+        lacks, remedy = "no nvcc was found on this machine", ("pip install 'tilelang[nvcc]'   # or a CUDA toolkit",)
+        cause = (toolkit.cause,) if toolkit.cause else ()
+    elif toolkit.value.host_compiler is False:
+        lacks, remedy = "nvcc finds no C++ compiler on this machine", ("apt-get install g++   # or set CXX to one",)
+        cause = ("looked for: what CXX or CC names, g++, clang++, c++ in PATH",)
+    else:
+        return []
+    if case.target.is_elsewhere:
+        summary = f"TileLang compiles the kernels of mHC where {case.gpu} serves; {lacks}."
+        return [finding("DSA945", "warn", summary, evidence=(step, *cause), remedy=remedy, judge_only=True)]
+    summary = f"TileLang cannot compile the kernels of mHC: {lacks}. The start fails, or the first forward pass."
+    return [finding("DSA945", "fail", summary, evidence=(step, *cause), remedy=remedy)]
 
 
 def _int32_projection(case: Judgement, *, by_plugin: bool) -> list[Finding]:

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Needs = Literal["deep_gemm", "e4m3", "backend"]
+Needs = Literal["deep_gemm", "e4m3", "backend", "cuda_compiler"]
 """deep_gemm: kernels of DeepGEMM for the GPU. e4m3: an instruction or Triton type for e4m3, from 8.9 on. backend: that
-the backend of the attention class that the family picks takes the compute capability."""
+the backend of the attention class that the family picks takes the compute capability. cuda_compiler: nvcc and a C++
+compiler where it serves, whatever the GPU."""
 
+TILELANG_MHC = "mixes the residual streams (mHC) by TileLang kernels, which nvcc compiles before they first run"
 ATTENTION_CLASS = "attends by a class that it picks without asking vLLM's selector"
 
 
@@ -18,7 +20,7 @@ class Need:
         layer: the layer that it is reported in.
         place: "module:name" of vLLM's definition that takes the step; a release without it does not take it.
         expects: regular expression that the definition's text matches where it takes the step.
-        needs: what the GPU must have.
+        needs: what the GPU must have, or the machine.
         what: the step, in words that follow "vllm...name".
     """
 

@@ -3,7 +3,7 @@
 Its layers never ask vLLM's selector. The order of the needs is that of a first forward pass.
 """
 
-from dsa_doctor.compat.families.base import ATTENTION_CLASS, Family, Need
+from dsa_doctor.compat.families.base import ATTENTION_CLASS, TILELANG_MHC, Family, Need
 
 _V4 = "vllm.models.deepseek_v4"
 _PICKER = f"{_V4}.nvidia.model:_select_dsv4_attn_cls"
@@ -31,6 +31,13 @@ FAMILY = Family(
     sm120_kernels="DSV4",
     picker=_PICKER,
     needs=(
+        Need(
+            "attention",
+            f"{_V4}.nvidia.model:DeepseekV4DecoderLayer",
+            r"mhc_fused_post_pre_tilelang\(",
+            "cuda_compiler",
+            TILELANG_MHC,
+        ),
         Need(
             "attention",
             "vllm.model_executor.kernels.mhc.tilelang:mhc_pre_broadcast_tilelang",

@@ -1,6 +1,6 @@
 """DeepSeek-V4.1-Flash: as V4, with engram tables, delayed mHC and a two-level indexer."""
 
-from dsa_doctor.compat.families.base import ATTENTION_CLASS, Family, Need
+from dsa_doctor.compat.families.base import ATTENTION_CLASS, TILELANG_MHC, Family, Need
 from dsa_doctor.compat.families.deepseek_v4 import INDEXER_QUERY, OUTPUT_PROJECTION
 
 _V41 = "vllm.models.deepseek_v41"
@@ -14,6 +14,7 @@ FAMILY = Family(
     model_types=("deepseek_v41",),
     picker=_PICKER,
     needs=(
+        Need("attention", f"{_V41}.nvidia.model:", r"\bmhc_\w*tilelang\(", "cuda_compiler", TILELANG_MHC),
         Need("attention", _PICKER, "return ", "backend", ATTENTION_CLASS),
         OUTPUT_PROJECTION,
         Need(

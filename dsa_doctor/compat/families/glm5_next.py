@@ -1,6 +1,6 @@
 """GLM-5.3-Flash: every fourth layer MLA without rope, index keys pooled; the selector is asked for those layers."""
 
-from dsa_doctor.compat.families.base import Family, Need
+from dsa_doctor.compat.families.base import TILELANG_MHC, Family, Need
 from dsa_doctor.compat.sources import SourceTree
 
 PACKAGE = "vllm.models.glm5next"
@@ -16,6 +16,13 @@ FAMILY = Family(
     model_types=("glm5_next", "glm5_next_text"),
     sm120_kernels="GLM53_NOPE",
     needs=(
+        Need(
+            "attention",
+            "vllm.model_executor.layers.mhc:MHCPostOp",
+            r"mhc_post_tilelang\(",
+            "cuda_compiler",
+            TILELANG_MHC,
+        ),
         Need(
             "indexer",
             f"{POOLING}:",

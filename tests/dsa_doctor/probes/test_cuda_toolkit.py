@@ -83,3 +83,29 @@ def test_nvcc_that_does_not_tell_its_version(
     assert observation.value is not None
     assert observation.value.nvcc_version is None
     assert told in observation.evidence[0]
+
+
+def test_the_compiler_that_nvcc_is_given(bare: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As TileLang looks for it: what CXX names, else CC, there or not; else the usual ones."""
+    toolkit(tmp_path / "mine")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "mine"))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.delenv("CC", raising=False)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    monkeypatch.setenv("PATH", str(tools))
+
+    def found() -> bool | None:
+        value = cuda_toolkit.probe(bare).value
+        assert value is not None
+        return value.host_compiler
+
+    assert found() is False
+    for name in ("clang++", "mine-g++"):
+        (tools / name).write_text("#!/bin/sh\n")
+        (tools / name).chmod(0o755)
+    assert found() is True
+    monkeypatch.setenv("CC", "nowhere-gcc -O2")
+    assert found() is False
+    monkeypatch.setenv("CXX", "mine-g++ -O2")
+    assert found() is True

@@ -1,13 +1,15 @@
 """Verdicts on families that pick their attention class themselves, from what the installed vLLM's sources say."""
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 
 from dsa_doctor.catalog.capability import Capability
 from dsa_doctor.catalog.geometry import geometry_from_config
+from dsa_doctor.catalog.models import find_model
 from dsa_doctor.facts.observation import Observation
-from dsa_doctor.facts.schema import Csrc, Facts, Fingerprint
+from dsa_doctor.facts.schema import Csrc, CudaToolkit, Facts, Fingerprint
 from dsa_doctor.installation import this_installation
 from dsa_doctor.probes import fingerprint
 from dsa_doctor.probes.environment import Environment
@@ -286,3 +288,67 @@ def test_ops_of_the_family_are_looked_for():
         .state
         == "native"
     )
+
+
+GLM53 = find_model("GLM-5.3-Flash").geometry()
+NO_NVCC = Observation[CudaToolkit].absent("no CUDA toolkit: CUDA_HOME and CUDA_PATH are not set")
+
+
+def with_toolkit(toolkit, version=RELEASES[-1], capability="8.0"):
+    answers = (library.answer(capability, None, deep_gemm_supported=capability == "9.0"),)
+    return library.facts(answers=answers, fingerprint=sources(version), plugin=True, cuda_toolkit=toolkit)
+
+
+def test_a_server_whose_mhc_no_compiler_can_build_is_told_before_it_starts():
+    """On the GPU itself it fails and the exit code says so; for a GPU elsewhere it is a warning about this machine."""
+    target = Target(name=NAMES["8.0"], capability="8.0", source="this machine", count=8)
+    facts = with_toolkit(NO_NVCC)
+    here = resolve(facts, model=V4, target=target, request=Request())
+    assert states(here)[1] == "plugin"
+    found = by_id(here, "DSA945")
+    assert found.status == "fail"
+    assert "no nvcc" in found.summary
+    assert any("mhc" in one or "DecoderLayer" in one for one in found.evidence)
+    assert found.remedy == ("pip install 'tilelang[nvcc]'   # or a CUDA toolkit",)
+    assert here.exit_code == 32
+    elsewhere = judge("8.0", facts=facts)
+    assert (by_id(elsewhere, "DSA945").status, elsewhere.exit_code) == ("warn", 0)
+
+
+def test_glm53_mixes_its_streams_by_the_same_kernels():
+    """On the facts of a real installation, whose selector was asked for its layers."""
+    file = Path(__file__).parents[2] / "data" / "facts-vllm-0.33.0.json"
+    real = Facts.model_validate_json(file.read_bytes()).model_copy(update={"cuda_toolkit": NO_NVCC})
+    verdict = judge("9.0", GLM53, facts=real)
+    assert states(verdict)[1] == "native"
+    assert by_id(verdict, "DSA945").status == "warn"
+
+
+@pytest.mark.parametrize("version", RELEASES[1:])
+def test_the_compiler_is_asked_for_in_every_release_and_natively_too(version):
+    assert by_id(judge("8.0", facts=with_toolkit(NO_NVCC, version)), "DSA945").status == "warn"
+    native = judge("9.0", facts=with_toolkit(NO_NVCC, version, "9.0"))
+    assert states(native) == NATIVE
+    assert by_id(native, "DSA945").status == "warn"
+
+
+def test_nvcc_without_a_cxx_compiler_is_told_and_with_one_nothing_is():
+    def told(host_compiler):
+        made = CudaToolkit(found_by="PATH", nvcc_version="13.0.88", host_compiler=host_compiler)
+        verdict = judge("8.0", facts=with_toolkit(Observation[CudaToolkit].ok(made)))
+        return [one.summary for one in verdict.findings if one.id == "DSA945"]
+
+    assert told(True) == told(None) == []  # older facts do not say it
+    (summary,) = told(False)
+    assert "nvcc finds no C++ compiler" in summary
+    unknown = judge("8.0", facts=with_toolkit(Observation[CudaToolkit].unknown("the probe broke")))
+    assert by_id(unknown, "DSA945").status == "unknown"
+
+
+def test_no_compiler_is_asked_for_where_nothing_serves_or_nothing_is_mixed():
+    facts = with_toolkit(NO_NVCC)
+    unserved = judge("8.0", facts=facts.model_copy(update={"settings": library.settings(DSA_DOCTOR_PLUGIN="off")}))
+    assert states(unserved)[1] == "unresolved"
+    assert "DSA945" not in [one.id for one in unserved.findings]
+    mla = judge("8.0", find_model("GLM-5-FP8").geometry(), facts=facts)
+    assert "DSA945" not in [one.id for one in mla.findings]
