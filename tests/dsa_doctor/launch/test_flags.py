@@ -103,6 +103,81 @@ def test_what_the_plan_shortens_is_said():
     assert flags["--max-model-len"].source == "memory plan"
 
 
+SIZED = {"fits": True, "estimates_decide": False, "max_model_len": 1000, "native_context": 1000, "sets_batch": False,
+         "batched_tokens": 512, "sequences": 7, "budget_bytes": 1, "gpu_memory_utilization": 0.9,
+         "parallel": Parallel(tensor=8, pipeline=2, data=1)}  # fmt: skip
+CASES = {
+    "nothing but the defaults": ({}, {}, {}),
+    "one GPU": ({}, {"parallel": Parallel()}, {}),
+    "one GPU, asked for": ({}, {"parallel": Parallel()}, {"tensor": 1, "pipeline": 1, "data": 1}),
+    "replicas of the attention": ({}, {"parallel": Parallel(tensor=4, data=2)}, {"data": 2, "expert": True}),
+    "vLLM chooses": ({"attention_backend": "auto", "block_size": None, "kv_cache_dtype": "bfloat16"}, {}, {}),
+    "nobody chooses": (None, {}, {}),
+    "a shorter context": ({}, {"max_model_len": 999}, {}),
+    "a shorter context that estimates decide": ({}, {"max_model_len": 999, "fits": None, "estimates_decide": True}, {}),
+    "no context known": ({}, {"max_model_len": None}, {}),
+    "does not fit": ({}, {"max_model_len": 999, "fits": False, "sets_batch": True}, {}),
+    "a smaller batch": ({}, {"sets_batch": True}, {}),
+    "a smaller batch that estimates decide": ({}, {"sets_batch": True, "fits": None, "estimates_decide": True}, {}),
+    "half of the batch is the user's": ({}, {"sets_batch": True}, {"max_num_seqs": 3}),
+    "the other half": ({}, {"sets_batch": True}, ["--max-num-batched-tokens", "256"]),
+    "no memory known": ({}, {"budget_bytes": None}, {}),
+    "whatever there is an option for is the user's": (
+        {}, {"max_model_len": 999},
+        {"tensor": 8, "pipeline": 2, "max_model_len": 500, "max_num_seqs": 3, "gpu_memory_utilization": 0.5,
+         "cpu_offload_gib": 1.5, "enforce_eager": True, "host": "::1", "port": 9},
+    ),
+}  # fmt: skip
+CHOSEN = "r --attention-backend TRITON_MLA_SPARSE r --kv-cache-dtype auto r --block-size 64"
+RANKS = "p --tensor-parallel-size 8 p --pipeline-parallel-size 2"
+REST = "p --gpu-memory-utilization 0.9 d --port 8000"
+COMMANDS = {
+    "nothing but the defaults": f"{CHOSEN} {RANKS} {REST}",
+    "one GPU": f"{CHOSEN} {REST}",
+    "one GPU, asked for": (
+        f"{CHOSEN} u --tensor-parallel-size 1 u --pipeline-parallel-size 1 u --data-parallel-size 1 {REST}"
+    ),
+    "replicas of the attention": (
+        f"{CHOSEN} p --tensor-parallel-size 4 u --data-parallel-size 2 u --enable-expert-parallel {REST}"
+    ),
+    "vLLM chooses": f"r --kv-cache-dtype bfloat16 {RANKS} {REST}",
+    "nobody chooses": f"{RANKS} {REST}",
+    "a shorter context": f"{CHOSEN} {RANKS} p --max-model-len 999 {REST}",
+    "a shorter context that estimates decide": f"{CHOSEN} {RANKS} p --max-model-len 999 {REST}",
+    "no context known": f"{CHOSEN} {RANKS} {REST}",
+    "does not fit": f"{CHOSEN} {RANKS} {REST}",
+    "a smaller batch": f"{CHOSEN} {RANKS} p --max-num-batched-tokens 512 p --max-num-seqs 7 {REST}",
+    "a smaller batch that estimates decide": (
+        f"{CHOSEN} {RANKS} p --max-num-batched-tokens 512 p --max-num-seqs 7 {REST}"
+    ),
+    "half of the batch is the user's": f"{CHOSEN} {RANKS} u --max-num-seqs 3 p --max-num-batched-tokens 512 {REST}",
+    "the other half": f"{CHOSEN} {RANKS} p --max-num-seqs 7 {REST}",
+    "no memory known": f"{CHOSEN} {RANKS} d --port 8000",
+    "whatever there is an option for is the user's": (
+        f"{CHOSEN} u --tensor-parallel-size 8 u --pipeline-parallel-size 2 u --max-model-len 500"
+        " u --max-num-seqs 3 u --gpu-memory-utilization 0.5 u --cpu-offload-gb 1.5 u --enforce-eager"
+        " u --host ::1 u --port 9"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_command_that_follows(name):
+    """What is given, and by whom: resolver, plan, user or default (r, p, u, d); the recipe's flags are left out."""
+    chosen, sizes, given = CASES[name]
+    verdict = _verdict()
+    configuration = verdict.configuration.model_copy(update=chosen) if chosen is not None else None
+    flags = launch_flags(
+        verdict.model_copy(update={"configuration": configuration}),
+        find_model("GLM-5-FP8").geometry(),
+        _plan().model_copy(update={**SIZED, **sizes}),
+        launch_options("GLM-5-FP8", *((None, given) if isinstance(given, list) else (given,))),
+    )
+    letters = {"resolver": "r", "memory plan": "p", "command line": "u", "default": "d"}
+    told = " ".join(f"{letters[one.source]} {' '.join(one.arguments)}" for one in flags if one.source in letters)
+    assert told == COMMANDS[name]
+
+
 def test_nothing_trusts_remote_code_or_uses_the_dead_variable():
     for known in KNOWN_MODELS:
         model = known.geometry()
