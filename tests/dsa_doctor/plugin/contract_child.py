@@ -308,6 +308,23 @@ class Release:
             "log": self.log.getvalue(),
         }
 
+    def step_invariance(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Construct a model, and return what each layer's backend says of batch invariance, as a worker asks it."""
+        from dsa_doctor.plugin.state import STATE
+
+        STATE.judged.clear()
+        self.listen()
+        with mock.patch.dict(os.environ, {"VLLM_PLUGINS": "dsa_doctor"}):
+            made = self.engine_config(config)
+        self.parts_of(made)
+        layers = made.compilation_config.static_forward_context.values()
+        backends = [layer.get_attn_backend() for layer in layers if hasattr(layer, "get_attn_backend")]
+        return {
+            "backends": {backend.get_name(): bool(backend.supports_batch_invariance()) for backend in backends},
+            "all prompts alike": made.attention_config.sparse_mla_force_mqa,
+            "log": self.log.getvalue(),
+        }
+
     def step_construct_v4(self, config: dict[str, Any], **arguments: Any) -> dict[str, Any]:
         """Construct a whole DeepSeek-V4 without weights; describe its attention, caches and warm-up."""
         from vllm.config import set_current_vllm_config

@@ -277,3 +277,22 @@ def test_a_moved_target_is_refused_and_vllm_runs_on_untouched(
     assert "No valid attention backend found" in answers.error("select")
     assert "TRITON_MLA_SPARSE" in answers.error("name")
     assert target in answers.error("force")
+
+
+@pytest.mark.parametrize("version", [RELEASES[0], RELEASES[-1]])
+def test_vllms_batch_invariant_mode_takes_the_backend_and_the_indexer(version: str) -> None:
+    """Its selector asks the attention's backend; from 0.32 on its worker asks every layer's."""
+    steps: dict[str, tuple[str, dict[str, Any]]] = {
+        "register": ("register", {}),
+        "select": ("select", {}),
+        "model": ("invariance", {"config": tiny_config()}),
+    }
+    answers = run(release_folder(version), "8.0", steps, VLLM_BATCH_INVARIANT="1")
+    assert answers.value("select") == "TRITON_MLA_SPARSE"
+    model = answers.value("model")
+    assert model["backends"] == {"TRITON_MLA_SPARSE": True, "DEEPSEEK_V32_INDEXER": True}
+    assert model["all prompts alike"] is True
+    assert "batch invariance: on for sparse attention and indexer\n" in model["log"]
+    del steps["model"]
+    kept_out = run(release_folder(version), "8.0", steps, VLLM_BATCH_INVARIANT="1", DSA_DOCTOR_BATCH_INVARIANT="0")
+    assert "CUSTOM: [batch invariance not supported]" in kept_out.error("select")

@@ -12,10 +12,11 @@ def small(device):
     return cases.prenorm_case(5, 512, 2, {"tokens": 5}, device=device)
 
 
-def test_the_real_op_and_its_peer_pass_the_gate(device):
+def test_the_real_op_and_its_peers_pass_the_gate(device):
     case = small(device)
     assert case.check() <= case.limit
-    assert case.peers["PyTorch"].check() <= case.limit
+    assert set(case.peers) == {"PyTorch", "batch-invariant"}
+    assert all(peer.check() <= case.limit for peer in case.peers.values())
     assert case.shape == {"tokens": 5, "splits": 2}
     for call in case.calls:
         call()
@@ -26,7 +27,8 @@ def test_a_broken_op_fails_its_gate(device, monkeypatch, fault):
     case = small(device)
     op = cases.mhc.hc_prenorm_gemm
 
-    def broken(x, fn, out, sqrsum, n_splits):
+    def broken(x, fn, out, sqrsum, n_splits, batch_invariant):
+        assert not batch_invariant
         op(x, fn.bfloat16().float() if fault == "rounded matrix" else fn, out, sqrsum, n_splits)
         if fault == "lost split":
             out[-1] = 0
