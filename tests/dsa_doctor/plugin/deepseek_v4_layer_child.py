@@ -137,6 +137,54 @@ def expected(oracle: Any, rotary: Any, hidden: Any) -> Any:
         return oracle(hidden[None], angles, positions, mask)[0][0]
 
 
+class SharedOut:
+    """Stands in for the indexer's op on ranks that share out the rows of a prefill: vLLM's op runs for each, in turn.
+
+    Each rank scores its slice; what it hands to the others is kept, and all of it is in the buffer at the end.
+    """
+
+    def __init__(self, ranks: int, swapped: bool) -> None:
+        self.ranks, self.swapped, self.slices = ranks, swapped, []
+
+    def mark(self, metadata: Any, step: Any) -> None:
+        """Let the metadata of a step say how many prefilled rows each rank has: vLLM's own sharing out."""
+        from vllm.v1.attention.backends.mla import indexer as builder
+
+        for one in metadata.values():
+            if not isinstance(one, builder.DeepseekV32IndexerMetadata) or one.prefill is None:
+                continue
+            import torch
+
+            prefilled = step[len(step) - one.num_prefills :]
+            ends = torch.tensor([end for _, _, end in prefilled])
+            lengths = torch.tensor([end - first for _, first, end in prefilled])
+            one.prefill.row_shard_sizes = builder.balanced_prefill_row_shard(ends, lengths, RATIO, self.ranks, 1)
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """Run the op as every rank, and then as the last one, to which all slices come."""
+        import torch
+        from vllm.model_executor.layers import sparse_attn_indexer as layer
+
+        kept: dict[int, Any] = {}
+
+        def gathered(local: Any, dim: int, sizes: list[int]) -> Any:
+            assert dim == 0
+            kept[len(kept)] = local
+            everything = [kept.get(one, local.new_full((size, local.shape[1]), -7)) for one, size in enumerate(sizes)]
+            return torch.cat(everything[::-1] if self.swapped else everything)
+
+        group = mock.Mock(all_gatherv=gathered)
+        for rank in range(self.ranks):
+            with (
+                mock.patch.object(layer, "get_tensor_model_parallel_rank", return_value=rank),
+                mock.patch.object(layer, "get_tp_group", return_value=group),
+            ):
+                found = layer.sparse_attn_indexer(*given, **named)
+        if kept:
+            self.slices.append([len(kept[one]) for one in range(self.ranks)])
+        return found
+
+
 @contextlib.contextmanager
 def planted(fault: str | None) -> Iterator[None]:
     """Break one thing on the way, while entered."""
@@ -182,9 +230,16 @@ def computed(request: dict[str, Any]) -> dict[str, Any]:
         torch.randn(length, hf_config.hidden_size, generator=generator).bfloat16() for length in request["lengths"]
     ]
     pairs = list(zip(made, oracles, strict=True))
-    rotary = modeling.DeepseekV4RotaryEmbedding(hf_config)
-    answers = {"right": compared(config, pairs, rotary, hidden, request["steps"])}
     selecting = [pair for pair in pairs if pair[0].compress_ratio == RATIO]
+    rotary = modeling.DeepseekV4RotaryEmbedding(hf_config)
+    if request.get("ranks"):
+        answers = {}
+        for name, swapped in (("shared out", False), ("swapped", True)):
+            ranks = SharedOut(request["ranks"], swapped)
+            (answers[name],) = compared(config, selecting, rotary, hidden, request["steps"], ranks)
+            answers[name]["slices"] = ranks.slices
+        return answers
+    answers = {"right": compared(config, pairs, rotary, hidden, request["steps"])}
     for fault in request["faults"]:
         with planted(fault):
             answers[fault] = compared(config, selecting, rotary, hidden, request["steps"][:2])
@@ -207,7 +262,9 @@ def attentions(config: Any) -> list[Any]:
     return made
 
 
-def compared(config: Any, pairs: list[Any], rotary: Any, hidden: list[Any], steps: Any) -> list[dict[str, Any]]:
+def compared(
+    config: Any, pairs: list[Any], rotary: Any, hidden: list[Any], steps: Any, ranks: SharedOut | None = None
+) -> list[dict[str, Any]]:
     """Serve the steps through each layer, on fresh caches, and compare with transformers.
 
     Returns:
@@ -217,7 +274,7 @@ def compared(config: Any, pairs: list[Any], rotary: Any, hidden: list[Any], step
     from vllm.forward_context import set_forward_context
     from vllm.model_executor.layers import sparse_attn_indexer as indexer_layer
 
-    torch.ops.vllm.sparse_attn_indexer = indexer_layer.sparse_attn_indexer  # registered for CUDA alone
+    torch.ops.vllm.sparse_attn_indexer = ranks or indexer_layer.sparse_attn_indexer  # registered for CUDA alone
     forward = config.compilation_config.static_forward_context
     names = [layer.prefix for layer, _ in pairs]
     held = {name: one for name, one in forward.items() if hasattr(one, "get_kv_cache_spec")}
@@ -229,6 +286,8 @@ def compared(config: Any, pairs: list[Any], rotary: Any, hidden: list[Any], step
     served = [0 for _ in hidden]
     for step in steps:
         metadata, _, positions = caches.metadata(step)
+        if ranks is not None:
+            ranks.mark(metadata, step)
         given = torch.cat([hidden[owner][first:end] for owner, first, end in step])
         for number, (layer, _) in enumerate(pairs):
             with torch.no_grad(), set_forward_context(metadata, config, num_tokens=len(positions)):

@@ -93,3 +93,18 @@ def test_the_kernels_themselves_take_what_vllm_hands_them() -> None:
         assert len(layer["errors"]) == 140 + 13
         assert max(layer["errors"]) < NOISE, layer["ratio"]
         assert max(layer["regrets"], default=0) < 0.15
+
+
+def test_ranks_may_share_out_the_rows_of_a_prefill() -> None:
+    """From 0.32 on vLLM's indexer gives each rank a slice of the prefilled rows, and gathers what they selected."""
+    steps = [[[1, 0, 60]], [[0, 0, 150], [1, 60, 130]], [[1, 130, 131], [0, 150, 260]], [[0, 260, 261], [1, 131, 132]]]
+    request = {"config": config(), "lengths": [261, 132], "steps": steps, "faults": (), "ranks": 3}
+    found = answers_of(CHILD, release_folder(RELEASES[-1]), request)
+    layer = found["shared out"]
+    # The first step has no more groups than are selected, and the last no prefill: they ask no rank.
+    assert [sum(slices) for slices in layer["slices"]] == [150 + 70, 110]
+    assert all(min(slices) > 0 and len(slices) == 3 for slices in layer["slices"])
+    assert len(layer["errors"]) == 261 + 132
+    assert max(layer["errors"]) < NOISE
+    assert max(layer["regrets"]) < 0.15
+    assert max(found["swapped"]["regrets"]) > 1, "the slices did not matter"
