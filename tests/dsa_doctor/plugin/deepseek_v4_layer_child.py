@@ -169,7 +169,7 @@ class SharedOut:
 
         def gathered(local: Any, dim: int, sizes: list[int]) -> Any:
             assert dim == 0
-            kept[len(kept)] = local
+            kept[len(kept)] = local.clone()  # a view of the buffer, which the next rank clears
             everything = [kept.get(one, local.new_full((size, local.shape[1]), -7)) for one, size in enumerate(sizes)]
             return torch.cat(everything[::-1] if self.swapped else everything)
 
