@@ -7,6 +7,7 @@ from dsa_doctor.catalog.capability import SHARED_MEMORY_PER_BLOCK, Capability
 from dsa_doctor.catalog.targets import KNOWN_GPUS
 from dsa_doctor.explain.reader import Passage
 from dsa_doctor.explain.text import Line
+from dsa_doctor.reading.numbers import DECIMAL
 
 NEEDLES = (
     "Current capability",
@@ -83,7 +84,7 @@ _PLATFORMS = (
     ("tpu", re.compile(r"platform (?:is )?:?'?tpu\b")),
     ("cuda", re.compile(r"platform (?:is )?:?'?cuda\b")),
 )
-_ACCEPTANCE = re.compile(r"Avg Draft acceptance rate: ([\d.]{1,8})%")
+_ACCEPTANCE = re.compile(rf"Avg Draft acceptance rate: ({DECIMAL})%")
 _TORCH = re.compile(r"(?:\btorch==|PyTorch version\s{0,40}:\s?)(\d[\w.+]{1,40})")
 _CHOSEN = re.compile(r"Using (?:AttentionBackendEnum\.)?([A-Z][A-Z0-9_]{3,60}) (?:attention )?backend")
 

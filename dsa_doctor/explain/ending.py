@@ -23,6 +23,7 @@ from dsa_doctor.explain.marks import (
 from dsa_doctor.explain.reader import REQUEST_ENDS, REQUESTS
 from dsa_doctor.explain.story import Raised, Story, read_story
 from dsa_doctor.explain.text import Line
+from dsa_doctor.reading.numbers import DECIMAL, WHOLE
 
 State = Literal["healthy", "stopped", "failed", "request failed", "stuck", "unfinished", "unclear"]
 
@@ -46,8 +47,8 @@ _WAITS = re.compile(
     re.IGNORECASE,
 )
 _STATISTICS = re.compile(
-    r"prompt throughput: (?P<prompt>[\d.]+) tokens/s.*?generation throughput: (?P<generation>[\d.]+) tokens/s"
-    r".*?Running: (?P<running>\d+) reqs(?:, Waiting: (?P<waiting>\d+) reqs)?"
+    rf"prompt throughput: (?P<prompt>{DECIMAL}) tokens/s.*?generation throughput: (?P<generation>{DECIMAL}) tokens/s"
+    rf".*?Running: (?P<running>{WHOLE}) reqs(?:, Waiting: (?P<waiting>{WHOLE}) reqs)?"
 )
 _END = 15
 """Lines at the end of a log in which an error is taken as what ended it."""

@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dsa_doctor.reading.numbers import DECIMAL, GROUPED, WHOLE
+
 Stage = Literal["start", "download", "load", "quantise", "profile", "capture", "serve", "ready"]
 
 STAGES: tuple[Stage, ...] = ("start", "download", "load", "quantise", "profile", "capture", "serve", "ready")
@@ -36,10 +38,10 @@ _STAGE_PATTERNS: tuple[tuple[Stage, re.Pattern[str]], ...] = (
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f]")
 _BACKEND = re.compile(r"Using (\w+) (?:attention )?backend(?: out of potential backends: \[([^\]]*)\])?", re.IGNORECASE)
 _NOT_ATTENTION = re.compile(r"(?:MoE|Moe|linear|all2all|distributed|NCCL|sampl)", re.IGNORECASE)
-_KV_TOKENS = re.compile(r"KV cache size: ([\d,]+) tokens")
-_KV_MEMORY = re.compile(r"Available KV cache memory: (-?[\d.]+) GiB")
-_WEIGHTS = re.compile(r"Model loading took ([\d.]+) GiB")
-_SHARDS = re.compile(r"Loading safetensors checkpoint shards:\s+(\d+)% Completed")
+_KV_TOKENS = re.compile(rf"KV cache size: ({GROUPED}) tokens")
+_KV_MEMORY = re.compile(rf"Available KV cache memory: (-?{DECIMAL}) GiB")
+_WEIGHTS = re.compile(rf"Model loading took ({DECIMAL}) GiB")
+_SHARDS = re.compile(rf"Loading safetensors checkpoint shards:\s+({WHOLE})% Completed")
 _PLUGIN = re.compile(r"(?<![\w/.-])dsa-doctor(?::|'s )")
 _MOST_PLUGIN_LINES = 16
 

@@ -23,7 +23,7 @@ from dsa_doctor.planner.weights import (
     tower_weights,
 )
 
-_LAYER = re.compile(r"^(?:model\.|language_model\.)*(layers|mtp)\.(\d+)\.(.+)$")
+_LAYER = re.compile(r"^(?:model\.|language_model\.)*(layers|mtp)\.(\d{1,9})\.(.+)$")
 _OUTSIDE = re.compile(r"^(?:model\.|language_model\.)*")
 _EXPERT = re.compile(r"\bexperts\.\d+\.")
 _MTP_COPIES = ("embed_tokens.", "shared_head.head.")

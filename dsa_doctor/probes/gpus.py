@@ -88,14 +88,14 @@ def _parse_smi(text: str) -> GpuInventory | None:
     driver: str | None = None
     for row in csv.reader(line for line in text.splitlines() if line.strip()):
         cells = [cell.strip() for cell in row]
-        if len(cells) != len(_QUERY) or not cells[0].isdigit() or not re.fullmatch(r"\d+\.\d", cells[2]):
+        if len(cells) != len(_QUERY) or not cells[0].isdecimal() or not re.fullmatch(r"\d+\.\d", cells[2]):
             return None
         index, name, capability, memory, driver, mig, uuid = cells
         gpu = Gpu(
             index=int(index),
             name=name,
             capability=capability,
-            memory_bytes=int(memory) << 20 if memory.isdigit() else None,
+            memory_bytes=int(memory) << 20 if memory.isdecimal() else None,
             mig_enabled={"Enabled": True}.get(mig, False),
         )
         found.append((gpu, (uuid,)))

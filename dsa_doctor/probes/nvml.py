@@ -1,6 +1,7 @@
 """NVML, the driver's own library: the one reader of GPUs for `check` and for launches. No CUDA context is made."""
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def visible_order(setting: str | None, gpus: Iterable[tuple[int, tuple[str, ...]
         return [index for index, _ in known]
     visible: list[int] = []
     for entry in (part.strip() for part in setting.split(",")):
-        if entry.isdigit():
+        if re.fullmatch(r"\d{1,9}", entry):
             matches = [index for index, _ in known if index == int(entry)]
         elif entry.startswith(("GPU-", "MIG-")):
             matches = [index for index, names in known if any(name.startswith(entry) for name in names)]

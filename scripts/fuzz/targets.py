@@ -23,6 +23,7 @@ from dsa_doctor.binaries.modules import ModulesInWheel
 from dsa_doctor.catalog.geometry import ConfigError, geometry_from_config
 from dsa_doctor.explain import explain
 from dsa_doctor.facts.load import facts_from_text
+from dsa_doctor.launch.stages import LogFacts
 from dsa_doctor.planner.headers import HeaderError, stored_tensors
 from dsa_doctor.policy.load import PolicyError, load_policy
 from dsa_doctor.policy.manifest import ManifestError, find_pin
@@ -222,6 +223,18 @@ def _log_seeds() -> Iterator[bytes]:
     yield b'Traceback (most recent call last):\n  File "/x/vllm/a.py", line 1, in f\nRuntimeError: CUDA error\n'
 
 
+def _progress(data: bytes) -> object:
+    facts = LogFacts()
+    for line in data.decode("utf-8", "replace").splitlines():
+        facts.read(line)
+    return facts
+
+
+def _progress_seeds() -> Iterator[bytes]:
+    yield b"Model loading took 19.24 GiB\nAvailable KV cache memory: 46.97 GiB\nGPU KV cache size: 5,712,437 tokens\n"
+    yield b"Loading safetensors checkpoint shards:  50% Completed\nUsing TRITON_MLA_SPARSE attention backend\n"
+
+
 def _redaction(data: bytes) -> object:
     return redact(data.decode("utf-8", "replace"))
 
@@ -289,6 +302,7 @@ TARGETS: dict[str, Target] = {
         (b"Traceback (most recent call last):\n", b"ERROR ", b"vllm", b"\n"),
         longest=_LONGEST_LOG,
     ),
+    "progress": Target(_progress, (), _progress_seeds, (b" GiB", b" tokens", b"% Completed", b"dsa-doctor: ")),
     "redaction": Target(_redaction, (), _redaction_seeds, (b"token", b"api_key", b"Bearer ", b"://", b"hf_", b"'")),
     "wheel": Target(_wheel, (WheelError, OSError), _wheel_seeds, (b"PK\1\2", b"PK\5\6", b"../")),
     "compressed": Target(_compressed, (ReadingError,), _compressed_seeds, (b"\x1f\x8b", b"BZh9", b"\x28\xb5\x2f\xfd")),

@@ -98,6 +98,8 @@ def test_eight_mixed_gpus(nvml: Callable[..., None]) -> None:
         (f"{UUIDS[1]},GPU-ffffffff,0", [1]),
         ("MIG-cafe", [3]),
         ("NoDevFiles", []),
+        ("0,\u00b2,1", [0]),
+        (f"0,{'9' * 5000},1", [0]),
     ],
 )
 def test_cuda_visible_devices(
