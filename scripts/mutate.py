@@ -30,6 +30,7 @@ _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
 _ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
 }  # fmt: skip
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", ".git", ".*_cache", ".hypothesis", "build", "dist", "site", "shared")
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,7 @@ def _is_text(node: ast.BinOp) -> bool:
 def copied() -> Iterator[Path]:
     """Make a copy of the sources, of links."""
     with tempfile.TemporaryDirectory() as folder:
-        for part in ("dsa_doctor", "kernels", "tests", "docs", "scripts", "pyproject.toml"):
-            source = ROOT / part
-            if source.is_dir():
-                shutil.copytree(
-                    source, Path(folder) / part, copy_function=_link, ignore=shutil.ignore_patterns("__pycache__")
-                )
-            else:
-                shutil.copy(source, folder)
+        shutil.copytree(ROOT, folder, copy_function=_link, ignore=_LEFT_OUT, dirs_exist_ok=True)
         yield Path(folder)
 
 
@@ -109,24 +103,24 @@ def lives(mutant: Mutant, folder: Path, tests: list[str], seconds: float) -> boo
     target.unlink()  # a link to the original
     target.write_text(mutant.source(), encoding="utf-8")
     try:
-        return passes(folder, tests, seconds)
+        return passed(folder, tests, seconds)[0]
     finally:
         target.unlink()
         _link(os.fspath(mutant.file), os.fspath(target))
 
 
-def passes(folder: Path, tests: list[str], seconds: float) -> bool:
-    """Run the tests against a copy of the sources; whether all of them pass in time."""
+def passed(folder: Path, tests: list[str], seconds: float) -> tuple[bool, str]:
+    """Run the tests against a copy of the sources; whether all of them pass in time, and the end of what they wrote."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join((os.fspath(folder), os.fspath(folder / "kernels"))),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
     try:
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=seconds)
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+        return False, f"not done within {seconds:g} s"
+    return done.returncode == 0, done.stdout[-2000:] + done.stderr[-1000:]
 
 
 def _link(source: str, target: str) -> None:
@@ -156,8 +150,9 @@ def main() -> int:
     sample = random.Random(options.seed).sample(every, min(options.count, len(every)))
     alive = 0
     with copied() as folder:
-        if not passes(folder, tests, options.seconds):
-            print("the tests fail, or take too long, without any mutant: nothing can be said")
+        sound, said = passed(folder, tests, options.seconds)
+        if not sound:
+            print(f"the tests do not pass without any mutant, so nothing can be said:\n{said}")
             return 2
         for mutant in sorted(sample, key=lambda one: (one.file, one.line)):
             if lives(mutant, folder, tests, options.seconds):

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.cpu_vllm import cpu_vllm_python
+from tests.e2e.conftest import ORACLE
 from tests.e2e.server import HARNESS, REPOSITORY
-from tests.e2e.test_server import LONG, ORACLE, UNEVEN, prompt
+from tests.e2e.test_server import LONG, UNEVEN, prompt
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -75,13 +75,12 @@ def difference(found: list[float], wanted: list[float]) -> float:
     return sum(abs(one - other) for one, other in zip(found, wanted, strict=True)) / len(wanted)
 
 
-def test_quantised_models_agree_with_transformers(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_quantised_models_agree_with_transformers(
+    python: Path, checkpoint: Path, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
     """One test, so that parallel test processes do not each start an engine."""
-    python = cpu_vllm_python()
-    plain, copies = tmp_path / "plain", tmp_path / "copies"
-    plain.mkdir()
-    ask(python, ORACLE.name, "make", str(plain))
-    ask(python, "quantise.py", str(plain), str(copies))
+    copies = tmp_path / "copies"
+    ask(python, "quantise.py", str(checkpoint), str(copies))
     formats = {name: copies / name for name in METHODS if name != "plain"}
     served = ask(
         python,
@@ -90,23 +89,27 @@ def test_quantised_models_agree_with_transformers(tmp_path: Path, subtests: pyte
             "prompts": list(PROMPTS.values()),
             "max_tokens": MAX_TOKENS,
             "options": OPTIONS,
-            "checkpoints": {"plain": str(plain), **{name: str(one / "quantised") for name, one in formats.items()}},
+            "checkpoints": {
+                "plain": str(checkpoint),
+                **{name: str(one / "quantised") for name, one in formats.items()},
+            },
         },
     )
     texts = {
         name: [[*given, *answer["tokens"]] for given, answer in zip(PROMPTS.values(), one["answers"], strict=True)]
         for name, one in served.items()
     }
-    folders = {"plain": str(plain), **{name: str(one / "plain") for name, one in formats.items()}}
-    wanted = ask(python, ORACLE.name, "score", request={"texts": texts, "folders": folders})
-    as_plain = ask(
-        python, ORACLE.name, "score", request={"texts": texts, "folders": dict.fromkeys(folders, str(plain))}
-    )
+    folders = {"plain": str(checkpoint), **{name: str(one / "plain") for name, one in formats.items()}}
+    request = {
+        "texts": {**texts, **{f"{name} as plain": found for name, found in texts.items()}},
+        "folders": {**folders, **{f"{name} as plain": str(checkpoint) for name in folders}},
+    }
+    scores = ask(python, ORACLE.name, "score", request=request)
     for name, method in METHODS.items():
         with subtests.test(name):
             assert served[name]["methods"]["self_attn.o_proj"] == method
             for which, answer, right, other in zip(
-                PROMPTS, served[name]["answers"], wanted[name], as_plain[name], strict=True
+                PROMPTS, served[name]["answers"], scores[name], scores[f"{name} as plain"], strict=True
             ):
                 error, cost = difference(answer["logprobs"], right), difference(right, other)
                 assert error < TOLERANCE[name], (which, error, cost)

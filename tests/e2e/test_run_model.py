@@ -2,26 +2,19 @@
 
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.cpu_vllm import cpu_vllm_python
 from tests.dsa_doctor.launch.runs import Run
 from tests.e2e.server import HARNESS, REPOSITORY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-ORACLE = Path(__file__).with_name("oracle.py")
 EXTRA = ("--enforce-eager", "--dtype", "float32", "--max-model-len", "512")
 
 
-def test_a_dsa_model_is_served_through_run_model(tmp_path: Path) -> None:
-    python = cpu_vllm_python()
-    checkpoint = tmp_path / "checkpoint"
-    checkpoint.mkdir()
-    subprocess.run([str(python), str(ORACLE), "make", str(checkpoint)], check=True, capture_output=True)
+def test_a_dsa_model_is_served_through_run_model(python: Path, checkpoint: Path, tmp_path: Path) -> None:
     run = Run(
         tmp_path,
         ["--verbose", "--stop-timeout", "20"],

@@ -15,12 +15,11 @@ from typing import Any
 
 import pytest
 
-from tests.cpu_vllm import cpu_vllm_python
+from tests.e2e.conftest import ORACLE
 from tests.e2e.server import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-ORACLE = Path(__file__).with_name("oracle.py")
 MAX_TOKENS = 5
 TOLERANCE = 5e-4
 """fp32 on both sides, summed in another order: agreement is 1e-5 on most tokens."""
@@ -37,18 +36,6 @@ def prompt(length: int, seed: int) -> list[int]:
 LONG = prompt(200, 0)
 UNEVEN = [LONG, prompt(20, 1), prompt(131, 2)]
 CROWD = [prompt(190, seed) for seed in (3, 4, 5)]
-
-
-@pytest.fixture(scope="module")
-def python() -> Path:
-    return cpu_vllm_python()
-
-
-@pytest.fixture(scope="module")
-def checkpoint(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    subprocess.run([str(python), str(ORACLE), "make", str(folder)], check=True, capture_output=True)
-    return folder
 
 
 @pytest.fixture(scope="module")
