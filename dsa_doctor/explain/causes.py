@@ -313,6 +313,13 @@ CAUSES: dict[str, Cause] = {
         ),
         dsa=False,
     ),
+    "DSA914": Cause(
+        "The plugin of dsa-doctor refuses to start this server: {what}.",
+        (
+            "change what the message names: it says what is accepted",
+            "export DSA_DOCTOR_PLUGIN=off   # leaves everything to vLLM",
+        ),
+    ),
     "DSA928": Cause(
         "An attention backend fails for a configuration that has no sparse attention: {what}.{place_text}",
         (

@@ -1,6 +1,6 @@
 """What to look for in a log, and who judges it. Needles are short, so that wording around them may vary."""
 
-from dsa_doctor.explain import attention, csrc, deep_gemm, runtime
+from dsa_doctor.explain import attention, csrc, deep_gemm, refusals, runtime
 from dsa_doctor.explain.sighting import Classifier
 
 SIGNS: tuple[tuple[str, Classifier], ...] = (
@@ -17,6 +17,9 @@ SIGNS: tuple[tuple[str, Classifier], ...] = (
     ("No module named", csrc.missing_module),
     ("_OpNamespace", csrc.missing_op),
     ("Could not run '_", csrc.missing_op),
+    ("cannot serve this configuration", refusals.refused_configuration),
+    ("dsa-doctor's plugin cannot serve", refusals.cannot_serve),
+    ("indexer was not patched", refusals.not_patched),
     ("o valid attention backend", attention.no_backend),
     ("not valid for this configuration", attention.backend_not_valid),
     ("upported on SM", attention.refused),

@@ -34,6 +34,7 @@ START = (
 LOADING = (
     "(Worker_TP0 pid=101) INFO 09-02 10:00:40 [gpu_model_runner.py:3300] Starting to load model zai-org/GLM-5-FP8...\n"
 )
+FLASH = START.replace("GLM-5-FP8", "GLM-5.3-Flash") + LOADING.replace("GLM-5-FP8", "GLM-5.3-Flash")
 READY = (
     "(APIServer pid=1) INFO:     Started server process [1]\n"
     "(APIServer pid=1) INFO:     Waiting for application startup.\n"
@@ -743,5 +744,56 @@ SITUATIONS: dict[str, Situation] = {
         ("DSA931",),
         ("ArithmeticError: pages", "runs again from line", "2 starts"),
         end="healthy",
+    ),
+    "the plugin refuses options of GLM-5.3-Flash": Situation(
+        "(APIServer pid=1) INFO 09-02 10:00:01 [api_server.py:1805] vLLM API server version 0.33.0\n"
+        "(APIServer pid=1) pydantic_core._pydantic_core.ValidationError: 1 validation error for VllmConfig\n"
+        "(APIServer pid=1)   Value error, dsa-doctor's TRITON_MLA_SPARSE cannot serve this configuration:\n"
+        "(APIServer pid=1)   - --pipeline-parallel-size 2: vLLM's class hands no hyper-connections from rank to rank; "
+        "accepted: 1\n"
+        "(APIServer pid=1)   - an fp4 indexer cache was asked for; accepted: fp8, which is the default\n"
+        "(APIServer pid=1) Change what is named above, or set DSA_DOCTOR_PLUGIN=off to leave everything to vLLM. "
+        "[type=value_error, input_value=ArgsKwargs((), {'model_co...), input_type=ArgsKwargs]\n",
+        ("DSA914",),
+        ("--pipeline-parallel-size 2: vLLM's class hands no", "--pipeline-parallel-size 1", "an fp4 indexer cache was"),
+    ),
+    "the plugin was asked for by name on 12.x and cannot serve": Situation(
+        f"{START}(APIServer pid=1) ValueError: TRITON_MLA_SPARSE was asked for by name, and dsa-doctor's plugin cannot "
+        "serve: 3 of its 80 patch targets moved in this vLLM, so it changes nothing.\n",
+        ("DSA914",),
+        ("3 of its 80 patch targets moved", "DSA_DOCTOR_PLUGIN=off"),
+    ),
+    "the plugin's backend without its model class": Situation(
+        f"{START}{LOADING}{WORKER}RuntimeError: TRITON_MLA_SPARSE was selected, but this process's indexer was not "
+        f"patched: the model class did not come from dsa-doctor's plugin.\n{DEAD}",
+        ("DSA914",),
+        ("model_class_overrides",),
+    ),
+    "GLM-5.3-Flash on 8.0: the indexer's guard": Situation(
+        f"{FLASH}{WORKER}RuntimeError: Sparse Attention Indexer CUDA op requires DeepGEMM to be installed.\n{DEAD}",
+        ("DSA302",),
+    ),
+    "GLM-5.3-Flash on 8.0: rows of 512 values": Situation(
+        f"{FLASH}{WORKER}ValueError: No valid attention backend found for cuda with AttentionSelectorConfig("
+        "head_size=512, dtype=torch.bfloat16, kv_cache_dtype=auto, use_mla=True, use_sparse=True). Reasons: "
+        "{TRITON_MLA: [sparse not supported], FLASH_ATTN_MLA_SPARSE: [compute capability not supported]}.\n"
+        f"{DEAD}",
+        ("DSA201",),
+        ("head_size 512",),
+    ),
+    "GLM-5.3-Flash on 8.0: the rotated query": Situation(
+        f'{FLASH}{WORKER}Traceback (most recent call last):\n{WORKER}  File "{SERVING}/models/glm5next/nvidia/ops/'
+        f'kpool_compress.py", line 130, in fwht128_quant_fp8\n{WORKER}triton.compiler.errors.CompilationError: at 36:17:'
+        f'\n{WORKER}ValueError("type fp8e4nv not supported in this architecture. The supported fp8 dtypes are '
+        f"('fp8e4b15', 'fp8e5')\")\n{DEAD}",
+        ("DSA901",),
+        ("fwht128_quant_fp8",),
+    ),
+    "GLM-5.3-Flash on 8.0: the logits": Situation(
+        f'{FLASH}{WORKER}Traceback (most recent call last):\n{WORKER}  File "{SERVING}/models/glm5next/nvidia/'
+        f'sparse_indexer.py", line 380, in sparse_attn_indexer_kpool\n{WORKER}  File "{SERVING}/utils/deep_gemm.py", '
+        f"line 500, in fp8_fp4_mqa_logits\n{WORKER}RuntimeError: Assertion error (csrc/apis/attention.hpp:163): "
+        f"Unsupported architecture\n{DEAD}",
+        ("DSA301",),
     ),
 }

@@ -274,7 +274,7 @@ class Release:
     def step_asked(self, config: dict[str, Any], **arguments: Any) -> dict[str, Any]:
         """Construct the model of a server that may ask for the plugin; in a copy of this process, which it changes."""
         given, answer = os.pipe()
-        if os.fork() == 0:
+        if (copy := os.fork()) == 0:
             with os.fdopen(answer, "w") as file:
                 try:
                     found: dict[str, Any] = {"value": self._asked(config, **arguments)}
@@ -285,7 +285,7 @@ class Release:
         os.close(answer)
         with os.fdopen(given) as file:
             found = json.load(file)
-        os.wait()
+        os.waitpid(copy, 0)
         if "error" in found:
             raise RuntimeError(found["error"])
         return dict(found["value"])
