@@ -75,6 +75,8 @@ def _chosen(case: Judgement, name: str) -> Judged:
 
 def _by_plugin(case: Judgement) -> Judged:
     summary = f"dsa-doctor's {TRITON_BACKEND} serves sparse MLA on {case.gpu}, where vLLM has no backend of its own."
+    if case.gate.outranks and case.answer is None:
+        summary = f"dsa-doctor's {TRITON_BACKEND} serves sparse MLA on {case.gpu}, as it was asked to."
     if case.answer is not None and case.answer.chosen is not None:
         how = "was asked for by name" if case.request.backend == TRITON_BACKEND else "outranks vLLM's own"
         summary = f"{TRITON_BACKEND} {how} and serves here; vLLM alone would take {case.answer.chosen}."

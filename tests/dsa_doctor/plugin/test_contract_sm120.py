@@ -35,6 +35,7 @@ def release(request: pytest.FixtureRequest) -> Path:
 def answers(request: pytest.FixtureRequest, release: Path, once: Once) -> Answers:
     steps: dict[str, tuple[str, dict[str, Any]]] = {
         "register": ("register", {}),
+        "deep_gemm": ("assume_deep_gemm", {}),
         "nobody asks": ("asked", {"config": GLM}),
         **{name: ("asked", {"config": config, **options}) for name, (config, options) in CASES.items()},
         "fp8 by name": ("asked", {"config": GLM, **NAMED, "kv_cache_dtype": "fp8"}),
