@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -89,26 +90,28 @@ def paged(inputs: Inputs, kv_format: str, tokens: torch.Tensor, apart: bool) -> 
     return replace(inputs, cache=cache, kv_format=kv_format)
 
 
-def attend(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+def attend(inputs: Inputs, **options: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Call the op that is tested: out, lse and, for a flat cache, max_logits. The output starts as NaN."""
     out = inputs.q.new_full((*inputs.q.shape[:2], 512), float("nan"))
+    given: dict[str, Any] = {**inputs.arguments(), **options, "out": out}
     if inputs.kv_format:
-        out, lse = sparse_mla.sparse_mla_with_kvcache(kv_cache=inputs.cache, out=out, **inputs.arguments())  # type: ignore[arg-type]
+        out, lse = sparse_mla.sparse_mla_with_kvcache(kv_cache=inputs.cache, **given)
         return out, lse, None
-    out, max_logits, lse = sparse_mla.sparse_mla_fwd(kv=inputs.cache, out=out, **inputs.arguments())  # type: ignore[arg-type]
+    out, max_logits, lse = sparse_mla.sparse_mla_fwd(kv=inputs.cache, **given)
     return out, lse, max_logits
 
 
 def reference(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """The same from the naive reference, in fp64; a few tokens at a time, since it expands every selection."""
-    parts = [_reference(_tokens(inputs, first)) for first in range(0, inputs.q.shape[0], _REFERENCE_TOKENS)]
+    firsts = range(0, inputs.q.shape[0], _REFERENCE_TOKENS)
+    parts = [_reference(some_tokens(inputs, slice(first, first + _REFERENCE_TOKENS))) for first in firsts]
     maxima = [part[2] for part in parts if part[2] is not None]
     out, lse = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
     return out, lse, torch.cat(maxima) if maxima else None
 
 
-def _tokens(inputs: Inputs, first: int) -> Inputs:
-    part = slice(first, first + _REFERENCE_TOKENS)
+def some_tokens(inputs: Inputs, part: slice | torch.Tensor) -> Inputs:
+    """The same for some of the tokens."""
     names = ("q", "indices", "topk_length", "extra_indices", "extra_topk_length")
     given = {name: getattr(inputs, name) for name in names}
     return replace(inputs, **{name: value[part] for name, value in given.items() if value is not None})

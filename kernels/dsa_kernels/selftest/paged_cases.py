@@ -10,7 +10,7 @@ from dsa_kernels.selftest.compare import worst
 from dsa_kernels.selftest.logits_inputs import PAGE, codes, judge, write_pages
 
 
-def _inputs(
+def paged_inputs(
     place: Place, batch: int, next_n: int, heads: int, longest: int, seed: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """q, cache, weights and block tables: pages in random order, all written, 3 more that are NaN."""
@@ -40,7 +40,7 @@ def _compare(
 
 def _batch(place: Place, next_n: int, heads: int, per_row: bool) -> Outcome:
     batch, longest = place.pick(8, 3), place.pick(8197, 150)
-    q, cache, weights, tables = _inputs(place, batch, next_n, heads, longest)
+    q, cache, weights, tables = paged_inputs(place, batch, next_n, heads, longest)
     shape = (batch, next_n) if per_row else (batch,)
     lengths = place.whole(place.generator(3), next_n, longest + 1, *shape).int()
     lengths[-1] = longest
@@ -58,7 +58,7 @@ def _next_n_4(place: Place) -> Outcome:
 
 def _nothing_valid(place: Place) -> Outcome:
     longest = place.pick(1000, 150)
-    q, cache, weights, tables = _inputs(place, 3, 4, 64, longest)
+    q, cache, weights, tables = paged_inputs(place, 3, 4, 64, longest)
     short = place.int32([1, 3, longest])  # with 4 draft tokens: rows of length below 1
     nothing = place.int32([0, 0, 0])
     return worst(_compare(q, cache, weights, lengths, tables, longest) for lengths in (short, nothing))
@@ -66,7 +66,7 @@ def _nothing_valid(place: Place) -> Outcome:
 
 def _no_pages(place: Place) -> Outcome:
     longest = place.pick(2000, 250)
-    q, cache, weights, tables = _inputs(place, 2, 1, 64, longest)
+    q, cache, weights, tables = paged_inputs(place, 2, 1, 64, longest)
     tables[1, 1:3] = place.int32([-1, 2**31 - 1])
     tables[0, 2] = cache.shape[0]
     lengths = place.int32([longest, longest])

@@ -8,6 +8,7 @@ from dsa_kernels.selftest import (
     compressor_cases,
     engram_cases,
     fp8_cases,
+    invariance_cases,
     kpool_cases,
     logits_cases,
     mhc_cases,
@@ -83,4 +84,5 @@ GROUPS = (
     Group("compressor", compressor_cases.CASES),
     Group("mhc", mhc_cases.CASES),
     Group("engram", engram_cases.CASES),
+    Group("invariance", invariance_cases.CASES),
 )
