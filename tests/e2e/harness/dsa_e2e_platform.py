@@ -3,7 +3,7 @@
 from vllm.platforms.cpu import CpuPlatform
 
 from dsa_doctor.plugin import serving
-from dsa_doctor.plugin.gate import CUSTOM_PATH
+from dsa_doctor.plugin.host import CUSTOM_PATH
 
 
 class DsaCpuPlatform(CpuPlatform):
