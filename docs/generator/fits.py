@@ -25,7 +25,7 @@ _REVIEWED = (
     "GPU were reported at tensor parallel 8 (vllm-project/vllm#50576). On 8 x 3090 it ran with 2.5 GiB of offload per "
     "GPU and 250k tokens (the same thread), where the plan lacks about 2 GiB.",
     "DeepSeek-V4.1-Flash on 8 x A100: about 320 GB of weights on the GPUs and 196 GB of n-gram tables in host memory "
-    "were reported (wtdcode/vllm-backport#69); the plan has 305 GB and 203 GB.",
+    "were reported (wtdcode/vllm-backport#69); the plan has 305 GB and 203 GB, pinned as 283 GB.",
     "GLM-5.3-Flash in FP8 on 4 x RTX PRO 6000: a million tokens are served (vllm-project/vllm#53963). The plan reaches "
     "them with `--gpu-memory-utilization 0.95`, and fewer with vLLM's 0.92. In four bits on two DGX Spark it is served "
     "with shares of 0.82 to 0.83 (MiaAI-Lab/GLM-5.3-Flash-EXL3-2x-DGX-Sparks#47), the share that the plan takes.",

@@ -93,8 +93,6 @@ class ModelGeometry(Fact):
     assumed: tuple[str, ...] = ()
     """Keys that the configuration lacks and whose default was taken, though the size of the cache rests on them."""
     family: Family = "mla"
-    refusal: Literal["deepseek_v41"] | None = None
-    """A family that has an indexer of its own, which the plugin does not serve."""
 
     @property
     def head_size(self) -> int:
@@ -128,9 +126,6 @@ _FAMILIES: dict[str, Family] = {
     "deepseek_v41_text": "deepseek_v41",
     "glm5_next": "glm5_next",
     "glm5_next_text": "glm5_next",
-}
-_REFUSALS: dict[Family, Literal["deepseek_v41"]] = {
-    "deepseek_v41": "deepseek_v41",
 }
 _INDEX_HEADS = {"deepseek_v32": 64, "deepseek_v4": 64}
 """Heads of an indexer whose number the configuration lacks: the default of the model's class; 32 elsewhere."""
@@ -209,7 +204,6 @@ def geometry_from_config(config: dict[str, Any], *, name: str, source: str, hub_
         vision=_vision(family, keys, architecture),
         assumed=tuple(assumed),
         family=family,
-        refusal=_REFUSALS.get(family),
     )
     _check_relations(model, keys)
     return model

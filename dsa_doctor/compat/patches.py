@@ -268,7 +268,8 @@ def _state_there(tree: SourceTree, patch: Patch) -> str:
     found = tree.parameters(patch.origin or patch.module, patch.name)
     if found is None:
         # A re-export has no definition where it is imported from; only names without accepted parameters may be one.
-        return PRESENT if patch.origin is not None and patch.signatures == ((),) else MISSING
+        imported_name = patch.origin is not None and patch.signatures == ((),)
+        return PRESENT if imported_name or patch.optional else MISSING
     state = _body_state(tree, patch)
     return signature_state(found, patch) if state == PRESENT else state
 

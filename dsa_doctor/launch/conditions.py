@@ -159,16 +159,26 @@ def check_disk(hub_id: str | None, local: Path | None, needed: int) -> Condition
     return Condition(name="disk", status="pass", summary=summary)
 
 
-def check_host_memory(needed: int) -> Condition:
-    """Compare the pinned host memory that CPU offload takes with what is available."""
+def check_host_memory(needed: int, tables: int = 0) -> Condition:
+    """Compare the pinned host memory of CPU offload and of n-gram tables with what is available.
+
+    Args:
+        needed: bytes in all.
+        tables: bytes of them that are n-gram tables.
+    """
     try:
         available = int(psutil.virtual_memory().available)
     except (psutil.Error, OSError, ValueError):
         return Condition(name="host memory", status="unknown", summary="the host's memory could not be read")
     summary = f"{available / GIB:.0f} GiB available"
     if needed > available:
-        summary = f"CPU offload pins {needed / GIB:.0f} GiB of host memory; {summary}"
+        who = "CPU offload" if not tables else "n-gram tables and CPU offload" if needed > tables else "n-gram tables"
+        verb = "pin" if tables else "pins"
+        summary = f"{who} {verb} {needed / GIB:.0f} GiB of host memory; {summary}"
         remedy = "Lower --cpu-offload-gb, or use more nodes."
+        if needed <= tables:
+            remedy = "Take a host with more memory, or put the tables on the GPUs: -- --engram-config "
+            remedy += "'{\"cpu_offload\": false}'."
         return Condition(name="host memory", status="fail", summary=summary, remedy=remedy)
     return Condition(name="host memory", status="pass", summary=summary)
 

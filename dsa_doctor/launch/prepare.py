@@ -197,7 +197,7 @@ def conditions_for(options: LaunchOptions, prepared: Prepared, endpoint: Endpoin
     if options.load_format.value != "dummy":
         checks.append(conditions.check_disk(prepared.model.hub_id or options.model, folder, found.disk_bytes))
     if found.host_bytes:
-        checks.append(conditions.check_host_memory(found.host_bytes))
+        checks.append(conditions.check_host_memory(found.host_bytes, sum(line.bytes for line in found.host_lines)))
     return checks
 
 

@@ -4,7 +4,7 @@ Taken are facts about a model (its parsers, its chat template's content format);
 these architectures do not need and dsa-doctor never sets, and flags for other hardware.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dsa_doctor.catalog.geometry import ModelGeometry
 
@@ -54,6 +54,8 @@ _V4 = (
     RecipeFlag("--reasoning-parser", "deepseek_v4", "separates the thinking from the answer"),
 )
 
+_V41 = tuple(replace(flag, value=flag.value and "deepseek_v41") for flag in _V4)
+
 RECIPES: tuple[Recipe, ...] = (
     Recipe(
         ("GLM-5",),
@@ -99,6 +101,12 @@ RECIPES: tuple[Recipe, ...] = (
         "models/deepseek-ai/DeepSeek-V4-Pro.yaml",
         "ec99fcc602c8b729d0d9e826354762a1ce6d5768",
         _V4,
+    ),
+    Recipe(
+        ("DeepSeek-V4.1-Flash",),
+        "models/deepseek-ai/DeepSeek-V4.1-Flash.yaml",
+        "01b04887fd36aba27e4347c2e3b64b8e2e347c7d",
+        _V41,
     ),
 )
 

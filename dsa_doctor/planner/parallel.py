@@ -108,16 +108,19 @@ def rank_bytes(weight: Weight, model: ModelGeometry, parallel: Parallel, *, laye
 def host_bytes(model: ModelGeometry, parallel: Parallel, stage: int) -> int:
     """Return the pinned host memory that one rank of a stage needs for tables which vLLM keeps there.
 
-    The tables are spread over the tensor-parallel ranks by whole columns, and shared by the data-parallel copies of a
-    node.
+    The tables are spread over the tensor-parallel ranks by whole columns, values and scales in an allocation each, and
+    torch pins memory in powers of two (CachingHostAllocator). Data-parallel copies of a node share a file of the size
+    that is needed.
     """
     if model.engram is None:
         return 0
     size = 0
     for layer, weight in stage_weights(model, parallel, stage, mtp=False):
         if weight.sharding == "host":
-            whole = resident_bytes(weight, weight.shape, model, layer=layer)
-            size += whole * -(-model.engram.columns // parallel.tensor) // model.engram.columns
+            rows = weight.shape[0] * -(-model.engram.columns // parallel.tensor) // model.engram.columns
+            values = rows * weight.shape[1]
+            scales = resident_bytes(weight, (rows, weight.shape[1]), model, layer=layer) - values
+            size += sum(one if parallel.data > 1 else 1 << (one - 1).bit_length() for one in (values, scales))
     return size
 
 

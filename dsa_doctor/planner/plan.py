@@ -310,6 +310,8 @@ def _host_lines(hardware: Hardware, parallel: Parallel, per_rank: int) -> tuple[
         return ()
     ranks = min(hardware.gpus_per_node, parallel.tensor)
     note = "vLLM keeps n-gram tables in pinned host memory (EngramConfig.cpu_offload)"
+    if parallel.data == 1:
+        note += ", which torch takes in powers of two"
     return (Line(name="engram tables", bytes=per_rank * ranks, label="exact", note=note),)
 
 
@@ -364,7 +366,7 @@ def _absorbed_bytes(model: ModelGeometry, options: PlanOptions, stage: int) -> i
 @lru_cache(maxsize=256)
 def _unpacked_bytes(model: ModelGeometry, options: PlanOptions, stage: int) -> int:
     """Return what DeepSeek-V4's first output projection takes in bf16 beyond its stored bytes, under the plugin."""
-    if model.family != "deepseek_v4" or options.attention_backend != "TRITON_MLA_SPARSE":
+    if model.family not in ("deepseek_v4", "deepseek_v41") or options.attention_backend != "TRITON_MLA_SPARSE":
         return 0
     return sum(
         rank_bytes(replace(weight, widened=True), model, options.parallel, layer=layer)

@@ -214,6 +214,42 @@ def compress_norm_rope_store(
     )
 
 
+def index_key_norm_rope_store(
+    k: torch.Tensor,
+    positions: torch.Tensor,
+    norm_weight: torch.Tensor,
+    eps: float,
+    cos_sin_cache: torch.Tensor,
+    kv_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    ratio: int,
+) -> None:
+    """Normalise, rotate, quantise and store index keys; contract of dsa_kernels.index_key_norm_rope_store."""
+    import dsa_kernels.compressor as ops
+
+    naive = uses_references(k.device.type)
+    serve = ops.naive_index_key_norm_rope_store if naive else ops.index_key_norm_rope_store
+    serve(k, positions, norm_weight, eps, cos_sin_cache, kv_cache, slot_mapping, ratio)
+
+
+def engram_lookup(
+    table: torch.Tensor,
+    scales: torch.Tensor,
+    ids: torch.Tensor,
+    out: torch.Tensor,
+    first_id: int,
+    first_head: int,
+    background: bool,
+) -> None:
+    """Write rows of an engram table in bf16 to `out`; contract of dsa_kernels.engram_lookup."""
+    import dsa_kernels.engram as ops
+
+    if uses_references(ids.device.type):
+        ops.naive_engram_lookup(table, scales, ids, out, first_id, first_head)
+    else:
+        ops.engram_lookup(table, scales, ids, out, first_id, first_head, background)
+
+
 def inverse_rope_grouped(
     o: torch.Tensor, positions: torch.Tensor, cos_sin_cache: torch.Tensor, num_groups: int
 ) -> torch.Tensor:

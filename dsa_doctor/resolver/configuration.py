@@ -15,11 +15,15 @@ _V4_FALLBACKS = {
     "output rope": "dsa_kernels.inverse_rope_grouped",
     "mHC product": "dsa_kernels.hc_prenorm_gemm",
 }
+_V41_FALLBACKS = {name: served for name, served in _V4_FALLBACKS.items() if name != "compressor"} | {
+    "engram": "dsa_kernels.engram_lookup",
+}
 _INDEXER_FALLBACKS = {
     "indexer logits": "dsa_kernels.fp8_mqa_logits, dsa_kernels.fp8_paged_mqa_logits",
     "indexer top-k": "dsa_kernels.topk_indices",
     "indexer query": "dsa_kernels.fused_indexer_q_rope_quant",
 }
+_V41_INDEXER_FALLBACKS = _INDEXER_FALLBACKS | {"index keys": "dsa_kernels.index_key_norm_rope_store"}
 _POOLED_FALLBACKS = {
     "indexer query": "dsa_kernels.hadamard_quantize_fp8",
     "pooled index keys": "dsa_kernels.kpool_compress_and_cache, dsa_kernels.kpool_decode_update",
@@ -38,8 +42,10 @@ def configuration(case: Judgement, layers: tuple[Layer, ...]) -> Configuration |
     # vLLM sizes a block for all caches of a model together, which one backend's preference does not tell: left to it,
     # but for our own backend. A block of a hybrid model holds a state of its linear layers too.
     sized_here = attention and not own and case.model.linear_attention is None
-    fallbacks = _V4_FALLBACKS if own else _ATTENTION_FALLBACKS
-    indexing = _INDEXER_FALLBACKS | (_POOLED_FALLBACKS if case.model.index_kpool > 1 else {})
+    v41 = case.model.family == "deepseek_v41"
+    fallbacks = _V41_FALLBACKS if v41 else _V4_FALLBACKS if own else _ATTENTION_FALLBACKS
+    indexing = _V41_INDEXER_FALLBACKS if v41 else _INDEXER_FALLBACKS
+    indexing = indexing | (_POOLED_FALLBACKS if case.model.index_kpool > 1 else {})
     return Configuration(
         attention_backend=TRITON_BACKEND if attention else chosen or "auto",
         kv_cache_dtype=plugin_kv_cache_dtype(case) if attention else case.request.kv_cache_dtype,

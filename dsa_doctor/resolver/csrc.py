@@ -86,7 +86,7 @@ def _nowhere(op: str) -> OpCode:
 
 def _by_plugin(case: Judgement, csrc: Csrc) -> list[OpCode]:
     """Return what the plugin's path needs beyond vLLM's own."""
-    served = case.gate.serves and case.family is not None and case.family.key == "deepseek_v4"
+    served = case.gate.serves and case.family is not None and case.family.key in ("deepseek_v4", "deepseek_v41")
     return [op for op in csrc.ops if served and op.op == _V4_PLAIN_ROWS]
 
 

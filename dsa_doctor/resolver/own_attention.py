@@ -51,9 +51,10 @@ def judge_own_attention(case: Judgement, family: Family) -> Judged:
 
 
 def _by_plugin(case: Judgement, family: Family) -> Judged:
-    """The plugin's class, with what the path needs besides: compressor, mHC product, output rope."""
+    """The plugin's class, with what the path needs besides: compressor or engram, mHC product, output rope."""
+    with_it = "engram" if family.key == "deepseek_v41" else "compressor"
     summary = (
-        f"dsa-doctor's {TRITON_BACKEND} serves {family.title}'s attention on {case.gpu}, with its compressor and its "
+        f"dsa-doctor's {TRITON_BACKEND} serves {family.title}'s attention on {case.gpu}, with its {with_it} and its "
         "mHC product."
     )
     evidence = (case.gate.reason, *(f"replaced: {step}" for step in steps(case)))

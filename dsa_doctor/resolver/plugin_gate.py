@@ -28,16 +28,18 @@ _MOST_POOLED = 16
 """Tokens; the most that one index key of the kernels stands for."""
 
 V4_KV_CACHE_DTYPES = ("auto", "bfloat16")
-"""The same for DeepSeek-V4, whose rows are bf16 on this path."""
+"""The same for DeepSeek-V4 and V4.1, whose rows are bf16 on this path."""
 
-_REFUSED_FAMILIES = {
-    "deepseek_v41": "DeepSeek-V4.1 has index keys, an engram and residual streams of its own",
-}
-
+_V4_FAMILIES: tuple[Family, ...] = ("deepseek_v4", "deepseek_v41")
 
 _OTHER_RELEASE = ("use a vLLM release of the support matrix (docs/support-matrix.md), or a newer dsa-doctor",)
 
-_PLUGIN_FAMILIES: dict[Family, str] = {"mla": "deepseek_v32", "deepseek_v4": "deepseek_v4", "glm5_next": "glm5_next"}
+_PLUGIN_FAMILIES: dict[Family, str] = {
+    "mla": "deepseek_v32",
+    "deepseek_v4": "deepseek_v4",
+    "deepseek_v41": "deepseek_v41",
+    "glm5_next": "glm5_next",
+}
 """How the plugin calls the families that it serves."""
 
 
@@ -190,8 +192,6 @@ def model_gate(
     """
     if not environment.serves:
         return environment
-    if model.refusal is not None:
-        return GateDecision(outcome="refuses", reason=_REFUSED_FAMILIES[model.refusal])
     named = _PLUGIN_FAMILIES.get(model.family, "")
     if moved := environment.moved.get(named):
         reason = f"{len(moved)} of its patch targets for {model.name} moved in this vLLM"
@@ -199,7 +199,7 @@ def model_gate(
     if model.family != "mla" and environment.verified is not None and named not in environment.verified:
         reason = f"its patch targets for {model.name} in this vLLM were not verified"
         return GateDecision(outcome="refuses", reason=reason)
-    misfit = _v4_misfit(model) if model.family == "deepseek_v4" else _mla_misfit(model)
+    misfit = _v4_misfit(model) if model.family in _V4_FAMILIES else _mla_misfit(model)
     if misfit is not None:
         return GateDecision(outcome="refuses", reason=misfit)
     accepted = _kv_cache_dtypes(model)
@@ -222,7 +222,7 @@ def model_gate(
 
 
 def _kv_cache_dtypes(model: ModelGeometry) -> tuple[str, ...]:
-    if model.family == "deepseek_v4":
+    if model.family in _V4_FAMILIES:
         return V4_KV_CACHE_DTYPES
     return PLUGIN_KV_CACHE_DTYPES if model.qk_rope_head_dim else ROPE_FREE_KV_CACHE_DTYPES
 
@@ -245,7 +245,7 @@ def _mla_misfit(model: ModelGeometry) -> str | None:
 
 
 def _v4_misfit(model: ModelGeometry) -> str | None:
-    """Return what of a DeepSeek-V4 the kernels are not built for, or was not checked."""
+    """Return what of a DeepSeek-V4 or V4.1 the kernels are not built for, or was not checked."""
     if model.architecture.endswith("ForConditionalGeneration"):
         return "of DeepSeek-V4 the text model alone is served, and this is the one with a vision encoder"
     if (model.head_dim, model.index_head_dim) != (512, 128):

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from dsa_doctor.compat.patches import SHARED_PATCHES, Patch, shared_states, states_of
 from dsa_doctor.compat.sources import SourceTree
-from dsa_doctor.plugin.families import deepseek_v4, deepseek_v32, glm5_next
+from dsa_doctor.plugin.families import deepseek_v4, deepseek_v32, deepseek_v41, glm5_next
 from dsa_doctor.plugin.families.family import Family
 
-FAMILIES: tuple[Family, ...] = (deepseek_v32.FAMILY, deepseek_v4.FAMILY, glm5_next.FAMILY)
+FAMILIES: tuple[Family, ...] = (deepseek_v32.FAMILY, deepseek_v4.FAMILY, deepseek_v41.FAMILY, glm5_next.FAMILY)
 
 
 def all_patches() -> tuple[Patch, ...]:

@@ -49,7 +49,7 @@ _QUERY = (
 _PRENORM = ("x", "fn", "out", "sqrsum", "hidden_size", "hc_mult", "tile_n", "n_thr", "n_splits")
 _CUTE_KERNEL = "_SPARSE_ATTN_COMPRESSOR_CUTEDSL_KERNEL"
 _CUTE_FUNCTION = "compress_norm_rope_store_cutedsl"
-_PRENORM_KERNEL = "_HC_PRENORM_GEMM_TILELANG_KERNEL"
+PRENORM_KERNEL = "_HC_PRENORM_GEMM_TILELANG_KERNEL"
 _PRENORM_FUNCTION = "_tilelang_hc_prenorm_gemm"
 
 WARMUPS: dict[str, tuple[str, ...]] = {
@@ -233,8 +233,8 @@ def replacements() -> list[Replacement]:
         (deep_gemm, "tf32_hc_prenorm_gemm", tf32_hc_prenorm_gemm),
     ]
     product = PrenormGemm()
-    newer = hasattr(mhc_kernels, _PRENORM_KERNEL)
-    found.append((mhc_kernels, _PRENORM_KERNEL, product) if newer else (mhc, _PRENORM_FUNCTION, product))
+    newer = hasattr(mhc_kernels, PRENORM_KERNEL)
+    found.append((mhc_kernels, PRENORM_KERNEL, product) if newer else (mhc, _PRENORM_FUNCTION, product))
     if "is_current_stream_capturing" not in inspect.getsource(compressor.DeepseekCompressor):
         found.append((compressor, "_get_c128_boundary", unknown_boundary))
     for module, names in WARMUPS.items():
@@ -243,7 +243,14 @@ def replacements() -> list[Replacement]:
     return found
 
 
-def with_own_attention(select: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def own_attention() -> Any:
+    """Return the attention class that serves DeepSeek-V4."""
+    from dsa_doctor.plugin.families.deepseek_v4_attention import TritonDeepseekV4Attention
+
+    return TritonDeepseekV4Attention
+
+
+def with_own_attention(select: Callable[[Any], Any], own: Callable[[], Any] = own_attention) -> Callable[[Any], Any]:
     """Wrap vLLM's choice of the attention class: ours, unless the server asks for another backend by name."""
 
     def _select_dsv4_attn_cls(vllm_config: Any) -> Any:
@@ -251,9 +258,7 @@ def with_own_attention(select: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
         if vllm_config.attention_config.backend not in (None, AttentionBackendEnum.CUSTOM):
             return select(vllm_config)
-        from dsa_doctor.plugin.families.deepseek_v4_attention import TritonDeepseekV4Attention
-
-        return TritonDeepseekV4Attention
+        return own()
 
     return _select_dsv4_attn_cls
 

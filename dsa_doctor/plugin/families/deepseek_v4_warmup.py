@@ -55,10 +55,11 @@ def _compile(
     warmup_compressor(heads, groups, device=device)
     warmup_indexer(index_heads, index_topk, page_size=block // _RATIOS[0], next_n=next_n, device=device)
     warmup_mhc(device)
-    _compile_query(index_heads, device)
+    compile_query(index_heads, device)
 
 
-def _compile_query(index_heads: int, device: torch.device) -> None:
+def compile_query(index_heads: int, device: torch.device) -> None:
+    """Compile the indexer's query: its end is rotated, of neighbouring values."""
     q = torch.zeros((1, index_heads, 128), dtype=torch.bfloat16, device=device)
     angles = torch.zeros((1, 64), dtype=torch.float32, device=device)
     weights = torch.zeros((1, index_heads), dtype=torch.bfloat16, device=device)

@@ -44,9 +44,12 @@ def values_of(codes: torch.Tensor, scale: torch.Tensor, block: Any) -> torch.Ten
 
     Args:
         codes: [rows, columns] torch.float8_e4m3fn.
-        scale: one, [rows] or [rows, 1], or [ceil(rows / block rows), ceil(columns / block columns)]; float or e8m0.
+        scale: one, [rows] or [rows, 1], or [ceil(rows / block rows), ceil(columns / block columns)]; float or e8m0, as
+            bytes too.
         block: (rows, columns) that share a scale; None where scales are not spread in blocks.
     """
+    if scale.dtype is torch.uint8:
+        scale = scale.view(torch.float8_e8m0fnu)
     factors = scale.float()  # exact for e8m0
     if factors.numel() == 1:
         factors = factors.reshape(1, 1)

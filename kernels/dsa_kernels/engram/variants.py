@@ -19,7 +19,7 @@ def variants(capability: int) -> list[KernelVariant]:
             "engram_lookup",
             f"rows of {WIDTH}, groups of {GROUP}",
             lookup_kernel,
-            {"table_ptr": "*u8", "scale_ptr": "*u8", "id_ptr": "*i64", "out_ptr": "*bf16"},
+            {"table_ptr": "*u8", "scale_ptr": "*u8", "id_ptr": "*i32", "out_ptr": "*bf16"},
             {"WIDTH": WIDTH, "GROUP": GROUP, "ROWS": STEP_ROWS},
             WARPS,
         )

@@ -13,7 +13,7 @@ from dsa_doctor.plugin.families import FAMILIES, all_patches, patch_targets
 from tests.releases import RELEASES, release_folder
 
 PATCHES = all_patches()
-SINCE = {"deepseek_v4": "0.28.0", "glm5_next": "0.30.0"}
+SINCE = {"deepseek_v4": "0.28.0", "deepseek_v41": "0.30.0", "glm5_next": "0.30.0"}
 """Families that the plugin serves from a later release on than the oldest."""
 FILES = sorted(
     {one for patch in PATCHES for one in (patch.module, patch.origin) if one}
@@ -98,10 +98,13 @@ def test_a_new_parameter_is_noticed(sources: Path, patch: Patch) -> None:
     if patch_targets(sources)[patch.target] != "present":
         pytest.skip("a family that came later; test_every_target_is_present says which")
     place = place_of(sources, patch)
-    module, name = patch.origin or place.partition(":")[0], place.partition(":")[2].rpartition(".")[2]
+    module, (owner, _, name) = patch.origin or place.partition(":")[0], place.partition(":")[2].rpartition(".")
+    if patch.optional and SourceTree(sources).parameters(module, place.partition(":")[2]) is None:
+        pytest.skip("this release does not have it, and may")
     file = (sources / Path(*module.split("."))).with_suffix(".py")
     original = file.read_text()
-    header = re.search(rf"def {re.escape(name)}\(\s*", original)
+    owned = re.search(rf"^class {owner}\b", original, re.MULTILINE)
+    header = re.compile(rf"def {re.escape(name)}\(\s*").search(original, owned.start() if owner and owned else 0)
     assert header is not None
     file.write_text(original[: header.end()] + "surprise, " + original[header.end() :])
     try:

@@ -1,10 +1,12 @@
 import io
+from types import SimpleNamespace
 
 import pytest
 
 from dsa_doctor.catalog.findings import FINDINGS_BY_ID
+from dsa_doctor.catalog.models import find_model
 from dsa_doctor.catalog.targets import target_from_text
-from dsa_doctor.explain import explain, remedies
+from dsa_doctor.explain import explain, outlook, remedies
 from dsa_doctor.explain.causes import CAUSES
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Facts
@@ -74,11 +76,20 @@ def test_the_plugin_does_not_mend_what_it_does_not_serve():
     assert found.plugin.resolves is False
 
 
-def test_the_plugin_refuses_a_model_it_does_not_serve():
-    text = "vllm serve deepseek-ai/DeepSeek-V4.1-Flash\n" + SELECTOR.format(sparse=True)
+def test_the_plugin_refuses_a_model_it_does_not_serve(monkeypatch):
+    known = find_model("DeepSeek-V4-Flash").geometry()
+    seeing = known.model_copy(update={"architecture": "DeepseekV4ForConditionalGeneration"})
+    monkeypatch.setattr(outlook, "find_model", lambda _: SimpleNamespace(geometry=lambda: seeing))
+    text = "vllm serve deepseek-ai/DeepSeek-V4-Flash\n" + SELECTOR.format(sparse=True)
     (found,) = explained(text, target=target("a100")).findings
     assert found.plugin.resolves is False
-    assert "DeepSeek-V4.1" in found.plugin.reason
+    assert "vision encoder" in found.plugin.reason
+
+
+def test_the_plugin_serves_deepseek_v41():
+    text = "vllm serve deepseek-ai/DeepSeek-V4.1-Flash\n" + SELECTOR.format(sparse=True)
+    (found,) = explained(text, target=target("a100")).findings
+    assert found.plugin.resolves is True
 
 
 def test_facts_without_the_plugin_say_so():

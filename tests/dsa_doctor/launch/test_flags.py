@@ -207,6 +207,7 @@ def test_the_environment_of_the_plugin():
         ("GLM-5", "GLM-5.yaml"), ("GLM-5-FP8", "GLM-5.yaml"), ("GLM-5.1-NVFP4", "GLM-5.1.yaml"),
         ("GLM-5.2-FP8", "GLM-5.2.yaml"), ("DeepSeek-V3.2", "DeepSeek-V3.2.yaml"), ("GLM-5.3-Flash", None),
         ("DeepSeek-V4-Flash-0731", "DeepSeek-V4-Flash.yaml"), ("DeepSeek-V4-Pro", "DeepSeek-V4-Pro.yaml"),
+        ("DeepSeek-V4.1-Flash", "DeepSeek-V4.1-Flash.yaml"),
     ],
 )  # fmt: skip
 def test_the_recipe_of_a_model(name, path):

@@ -219,7 +219,12 @@ def test_host_memory():
     assert total == int(listed[1]) * 1024
     found = conditions.check_host_memory(total + 1)
     assert found.status == "fail"
-    assert "CPU offload pins" in found.summary
+    assert found.summary.startswith("CPU offload pins ")
+    tables = conditions.check_host_memory(total + 1, total + 1)
+    assert tables.summary.startswith("n-gram tables pin ")
+    assert "cpu_offload" in tables.remedy
+    both = conditions.check_host_memory(total + 1, 1)
+    assert both.summary.startswith("n-gram tables and CPU offload pin ")
     assert conditions.check_host_memory(1).status == "pass"
 
 

@@ -65,7 +65,18 @@ class Release:
 
         report.compiled_side = lambda environment: Observation[Csrc].unknown("placeholders stand for compiled modules")
         self.distributed = False
+        self._stand_in_for_a_device()
         self.unloaded = Unloaded()
+
+    @staticmethod
+    def _stand_in_for_a_device() -> None:
+        """DeepSeek-V4.1's engram asks the GPU for its multiprocessors when it is constructed."""
+        from types import SimpleNamespace
+
+        import torch
+
+        torch.accelerator.current_device_index = lambda: 0
+        torch.cuda.get_device_properties = lambda *_: SimpleNamespace(multi_processor_count=108)
 
     def listen(self) -> None:
         """Start a fresh log of the plugin's lines.
@@ -183,6 +194,11 @@ class Release:
 
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
         (folder / "config.json").write_text(json.dumps(config))
+        if config.get("text_config", {}).get("engram_layer_ids"):  # its hashes are of a tokenizer's words
+            from tests.dsa_doctor.plugin.tiny_models import write_tokenizer
+
+            write_tokenizer(folder)
+            arguments = {**arguments, "tokenizer": str(folder)}
         if tensors:
             from tests.dsa_doctor.plugin.quantised_checkpoints import write_headers
 
@@ -233,7 +249,7 @@ class Release:
                 init_distributed_environment(1, 0, f"file://{self.scratch}/rendezvous", 0, "gloo")
                 initialize_model_parallel(1, 1)
                 self.distributed = True
-            with self.emulation.tensors_on("meta"), torch.device("meta"):
+            with self.emulation.tensors_on("meta"), torch.device("meta"), _pageable():
                 yield
 
     def parts_of(self, made: Any) -> list[Any]:
@@ -479,6 +495,20 @@ class Release:
         import torch
 
         return not torch.cuda.is_initialized()
+
+
+def _pageable() -> Any:
+    """While entered, memory that is asked for as pinned is not: without a driver there is none."""
+    from torch.overrides import TorchFunctionMode
+
+    class Pageable(TorchFunctionMode):  # type: ignore[misc]
+        def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+            options = dict(options or {})
+            if options.get("pin_memory"):
+                options["pin_memory"] = False
+            return function(*arguments, **options)
+
+    return Pageable()
 
 
 def _sizes(sizes: list[Any]) -> list[Any]:

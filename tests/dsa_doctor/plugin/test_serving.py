@@ -43,7 +43,6 @@ def test_what_is_served(kv_cache_dtype: str) -> None:
         (server(attention=SimpleNamespace(indexer_kv_dtype="mxfp4")), "fp4 indexer cache"),
         (server(attention=SimpleNamespace(resolve_indexer_kv_dtype=lambda default: "mxfp4")), "fp4 indexer cache"),
         (server(attention=SimpleNamespace(hisparse_config=object())), "HiSparse"),
-        (server(changes={"model_type": "deepseek_v41"}), "DeepSeek-V4.1 has index keys"),
         (server(changes={"index_topk": 2051}), "index_topk is 2051"),
         (server(changes={"kv_lora_rank": 256}), "256+64"),
         (server(kv_cache_dtype="fp8"), "no KV cache of dtype fp8"),

@@ -1,5 +1,6 @@
 """Configurations of tiny DSA models with the shapes that vLLM's DSA path insists on."""
 
+from pathlib import Path
 from typing import Any
 
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128], "fmt": "e4m3"}
@@ -181,3 +182,72 @@ def tiny_pooled_config(**changes: Any) -> dict[str, Any]:
         "vision_config": vision,
         **{f"{name}_id": number for number, name in enumerate((*tokens, "video_end_token"), 1)},
     }
+
+
+def tiny_v41_config(vision: bool = False, engram: bool = True, **changes: Any) -> dict[str, Any]:
+    """Return a config.json with every kind of layer of DeepSeek-V4.1.
+
+    Two layers of the window alone, a source of ratio 2 with a reader, a source of ratio 1 whose indexer chooses
+    candidate blocks, and a layer that shares its keys with an indexer of its own; the engram before the second layer.
+
+    Args:
+        vision: whether there is a vision tower.
+        engram: whether there is an engram; its tables fit `WORDS` in `tiny_tokenizer`.
+        changes: of the text model.
+    """
+    shared = tiny_v4_config()
+    for key in ("architectures", "model_type", "num_hash_layers", "num_nextn_predict_layers", "rope_scaling"):
+        del shared[key]
+    quantised, experts = shared.pop("quantization_config"), shared.pop("expert_dtype")
+    if engram:
+        changes = {**ENGRAM, **changes}
+    text = {
+        **shared,
+        "model_type": "deepseek_v41_text",
+        "rope_scaling": YARN,
+        "num_hidden_layers": 6,
+        "compress_ratios": [0, 0, 2, 2, 1, 1, 0, 0, 0],
+        "kv_source_layer_ids": [2, 4],
+        "index_source_layer_ids": [2, 4, 5],
+        "candidate_source_layer_id": 4,
+        "candidate_topk_blocks": 128,
+        "candidate_block_size": 8,
+        "index_n_heads": 32,
+        "rms_norm_eps": 1e-20,
+        **changes,
+    }
+    tower = {"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 64}
+    return {
+        "architectures": ["DeepseekV41ForCausalLM"],
+        "model_type": "deepseek_v41",
+        "torch_dtype": "bfloat16",
+        "expert_dtype": experts,
+        "text_config": text,
+        **({"vision_config": tower} if vision else {}),
+        "quantization_config": {**quantised, "weight_block_size": [32, 32]},
+    }
+
+
+ENGRAM: dict[str, Any] = {
+    "engram_layer_ids": [1],
+    "engram_num_embeddings": [2048],
+    "engram_vocab_size": 200,
+    "engram_max_ngram_size": 3,
+    "engram_n_heads": 4,
+    "engram_head_dim": 128,
+    "engram_compressed_vocab_size": 33,
+    "engram_pad_token_id": 0,
+}
+"""What a text model with a small engram says besides; its vocabulary is `WORDS`, of which two normalise alike."""
+
+WORDS = ("<pad>", "The", "the", *(f"word{number}" for number in range(31)))
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write a tokenizer of `WORDS` beside a config.json."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<pad>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>").save_pretrained(folder)

@@ -112,7 +112,7 @@ def test_the_plugin_serves_v4_on_8_x_from_its_first_release_on(capability, versi
         )
         environment = gate(version)
         assert environment.serves
-        assert environment.moved.keys() == {"deepseek_v4", "glm5_next"}
+        assert environment.moved.keys() == {"deepseek_v4", "deepseek_v41", "glm5_next"}
         return
     assert states(verdict)[1:] == ["plugin", "plugin"]
     assert verdict.exit_code == 0
@@ -138,7 +138,7 @@ def test_native_wins_over_the_plugin_and_force_asks_for_it():
     ("which", "options", "words"),
     [
         (V4, {"kv_cache_dtype": "fp8_ds_mla"}, "no KV cache of dtype fp8_ds_mla"),
-        (V41, {}, "DeepSeek-V4.1 has index keys"),
+        (V41, {"kv_cache_dtype": "fp8"}, "no KV cache of dtype fp8"),
         (model("DeepseekV4ForConditionalGeneration"), {}, "the text model alone is served"),
     ],
 )
