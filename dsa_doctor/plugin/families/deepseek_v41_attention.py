@@ -140,5 +140,5 @@ class TritonDeepseekV41Attention(DeepseekV4Attention):  # type: ignore[misc]
         )
         torch.bmm(grouped, weight.transpose(1, 2), out=projected.transpose(0, 1))
         # From 0.31 on a fused product may add up over the ranks.
-        project = getattr(self, "_wo_b_proj", self.wo_b)
+        project: Any = getattr(self, "_wo_b_proj", self.wo_b)
         return project(projected.flatten(1))
