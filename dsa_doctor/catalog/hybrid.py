@@ -11,7 +11,8 @@ from dsa_doctor.facts.observation import Fact
 _WIDTH = 1 << 20
 _ROWS = 1 << 34
 
-_GLM_LAYER_TYPES = ("linear_attention", "indexed_attention", "full_attention")
+_GLM_LAYER_TYPES = ("linear_attention", "indexed_attention", "deepseek_sparse_attention", "full_attention")
+"""The second is called as the third by transformers before 5.20, and so by configurations that it wrote."""
 _MLP_TYPES = ("dense", "sparse", "hash_moe", "moe")
 
 

@@ -223,6 +223,18 @@ def test_linear_layers_are_those_of_transformers(layers):
     assert list(found.dense_layer_ids) == [layer for layer, one in enumerate(oracle.mlp_layer_types) if one == "dense"]
 
 
+@pytest.mark.parametrize("name", ["deepseek_sparse_attention", "full_attention"])
+def test_sparse_layers_have_a_name_in_each_release_of_transformers(name):
+    published = find_model("GLM-5.3-Flash").config
+    types = published["text_config"]["layer_types"]
+    text = {**published["text_config"], "layer_types": [name if one == "indexed_attention" else one for one in types]}
+    found, same = (
+        geometry_from_config(one, name="x", source="test") for one in ({**published, "text_config": text}, published)
+    )
+    assert found == same
+    assert len(found.linear_attention.layers) == 34
+
+
 @pytest.mark.parametrize("text", ["deepseek_v4.1_flash", "DEEPSEEK-AI/DeepSeek-V4.1-Flash", "deepseek v4.1 flash"])
 def test_names_ignore_separators(text):
     assert find_model(text).name == "DeepSeek-V4.1-Flash"
