@@ -15,6 +15,12 @@ def fwht128_quant_fp8(q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return ops.hadamard_quantize_fp8(q)
 
 
+def pad_indexer_heads(x: torch.Tensor, pad: int) -> torch.Tensor:
+    """Serve vLLM's `_pad_indexer_heads`: [T, heads, ...] with `pad` heads of zeros more, codes of e4m3 as bytes."""
+    values = x.view(torch.uint8) if x.element_size() == 1 else x
+    return torch.cat([values, values.new_zeros(x.shape[0], pad, *x.shape[2:])], dim=1).view(x.dtype)
+
+
 def kpool_compress_insert(
     k: torch.Tensor,
     gate_score: torch.Tensor,

@@ -100,6 +100,13 @@ PATCHES: tuple[Patch, ...] = (
         exact=True,
     ),
     Patch(
+        **_at(ATTENTIONS, "_pad_indexer_heads"),
+        use="replaced",
+        why="torch.compile makes a Triton kernel of it that takes the float8 query, which is refused below 8.9",
+        signatures=(("x", "pad"),),
+        exact=True,
+    ),
+    Patch(
         **_at(ATTENTIONS, "fwht128_quant_fp8"),
         use="replaced",
         why="rotates and quantises the indexer's query by a Triton kernel that uses fp8e4nv, refused below 8.9",
@@ -179,6 +186,7 @@ def replacements() -> list[Replacement]:
         (layer, "unpack_seq_triton", stand_ins.unpack_sequences),
         (layer, "_kpool_compress_insert", pooling.kpool_compress_insert),
         (attention, "fwht128_quant_fp8", pooling.fwht128_quant_fp8),
+        (attention, "_pad_indexer_heads", pooling.pad_indexer_heads),
         (
             kernels,
             "kpool_decode_update_and_maybe_write_cache_batched",

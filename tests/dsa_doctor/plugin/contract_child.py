@@ -431,6 +431,7 @@ class Release:
                     (op, "pack_seq_triton"),
                     (op, "unpack_seq_triton"),
                     (attention, "fwht128_quant_fp8"),
+                    (attention, "_pad_indexer_heads"),
                     (op, "_kpool_compress_insert"),
                     (op.kpool_ops, "kpool_seed_tail_cache"),
                     (op.kpool_ops, "kpool_decode_update_and_maybe_write_cache_batched"),

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SERVED = ("8.0", "8.6", "8.9")
 REPLACED = [
     "_kpool_compress_insert",
+    "_pad_indexer_heads",
     "fp8_fp4_mqa_logits",
     "fp8_fp4_paged_mqa_logits",
     "fwht128_quant_fp8",

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dsa_doctor.plugin.pooling import kpool_seed_tail_cache, pools_of
+from dsa_doctor.plugin.pooling import kpool_seed_tail_cache, pad_indexer_heads, pools_of
 
 POOL = 4
 NULL, *BLOCKS = range(4)
@@ -51,3 +51,14 @@ def test_what_lies_between_the_blocks_is_left_alone() -> None:
     assert (between == 77).all()
     assert torch.equal(kept[2, 0], keys[[8, 5, 6, 7]])
     assert (kept[[1, 3]] == 77).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float32])
+@pytest.mark.parametrize("shape", [(5, 16, 128), (5, 16), (0, 16, 128)])
+def test_padded_heads_are_zeros_behind_the_others(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape).to(dtype)
+    padded = pad_indexer_heads(x, 16)
+    assert padded.dtype is dtype
+    assert padded.shape == (shape[0], 32, *shape[2:])
+    assert torch.equal(padded.float()[:, :16], x.float())
+    assert not padded.float()[:, 16:].any()
