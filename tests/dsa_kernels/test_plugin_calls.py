@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dsa_doctor.plugin import indices, ops, warmup
+from dsa_doctor.plugin.families import deepseek_v4_warmup
 from tests.dsa_doctor.plugin.test_stand_ins import (  # noqa: F401 - fixtures and tests to run here
     keys,
     query,
@@ -68,3 +69,17 @@ def test_the_warm_up_of_glm_5_3_flash_runs(monkeypatch: pytest.MonkeyPatch, page
     assert [one[:3] for one in met if one[0] == "warmup_indexer"] == [("warmup_indexer", 32, 32)] * 3, "padded heads"
     assert [one[3:] for one in met if one[0] == "warmup_indexer"] == [(16, 2), (32, 2), (64, 2)]
     assert met[-1][:3] == ("warmup_kpool", 4, cpu)
+
+
+def test_the_warm_up_of_deepseek_v4_asks_no_block_size_of_the_server() -> None:
+    """vLLM has put the block size of its smallest cache there by the time that the builders are made."""
+    deepseek_v4_warmup._compile.cache_clear()
+    config = SimpleNamespace(o_groups=4, index_n_heads=64, index_topk=128)
+    server = SimpleNamespace(
+        model_config=SimpleNamespace(hf_config=config, get_num_attention_heads=lambda parallel: 8),
+        parallel_config=SimpleNamespace(tensor_parallel_size=1),
+        cache_config=SimpleNamespace(block_size=4),
+        num_speculative_tokens=0,
+    )
+    deepseek_v4_warmup.compile_kernels(server, 64, 256, torch.device("cpu"))
+    assert deepseek_v4_warmup._compile.cache_info().currsize == 1

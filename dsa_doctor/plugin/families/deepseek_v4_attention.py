@@ -35,7 +35,8 @@ class WindowMetadataBuilder(DeepseekSparseSWAMetadataBuilder):  # type: ignore[m
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        compile_kernels(self.vllm_config, self.block_size, self.device)
+        [block] = DeepseekV4SparseMLABackend.get_supported_kernel_block_sizes()
+        compile_kernels(self.vllm_config, self.block_size, block, self.device)
 
     def build_tile_scheduler(self, num_decode_tokens: int) -> dict[str, Any]:
         """Return no schedule for any kind of layer, as vLLM's own builder does for a step that decodes nothing."""

@@ -10,12 +10,14 @@ from dsa_doctor.plugin import ops
 _RATIOS = (4, 128)
 
 
-def compile_kernels(vllm_config: Any, window_page: int, device: torch.device) -> None:
+def compile_kernels(vllm_config: Any, window_page: int, block: int, device: torch.device) -> None:
     """Compile what this server's shapes can reach; done once per process and shape.
 
     Args:
-        vllm_config: the server's configuration.
+        vllm_config: the server's configuration. Its cache's block size is not asked: by now vLLM has put that of its
+            smallest cache there, 4 tokens of the compressor's state.
         window_page: tokens of a page of the sliding window's cache.
+        block: tokens of a block of the compressed caches.
         device: the worker's device.
     """
     if ops.uses_references(device.type):
@@ -28,7 +30,7 @@ def compile_kernels(vllm_config: Any, window_page: int, device: torch.device) ->
         int(config.index_n_heads),
         int(config.index_topk),
         window_page,
-        int(vllm_config.cache_config.block_size),
+        block,
         1 + int(getattr(vllm_config, "num_speculative_tokens", 0) or 0),
         device,
     )
