@@ -16,14 +16,14 @@ sys.path[:0] = [str(Path(__file__).parent)]
 
 import tiny  # noqa: E402
 
-LENGTHS = (60, 700, 1900)
-"""Prompts below, above and well above index_topk."""
+LENGTHS = {"glm-dsa": (60, 700, 1900), "deepseek-v4": (60, 700, 2900, 5000), "glm-5.3": (60, 700, 2900, 5000)}
+"""Prompts below, above and well above the tokens that index_topk stands for."""
 MAX_TOKENS = 24
 
 
-def prompts() -> list[list[int]]:
+def prompts(model: str) -> list[list[int]]:
     """Return the fixed prompts."""
-    return [random.Random(seed).choices(range(3, 2000), k=length) for seed, length in enumerate(LENGTHS)]
+    return [random.Random(seed).choices(range(10, 2000), k=length) for seed, length in enumerate(LENGTHS[model])]
 
 
 def emulate_capability_8_0() -> None:
@@ -66,8 +66,15 @@ def register_models(settings: dict[str, Any]) -> None:
 
     Not where the plugin serves: its classes are registered already, and these would take their place.
     """
-    if settings["tensor_parallel_size"] > 1 or settings["case"] in ("forced", "emulated", "misled"):
+    if settings["tensor_parallel_size"] > 1:
         return  # workers are forked, and import them by themselves
+    if settings["model"] != "glm-dsa":
+        from vllm.model_executor.models import registry
+
+        registry._run_in_subprocess = lambda inspect: inspect()
+        return
+    if settings["case"] in ("forced", "emulated", "misled"):
+        return
     from vllm import ModelRegistry
     from vllm.model_executor.models.deepseek_v2 import GlmMoeDsaForCausalLM
 
@@ -81,27 +88,35 @@ def register_models(settings: dict[str, Any]) -> None:
 def settings_of_engine(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of vLLM's LLM for this case."""
     arguments: dict[str, Any] = {
-        "model": str(tiny.model_folder(Path(tempfile.mkdtemp()), quantised=settings["fp8_weights"])),
+        "model": str(tiny.model_folder(Path(tempfile.mkdtemp()), settings["model"], quantised=settings["fp8_weights"])),
         "load_format": "dummy",
         "skip_tokenizer_init": True,
-        "max_model_len": 4096,
+        "max_model_len": 4096 if settings["model"] == "glm-dsa" else 8192,
         "max_num_seqs": 8,
         "max_num_batched_tokens": 1024,
-        "block_size": 64,
         # Cases run side by side on one GPU: memory that others take must not count as this one's.
-        "gpu_memory_utilization": 0.03,
-        "kv_cache_memory_bytes": 512 << 20,
+        "gpu_memory_utilization": 0.03 if settings["model"] == "glm-dsa" else 0.06,
+        "kv_cache_memory_bytes": (512 << 20) if settings["model"] == "glm-dsa" else (2 << 30),
         "enforce_eager": not settings["graphs"],
         "tensor_parallel_size": settings["tensor_parallel_size"],
         "attention_config": {"sparse_mla_force_mqa": True},
     }
-    if settings["case"] == "native":
-        arguments["attention_config"]["backend"] = "FLASHMLA_SPARSE"
+    if settings["model"] == "glm-dsa":
+        arguments["block_size"] = 64
+        if settings["case"] == "native":
+            arguments["attention_config"]["backend"] = "FLASHMLA_SPARSE"
     if settings["mtp"]:
         arguments["speculative_config"] = {"method": "mtp", "num_speculative_tokens": 1}
     if settings["kv_cache_dtype"] != "auto":
         arguments["kv_cache_dtype"] = settings["kv_cache_dtype"]
     return arguments
+
+
+def backends(layers: Any) -> list[str]:
+    """Return the names of the attention backends; of DeepSeek-V4, whose layers have none, those of their classes."""
+    named = {layer.attn_backend.get_name() for layer in layers if hasattr(layer, "impl")}
+    classes = {type(layer).__name__ for layer in layers}
+    return sorted(named or {name for name in classes if name.endswith("Attention")})
 
 
 def deep_gemm_kernels() -> list[str]:
@@ -135,7 +150,7 @@ def serve(settings: dict[str, Any]) -> dict[str, Any]:
     llm = LLM(**settings_of_engine(settings))
     started, warm, warm_deep_gemm = time.monotonic() - start, compiled(), deep_gemm_kernels()
     print(f"case: engine ready after {started:.1f} s, {len(warm)} Triton kernels compiled", flush=True)
-    inputs = [{"prompt_token_ids": prompt} for prompt in prompts()]
+    inputs = [{"prompt_token_ids": prompt} for prompt in prompts(settings["model"])]
     scoring = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
     scored = llm.generate(inputs, scoring, use_tqdm=False)
     late_while_scoring = compiled()[len(warm) :]
@@ -148,7 +163,7 @@ def serve(settings: dict[str, Any]) -> dict[str, Any]:
         "torch": torch.__version__,
         "triton": triton.__version__,
         "gpu": torch.cuda.get_device_name(),
-        "backend": sorted({layer.attn_backend.get_name() for layer in layers if hasattr(layer, "impl")}),
+        "backend": backends(layers),
         "seconds_to_start": round(started, 1),
         "compiled_before_serving": len(warm),
         "compiled_while_scoring": late_while_scoring,

@@ -20,6 +20,7 @@ import argparse
 import itertools
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parent)]
+
+import tiny  # noqa: E402
 
 CASE = Path(__file__).with_name("case.py")
 CASES = ("native", "control", "forced", "emulated", "misled")
@@ -52,6 +57,7 @@ class Settings:
     kv_cache_dtype: str
     fp8_weights: bool
     tensor_parallel_size: int
+    model: str = "glm-dsa"
 
     def name(self) -> str:
         """Return the name in tables, 40 characters at most."""
@@ -68,6 +74,7 @@ class Settings:
             self.kv_cache_dtype,
             self.fp8_weights,
             self.tensor_parallel_size,
+            self.model,
         )
 
 
@@ -75,7 +82,15 @@ def planned(options: argparse.Namespace) -> list[Settings]:
     """Return the cases asked for, the plainest first."""
     modes = itertools.product(options.kv_cache_dtypes, options.mtp, options.graphs)
     return [
-        Settings(case, graphs == "on", mtp == "on", dtype, options.fp8_weights, options.tensor_parallel_size)
+        Settings(
+            case,
+            graphs == "on",
+            mtp == "on",
+            dtype,
+            options.fp8_weights,
+            options.tensor_parallel_size,
+            options.model,
+        )
         for dtype, mtp, graphs in modes
         for case in options.cases
         if (case != "control" or mtp == "off" or graphs == "on")
@@ -99,6 +114,7 @@ def environment_of(settings: Settings, cache: Path) -> dict[str, str]:
         "TORCHINDUCTOR_CACHE_DIR": tempfile.mkdtemp(dir=cache),
         "TORCHINDUCTOR_COMPILE_THREADS": "2",
         "OMP_NUM_THREADS": "2",
+        "PYTHONFAULTHANDLER": "1",
     }
     if settings.case == "emulated":
         variables["DSA_KERNELS_EMULATE"] = "sm80"
@@ -124,7 +140,9 @@ def run_case(settings: Settings, cache: Path, timeout: float) -> tuple[dict[str,
         try:
             process.wait(timeout=timeout)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
+            os.killpg(process.pid, signal.SIGABRT)  # its log then says where it was
+            time.sleep(2)
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     printed = log.read_text(errors="replace")
     if answer.exists():
@@ -277,6 +295,7 @@ def gpus() -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("proof"), help="folder for proof.json and log.txt")
+    parser.add_argument("--model", choices=tiny.MODELS, default="glm-dsa", help="the family of the tiny model")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--graphs", nargs="+", choices=("off", "on"), default=["off", "on"])
     parser.add_argument("--mtp", nargs="+", choices=("off", "on"), default=["off", "on"])
