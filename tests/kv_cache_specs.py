@@ -14,26 +14,39 @@ from tests.emulated_vllm import ask
 
 
 def kv_cache_of(
-    folder: Path, capability: str, config: dict[str, Any], options: dict[str, Any], *, memory_gib: int = 40
+    folder: Path,
+    capability: str,
+    config: dict[str, Any],
+    options: dict[str, Any],
+    *,
+    memory_gib: int = 40,
+    plugins: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Return what a release of vLLM would allocate for a model on one rank; `folder` as of `tests.releases`.
 
     Args:
         config: its config.json.
-        options: of vLLM's EngineArgs.
+        options: of vLLM's EngineArgs; a draft is constructed where they ask for one.
+        plugins: names of vLLM's general plugins to load.
 
     Returns:
         "layers": name to {"kind", "block", "page", "most"} (tokens of a block, bytes of its page, most bytes that one
         request may hold); "blocks" and "concurrency": of a pool of `memory_gib`, at --max-model-len.
     """
     request = {"config": config, "options": options, "memory": memory_gib * 2**30}
-    return dict(ask(__name__, folder, capability, request))
+    return dict(ask(__name__, folder, capability, request, VLLM_PLUGINS=",".join(plugins)))
 
 
 def answer(request: dict[str, Any], emulated: Any) -> dict[str, Any]:
     """Plan in the process that is asked."""
     emulated.assume_deep_gemm()
     import torch
+
+    from dsa_doctor.facts.observation import Observation
+    from dsa_doctor.facts.schema import Csrc
+    from dsa_doctor.plugin import report
+
+    report.compiled_side = lambda environment: Observation[Csrc].unknown("placeholders stand for compiled modules")
     from vllm.engine.arg_utils import EngineArgs
 
     with tempfile.TemporaryDirectory() as folder, emulated.tensors_on("cpu"):
@@ -50,7 +63,10 @@ def answer(request: dict[str, Any], emulated: Any) -> dict[str, Any]:
             initialize_model_parallel(1, 1)
         torch.set_default_dtype(torch.bfloat16)
         with set_current_vllm_config(config), torch.device("meta"):
-            model = initialize_model(vllm_config=config)
+            model = [initialize_model(vllm_config=config)]
+            if config.speculative_config is not None:
+                drafting = config.speculative_config.draft_model_config
+                model.append(initialize_model(vllm_config=config, prefix="draft", model_config=drafting))
         torch.set_default_dtype(torch.float32)
         from vllm.platforms import current_platform
 

@@ -75,11 +75,18 @@ def _glm(heads):
 FLASHINFER_V4 = {"attention_backend": "FLASHINFER_MLA_SPARSE_DSV4"}
 TEXT_ONLY = {"language_model_only": True}
 TRITON_KDA = {**TEXT_ONLY, "additional_config": {"kda_prefill_backend": "triton"}}
+MTP = {"speculative_config": {"method": "mtp", "num_speculative_tokens": 1}}
+OURS = CacheOptions(backend="TRITON_MLA_SPARSE")
 SM120 = "FLASHINFER_MLA_SPARSE_SM120"
 CASES = {
     "V4-Flash, packed": (V4, "9.0", {"kv_cache_dtype": "fp8"}, CacheOptions(dtype="fp8_ds_mla")),
     "V4-Flash, bf16": (V4, "10.0", FLASHINFER_V4, CacheOptions(backend="FLASHINFER_MLA_SPARSE_DSV4")),
     "V4-Pro, packed": (V4_PRO, "9.0", {"kv_cache_dtype": "fp8"}, CacheOptions(dtype="fp8_ds_mla")),
+    "V4-Flash under the plugin": (V4, "8.0", {}, OURS),
+    "V4-Flash under the plugin, by name, with its draft": (
+        V4, "8.6", {"attention_backend": "TRITON_MLA_SPARSE", **MTP}, replace(OURS, drafts=1)
+    ),
+    "V4-Pro under the plugin": (V4_PRO, "8.0", {}, OURS),
     "V4.1-Flash, packed": (V41, "9.0", {"kv_cache_dtype": "fp8", **TEXT_ONLY}, CacheOptions(dtype="fp8_ds_mla")),
     "V4.1-Flash, bf16": (
         V41, "10.0", {**FLASHINFER_V4, **TEXT_ONLY}, CacheOptions(backend="FLASHINFER_MLA_SPARSE_DSV4")
@@ -103,9 +110,10 @@ def _without_checkpoints(caches):
 def test_pages_blocks_and_concurrency_are_those_of_vllm(name):
     config, capability, given, options = CASES[name]
     bounds = {"max_model_len": CONTEXT, "max_num_seqs": 8, "max_num_batched_tokens": BATCH}
-    found = kv_cache_of(release_folder("0.33.0"), capability, config, {**bounds, **given})
+    plugins = ("dsa_doctor",) if options.backend == OURS.backend and config["model_type"] == "deepseek_v4" else ()
+    found = kv_cache_of(release_folder("0.33.0"), capability, config, {**bounds, **given}, plugins=plugins)
     model = geometry_from_config(json.loads(json.dumps(config)), name=name, source="test")
-    caches = stage_caches(model, Parallel(), 0, options, mtp=False)
+    caches = stage_caches(model, Parallel(), 0, options, mtp="speculative_config" in given)
     caches = _without_checkpoints(caches)
     theirs = Counter((layer["block"], layer["page"]) for layer in found["layers"].values())
     ours = Counter((one.block, one.page) for one in caches if one.kind != "state")
@@ -124,6 +132,7 @@ def test_pages_blocks_and_concurrency_are_those_of_vllm(name):
     [
         ("V4-Flash, packed", 42853, 3.975969567637781),
         ("V4-Flash, bf16", 26843, 2.4905362776025237),
+        ("V4-Flash under the plugin", 26843, 2.4905362776025237),
         ("V4.1-Flash, packed", 367317, 18.3621775644871),
         ("V4.1-Flash, bf16", 115864, 11.291686970080889),
         ("GLM-5.3-Flash as at TP8", 5751, 3.4896844660194173),
