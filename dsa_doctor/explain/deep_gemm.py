@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 
 from dsa_doctor.explain.kind_remedies import HELP
 from dsa_doctor.explain.reader import Passage
+from dsa_doctor.explain.remedies import Remedy
 from dsa_doctor.explain.sighting import Frame, Sighting, mentions, traceback_of
 from dsa_doctor.explain.text import Line, joined
 
@@ -22,6 +23,10 @@ INDEXER_CODE = re.compile(
 _PRODUCT_CODE = re.compile(
     r"gemm_nt|gemm_nn|grouped_gemm|einsum|deep_gemm_warmup|deep_gemm_moe|fp8_linear|w8a8|fused_moe|hc_prenorm|transform_sf"
 )
+_MIXING_CODE = re.compile(r"hc_prenorm|hyperconnection|kernels/mhc/")
+_MIXING = Remedy("{install}; its plugin serves mHC's product on compute capability 8.x", engine="vllm", need="plugin")
+MIXING = "mHC"
+"""What `part` of the details says where the product is that before the mix of the residual streams (mHC)."""
 _GUARD = re.compile(
     r"\bindexer\b[^.]{0,80}\b(?:requires?|needs?)\b[^.]{0,60}\bdeep_?gemm"
     r"|\bdeep_?gemm\b[^.]{0,60}\b(?:is|are) (?:required|needed)\b[^.]{0,60}\bindexer\b",
@@ -55,7 +60,7 @@ def unavailable(passage: Passage) -> list[Sighting]:
         return [Sighting("DSA302", [line, *_lines(frames, INDEXER_CODE)], {"api": api})]
     if indexer is None:  # the trace does not tell who called it: the model decides
         return [Sighting("DSA302", [line], without_dsa="DSA927", details={"api": "it is not available"})]
-    return [Sighting("DSA927", [line], {"api": f"it is not available to {api}"})]
+    return [_product([line], f"it is not available to {api}", mixing=bool(mentions(frames, _MIXING_CODE)))]
 
 
 def import_warning(passage: Passage) -> list[Sighting]:
@@ -110,8 +115,9 @@ def assertion(passage: Passage) -> list[Sighting]:
     unsupported = re.search(r"[Uu]nsupported arch|arch_major|Unknown arch|arch\b.{0,40}==", what) is not None
     details = {"api": api or f"{name}.hpp", "what": what or "no text"}
     if not indexer:
-        details["api"] = f"{details['api']}: {details['what']}"
-        return [Sighting("DSA927", [line, *_lines(frames, _PRODUCT_CODE)], details)]
+        mixing = bool(_MIXING_CODE.search(name) or mentions(frames, _MIXING_CODE))
+        said = f"{details['api']}: {details['what']}"
+        return [_product([line, *_lines(frames, _PRODUCT_CODE)], said, mixing=mixing, what=details["what"])]
     return [Sighting("DSA301" if unsupported else "DSA307", [line, *_lines(frames, INDEXER_CODE)], details)]
 
 
@@ -127,6 +133,13 @@ def bare_architecture(passage: Passage) -> list[Sighting]:
     if mentions(frames, re.compile("mqa_logits")):
         return [Sighting("DSA301", [line, *_lines(frames, INDEXER_CODE)], {"api": _api(frames)[0], "what": ""})]
     return []
+
+
+def _product(lines: list[Line], api: str, *, mixing: bool, **more: str) -> Sighting:
+    """A product that DeepGEMM does not do. mHC's has no other kernel in the model's first layer: no setting helps."""
+    if not mixing:
+        return Sighting("DSA927", lines, {"api": api, **more})
+    return Sighting("DSA927", lines, {"api": api, "part": MIXING, **more}, remedy=(_MIXING,), decided=True)
 
 
 def _api(frames: list[Frame]) -> tuple[str, bool | None]:

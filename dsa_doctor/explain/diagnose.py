@@ -10,6 +10,7 @@ from dsa_doctor.catalog.findings import FINDINGS_BY_ID
 from dsa_doctor.catalog.targets import find_gpu
 from dsa_doctor.explain.background import NEEDLES, Background
 from dsa_doctor.explain.causes import CAUSES, Cause
+from dsa_doctor.explain.deep_gemm import MIXING
 from dsa_doctor.explain.ending import Ending, judge
 from dsa_doctor.explain.excerpt import Excerpt
 from dsa_doctor.explain.marks import MARKS, SERVED, TROUBLE
@@ -104,7 +105,7 @@ def explain(
                 backends=one.first.backends,
                 next=next_failures(one.first.id, capability, layers) if shown_next else (),
                 plugin=plugin_outlook(one.first.id, details, gate[0], judged=gate[1]) if gate is not None else None,
-                dsa=False if background.uses_dsa is False else cause.dsa,
+                dsa=False if background.uses_dsa is False else None if details.get("part") == MIXING else cause.dsa,
                 possible=tuple(
                     PossibleCause(cause=other.cause, told_by=other.told_by)
                     for other in cause.possible

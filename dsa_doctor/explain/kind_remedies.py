@@ -12,6 +12,18 @@ HELP: dict[str, tuple[Remedy | str, ...]] = {
     ),
     "no CUDA toolkit (nvcc, CUDA_HOME) for a kernel that is compiled at run time": (
         "install a CUDA toolkit of torch's CUDA release and set CUDA_HOME, or take an image that has one (-devel)",
+        Remedy(
+            "pip install 'tilelang[nvcc]'   # where TileLang compiles: mHC of DeepSeek-V4 and GLM-5.3", engine="vllm"
+        ),
+    ),
+    "nvcc finds no C++ compiler": ("apt-get install g++   # or set CXX to one",),
+    "the kernel uses an instruction that this GPU does not have": (
+        Remedy(
+            "{install}; its plugin replaces such kernels of DeepSeek-V4 and GLM-5.3 on compute capability 8.x",
+            engine="vllm",
+            need="plugin",
+        ),
+        Remedy("dsa-doctor check {model}{target}   # what this GPU lacks on the model's path", engine="vllm"),
     ),
     "no C compiler, or no Python headers, for a kernel that is compiled at run time": (
         "apt-get install gcc g++ python3-dev   # Triton and inductor compile a launcher in C",

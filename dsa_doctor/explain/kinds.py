@@ -29,12 +29,21 @@ KINDS: tuple[Kind, ...] = (
             r"NVCC version should be", r"nvcc.{0,40}too old",
         ),
         (
+            "the kernel uses an instruction that this GPU does not have",
+            r"requires \.target sm_\d",
+        ),
+        (
             "Triton's ptxas does not know this GPU, or is missing",
             r"[Pp][Tt][Xx][Aa][Ss].{0,80}(?:not found|fatal|error|died|[Ff]ailed|No such)", r"NoTritonPtxas",
             r"annot find ptxas", r"PTXASError", r"is not defined for option 'gpu-name'",
         ),
         (
+            "nvcc finds no C++ compiler",
+            r"ailed to preprocess host compiler properties", r"-ccbin=None",
+        ),
+        (
             "no CUDA toolkit (nvcc, CUDA_HOME) for a kernel that is compiled at run time",
+            r"utomatically detect CUDA installation", r"No registered target detector found",
             r"CUDA_HOME (?:environment variable )?is not set", r"ould not find nvcc",
             r"nvcc.{0,40}(?:not found|No such file)", r"No such file or directory: '[^']{0,200}nvcc'",
             r"find_cuda_home", r"nvcc fatal",
@@ -222,6 +231,10 @@ KINDS: tuple[Kind, ...] = (
     ),
     *_kinds(
         "DSA937",
+        (
+            "dsa-doctor's plugin does not serve the model so",
+            r"(?:NotImplemented|Value)Error: dsa-doctor(?:'s| serves| compresses)",
+        ),
         (
             "an option is not known or not allowed",
             r"error: (?:unrecognized arguments|argument |the following arguments|ambiguous option|"

@@ -7,6 +7,7 @@ from dsa_doctor.catalog.capability import Capability, plugin_serves, triton_has_
 from dsa_doctor.catalog.findings import FINDINGS_BY_ID
 from dsa_doctor.catalog.models import find_model
 from dsa_doctor.explain.causes import CAUSES
+from dsa_doctor.explain.deep_gemm import MIXING
 from dsa_doctor.explain.schema import NextFailure, Outlook
 from dsa_doctor.facts.observation import Observation
 from dsa_doctor.facts.schema import Facts, Fingerprint
@@ -83,6 +84,8 @@ def plugin_outlook(finding_id: str, details: dict[str, str], gate: GateDecision,
     helps = CAUSES[finding_id].by_plugin
     if finding_id == "DSA901" and details.get("kernel"):
         helps = bool(_DSA_KERNEL.search(details["kernel"]))
+    if finding_id == "DSA927" and details.get("part") == MIXING:
+        helps = True
     if helps is False:
         return Outlook(resolves=False, reason="this is not a part that dsa-doctor's plugin serves")
     if gate.outcome == "absent" and not judged:
