@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 _ROOT = Path(__file__).parents[1]
-_RUN = "DSA_DOCTOR_TESTED_RUN"
+_RUN = "PYTEST_RUN_OF_DSA_DOCTOR"
 _READY = "ready\n"
 _FIRST = "8.0"
 """In force while vLLM is imported; the copies put their own in force, as `Emulation.set_capability` can."""
