@@ -53,6 +53,8 @@ def start_refusals(
     ]
     if model.family == "glm5_next":
         found += _pooled(request, graphs, keeps_drafts)
+    if model.compression is not None:
+        found += _compressed(model.compression.output_groups, request)
     return tuple(found)
 
 
@@ -73,4 +75,17 @@ def _pooled(request: Request, graphs: str | None, keeps_drafts: bool | None) -> 
         why = "this vLLM keeps a request's last pool of tokens alone, which the second of two rejected drafts spoils"
         accepted = "0, 1, or a vLLM that keeps more (0.31.0 and newer do)"
         found.append(Refusal(f"num_speculative_tokens {request.drafts}", why, accepted))
+    return found
+
+
+def _compressed(groups: int, request: Request) -> list[Refusal]:
+    """DeepSeek-V4: rows of bf16, and an output projection in groups of heads."""
+    found = []
+    if request.dtype != "bfloat16":
+        found.append(Refusal(f"--dtype {request.dtype}", "its rows and its compressor are bfloat16", "bfloat16"))
+    ranks = request.tensor_parallel_size
+    if groups % ranks:
+        served = ", ".join(str(one) for one in range(min(groups, ranks), 0, -1) if groups % one == 0)
+        why = f"the output projection's {groups} groups cannot be shared out"
+        found.append(Refusal(f"--tensor-parallel-size {ranks}", why, served))
     return found

@@ -265,16 +265,7 @@ def with_own_attention(select: Callable[[Any], Any], own: Callable[[], Any] = ow
 
 def refusals(vllm_config: Any) -> list[str]:
     """Return what of a server's configuration the family cannot be served with, one reason per entry."""
-    model, parallel = vllm_config.model_config, vllm_config.parallel_config
     found = []
-    if str(model.dtype).removeprefix("torch.") != "bfloat16":
-        found.append(f"--dtype {str(model.dtype).removeprefix('torch.')}: accepted: bfloat16")
-    groups = int(getattr(model.hf_config, "o_groups", 0) or 0)
-    if groups % parallel.tensor_parallel_size:
-        found.append(
-            f"--tensor-parallel-size {parallel.tensor_parallel_size}: accepted: a divisor of the output projection's "
-            f"{groups} groups"
-        )
     backend = str(getattr(vllm_config.kernel_config, "moe_backend", "auto"))
     if "mega_moe" in backend or "moe_ep" in backend:
         found.append(f"--moe-backend {backend}: it has no kernels for compute capability 8.x; accepted: auto, marlin")

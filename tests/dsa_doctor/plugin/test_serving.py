@@ -83,9 +83,12 @@ def test_deepseek_v4_is_served(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"dtype": "float16"}, "--dtype float16: accepted: bfloat16"),
+        ({"dtype": "float16"}, "--dtype float16: its rows and its compressor are bfloat16; accepted: bfloat16"),
         ({"kv_cache_dtype": "fp8_ds_mla"}, "no KV cache of dtype fp8_ds_mla for tiny; accepted: auto, bfloat16"),
-        ({"tensor": 8}, "--tensor-parallel-size 8: accepted: a divisor of the output projection's 4 groups"),
+        (
+            {"tensor": 8},
+            "--tensor-parallel-size 8: the output projection's 4 groups cannot be shared out; accepted: 4, 2, 1",
+        ),
         ({"moe_backend": "deep_gemm_mega_moe"}, "--moe-backend deep_gemm_mega_moe"),
         ({"moe_backend": "flashinfer_moe_ep_cutedsl"}, "--moe-backend flashinfer_moe_ep_cutedsl"),
         ({"sparse": True}, "indexer_sparse_logits was asked for"),

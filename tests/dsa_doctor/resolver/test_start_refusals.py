@@ -11,7 +11,7 @@ from dsa_doctor.resolver import Request, Target
 from dsa_doctor.resolver.start_refusals import start_refusals
 from tests.dsa_doctor.plugin.tiny_models import tiny_pooled_config
 
-FLASH, V32 = (find_model(name).geometry() for name in ("GLM-5.3-Flash", "DeepSeek-V3.2"))
+FLASH, V32, V4 = (find_model(name).geometry() for name in ("GLM-5.3-Flash", "DeepSeek-V3.2", "DeepSeek-V4-Flash"))
 A100 = Target(name="NVIDIA A100 80GB", capability="8.0", source="--target", count=8)
 
 
@@ -32,6 +32,14 @@ def test_what_glm_5_3_flash_is_refused(options, asked, remedy):
     (found,) = start_refusals(FLASH, request_for(FLASH, A100, Options(**options)))
     assert found.asked == asked
     assert found.remedy == remedy
+
+
+@pytest.mark.parametrize(("ranks", "accepted"), [(1, None), (8, None), (16, "8, 4, 2, 1"), (64, "8, 4, 2, 1")])
+def test_the_groups_of_deepseek_v4_are_shared_out_or_it_is_told(ranks, accepted):
+    found = start_refusals(V4, Request(tensor_parallel_size=ranks))
+    assert [one.accepted for one in found] == ([accepted] if accepted else [])
+    assert [one.remedy for one in found] == (["--tensor-parallel-size 8"] if accepted else [])
+    assert [one.asked for one in start_refusals(V4, Request(dtype="float16"))[:1]] == ["--dtype float16"]
 
 
 @pytest.mark.parametrize("options", [{"pipeline_parallel_size": 2}, {"dtype": "float16"}, {"drafts": 3}])
