@@ -391,6 +391,9 @@ class Fingerprint(Fact):
     """None where it was not read."""
     open_pools_keep_drafts: bool | None = None
     """Whether the cache of GLM-5.3-Flash's open pools has room for rejected drafts; None where it was not read."""
+    pool_faults: tuple[Literal["chunks", "distance"], ...] | None = None
+    """What makes pooled index keys wrong without an error: pools that two chunks of a prompt share, or the open pool at
+    its end, written as if blocks lay next to each other; None where it was not read."""
     patch_targets: dict[str, str] = Field(default_factory=dict)
     """Patch target of the plugin to "present", "missing" or "changed: ..."."""
     patch_families: dict[str, tuple[str, ...]] = Field(default_factory=dict)

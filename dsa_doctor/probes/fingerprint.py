@@ -4,7 +4,7 @@ import time
 
 from dsa_doctor.compat import model_classes, rules, settings
 from dsa_doctor.compat.families import FAMILIES
-from dsa_doctor.compat.families.glm5_next import open_pools_keep_drafts
+from dsa_doctor.compat.families.glm5_next import open_pools_keep_drafts, pool_faults
 from dsa_doctor.compat.own_attention import family_needs, own_attention
 from dsa_doctor.compat.quantization import quantization_support
 from dsa_doctor.compat.sources import SourceTree
@@ -49,6 +49,7 @@ def probe(environment: Environment) -> Observation[Fingerprint]:
             plugins_by_name=settings.plugins_by_name(tree),
             quantization=quantization_support(tree),
             open_pools_keep_drafts=open_pools_keep_drafts(tree),
+            pool_faults=pool_faults(tree),
             patch_targets=patch_targets(tree.root),
             patch_families=family_targets(),
         )

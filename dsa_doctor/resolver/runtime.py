@@ -7,7 +7,7 @@ from dsa_doctor.resolver.judgement import Judgement, finding
 from dsa_doctor.resolver.loading import judge_loading
 from dsa_doctor.resolver.request import stock_kv_cache_dtype
 from dsa_doctor.resolver.surroundings import mixed_gpus, settings_findings
-from dsa_doctor.verdict.schema import Finding, Layer
+from dsa_doctor.verdict.schema import Finding, Layer, State
 
 _ALWAYS_LOOKED_FOR = frozenset(
     one for family in FAMILIES if family.picker is None for one in (*family.architectures, *family.drafts)
@@ -19,12 +19,19 @@ _NEVER_ON_A_GPU = frozenset({"deepseek_v4", "deepseek_v41", "glm5_next"})
 """Families that the plugin serves and that no GPU has run under it; docs/verified.md says what was done instead."""
 
 
+_POOL_FAULTS = {
+    "chunks": "a pool that two chunks of a prompt share gets the key of other tokens",
+    "distance": "the open pool at a prompt's end is written over other requests' index keys",
+}
+
+
 def judge_runtime(case: Judgement, layers: tuple[Layer, ...]) -> tuple[Finding, ...]:
     """Return the findings of layer `runtime`; they carry no exit bit of their own."""
     states = {layer.layer: layer.state for layer in layers}
     found = [
         *_triton_e4m3(case, by_plugin=states["indexer"] == "plugin"),
         *_top_k(case, by_plugin=states["indexer"] == "plugin", unserved=states["indexer"] == "unresolved"),
+        *_pooled_keys(case, states["indexer"]),
         *_forced_kv_cache(case, by_plugin=states["attention"] == "plugin"),
         *_proof(case, by_plugin=states["attention"] == "plugin"),
         *_model_class(case),
@@ -90,6 +97,22 @@ def _top_k(case: Judgement, *, by_plugin: bool, unserved: bool) -> list[Finding]
     remedy = ("--sparse-indexer-topk-backend per_row",) if settable else ()
     summary = "The top-k op that this vLLM uses can select wrong tokens without an error."
     return [finding("DSA902", "warn", summary, evidence=tuple(risks), remedy=remedy)]
+
+
+def _pooled_keys(case: Judgement, indexer: State) -> list[Finding]:
+    fingerprint = case.facts.fingerprint.value
+    faults = fingerprint.pool_faults if fingerprint is not None else None
+    if not faults or case.model.index_kpool < 2 or indexer not in ("native", "plugin"):
+        return []
+    evidence = tuple(_POOL_FAULTS[fault] for fault in faults)
+    if indexer == "plugin":
+        summary = "Index keys of this vLLM can be pooled from the wrong tokens; the plugin pools those of the request."
+        return [finding("DSA946", "pass", summary, evidence=evidence)]
+    summary = "Index keys of this vLLM can be pooled from the wrong tokens, without an error."
+    remedy = ("keep prefix caching on and steps of several blocks: chunks of a prompt then end where blocks do",)
+    if "distance" in faults:
+        remedy = ("pip install -U vllm   # 0.31.0 and newer keep a prompt's last pool", *remedy)
+    return [finding("DSA946", "warn", summary, evidence=evidence, remedy=remedy)]
 
 
 def _forced_kv_cache(case: Judgement, *, by_plugin: bool) -> list[Finding]:

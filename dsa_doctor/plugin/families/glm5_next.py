@@ -10,7 +10,7 @@ import importlib
 import inspect
 from typing import Any
 
-from dsa_doctor.compat.families.glm5_next import ATTENTIONS, PACKAGE, POOLING, seeds_by_distance
+from dsa_doctor.compat.families.glm5_next import ATTENTIONS, INDEXERS, PACKAGE, POOLING, seeds_by_distance
 from dsa_doctor.compat.patches import (
     BUILDER,
     CUSTOM_OPS,
@@ -24,8 +24,6 @@ from dsa_doctor.plugin.host import vllm_root
 
 FAMILY_ISSUE = "vllm-project/vllm #54059"
 DEEP_GEMM = "vllm.utils.deep_gemm"
-INDEXERS = (f"{PACKAGE}.nvidia.sparse_indexer", "vllm.model_executor.layers.sparse_attn_indexer_kpool")
-"""Where the indexer's op is, the newest home first."""
 _MODEL_FILES = (
     (f"{PACKAGE}.common.model", f"{PACKAGE}.nvidia.model"),
     (f"{PACKAGE}.common.mtp", f"{PACKAGE}.nvidia.mtp"),

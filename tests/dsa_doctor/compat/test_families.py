@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dsa_doctor.compat.families import FAMILIES, family_of
+from dsa_doctor.compat.families import FAMILIES, family_of, glm5_next
 from dsa_doctor.compat.model_classes import model_classes, registered
 from dsa_doctor.compat.own_attention import family_needs, own_attention
 from dsa_doctor.compat.sources import SourceTree
@@ -132,3 +132,11 @@ def test_needs_are_found_in_every_release(version):
         v41 = [one.place.rpartition(".")[2] for one in family_needs(tree, V41)]
         assert v41[:2] == ["model", "_select_dsv4_attn_cls"]
         assert {"engram", "indexer_k_store"} <= set(v41)
+
+
+@pytest.mark.parametrize("version", RELEASES)
+def test_what_is_wrong_with_pooled_keys_is_read_from_the_sources(version):
+    tree = SourceTree(release_folder(version))
+    expected = {"0.26.0": None, "0.28.0": None, "0.30.0": ("chunks", "distance")}.get(version, ("chunks",))
+    assert glm5_next.pool_faults(tree) == expected
+    assert glm5_next.open_pools_keep_drafts(tree) == (None if expected is None else version != "0.30.0")

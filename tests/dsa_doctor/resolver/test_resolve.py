@@ -171,6 +171,24 @@ def test_what_the_server_would_refuse_leaves_the_layers_unresolved(request_, rem
     assert remedy in by_id(verdict, "DSA914").remedy
 
 
+@pytest.mark.parametrize("faults", [None, (), ("chunks",), ("chunks", "distance")])
+def test_keys_that_are_pooled_from_other_tokens_are_told(faults):
+    read = {"patch_targets": dict.fromkeys(("a:b", "c:d", "e:f"), "present"), "patch_families": OWN}
+    served = judge_flash(pool_faults=faults, **read)
+    told = [one for one in served.findings if one.id == "DSA946"]
+    assert [(one.status, len(one.evidence)) for one in told] == ([("pass", len(faults))] if faults else [])
+    fingerprint = Observation[Fingerprint].ok(library.fingerprint(pool_faults=faults))
+    answers = (library.answer("9.0", "FLASHMLA_SPARSE", model="GLM-5.3-Flash", deep_gemm_supported=True),)
+    native = judge(
+        library.h100_facts(answers=answers, fingerprint=fingerprint),
+        target("h100"),
+        model=find_model("GLM-5.3-Flash").geometry(),
+    )
+    told = [one for one in native.findings if one.id == "DSA946"]
+    assert [one.status for one in told] == (["warn"] if faults else [])
+    assert native.exit_code == 0
+
+
 @pytest.mark.parametrize(("value", "warned"), [("0", True), ("1", False)])
 def test_whole_graphs_are_refused_at_start_and_told_before(value, warned):
     present = dict.fromkeys(("a:b", "c:d", "e:f"), "present")
