@@ -315,7 +315,7 @@ class Release:
             mode = os.environ.get("DSA_DOCTOR_PLUGIN", "auto")
         self.parts_of(made)
         layers = [one for one in made.compilation_config.static_forward_context.values() if hasattr(one, "impl")]
-        sparse = [one for one in layers if hasattr(one.impl, "kv_b_proj")]
+        sparse = [one for one in layers if one.attn_backend.is_sparse()]
         return {
             "mode": mode,
             "backends": sorted({one.attn_backend.get_name() for one in sparse}),

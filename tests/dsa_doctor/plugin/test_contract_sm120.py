@@ -72,7 +72,8 @@ def test_cuda_was_never_initialised(answers: Answers) -> None:
 
 
 def test_glm_5_3_flash_by_name(once: Once) -> None:
-    options = {"config": tiny_pooled_config(), "max_num_batched_tokens": 8192, **NAMED}
+    triton = {"additional_config": {"kda_prefill_backend": "triton"}}  # the other is compiled
+    options = {"config": tiny_pooled_config(), "max_num_batched_tokens": 8192, **NAMED, **triton}
     steps = {"register": ("register", {}), "flash": ("asked", options)}
     answers = run_once("sm120-flash", once, release_folder(VERIFIED[-1]), "12.0", steps)
     found = answers.value("flash")
