@@ -158,11 +158,11 @@ PATH = {
     "the plugin refuses the server": (
         log(
             (("dsa_doctor/plugin/serving.py", "review"),),
-            "ValueError: dsa-doctor's TRITON_MLA_SPARSE cannot serve this configuration:\n  --dtype float16: accepted: "
-            "bfloat16\nChange what is named above, or set DSA_DOCTOR_PLUGIN=off to leave everything to vLLM.",
+            "ValueError: dsa-doctor's TRITON_MLA_SPARSE cannot serve this configuration:\n  - --dtype float16: its "
+            "rows and its compressor are bfloat16; accepted: bfloat16\nChange what is named above, or set DSA_DOCTOR_PLUGIN=off to leave everything to vLLM.",
         ),
-        "DSA937",
-        "dsa-doctor's plugin does not serve the model so",
+        "DSA914",
+        "--dtype float16: its rows and its compressor are bfloat16",
     ),
 }  # fmt: skip
 
