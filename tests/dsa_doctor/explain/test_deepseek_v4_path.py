@@ -159,7 +159,8 @@ PATH = {
         log(
             (("dsa_doctor/plugin/serving.py", "review"),),
             "ValueError: dsa-doctor's TRITON_MLA_SPARSE cannot serve this configuration:\n  - --dtype float16: its "
-            "rows and its compressor are bfloat16; accepted: bfloat16\nChange what is named above, or set DSA_DOCTOR_PLUGIN=off to leave everything to vLLM.",
+            "rows and its compressor are bfloat16; accepted: bfloat16\n"
+            "Change what is named above, or set DSA_DOCTOR_PLUGIN=off to leave everything to vLLM.",
         ),
         "DSA914",
         "--dtype float16: its rows and its compressor are bfloat16",
