@@ -109,7 +109,9 @@ def _pooled_keys(case: Judgement, indexer: State) -> list[Finding]:
         summary = "Index keys of this vLLM can be pooled from the wrong tokens; the plugin pools those of the request."
         return [finding("DSA946", "pass", summary, evidence=evidence)]
     summary = "Index keys of this vLLM can be pooled from the wrong tokens, without an error."
-    remedy = ("keep prefix caching on and steps of several blocks: chunks of a prompt then end where blocks do",)
+    remedy: tuple[str, ...] = (
+        "keep prefix caching on and steps of several blocks: chunks of a prompt then end where blocks do",
+    )
     if "distance" in faults:
         remedy = ("pip install -U vllm   # 0.31.0 and newer keep a prompt's last pool", *remedy)
     return [finding("DSA946", "warn", summary, evidence=evidence, remedy=remedy)]
