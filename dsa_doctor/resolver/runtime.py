@@ -1,6 +1,12 @@
 """Layer `runtime`: what else is known to bite on the path, once the three layers are judged."""
 
-from dsa_doctor.catalog.capability import deep_gemm_supports, has_wide_shared_memory, triton_has_e4m3
+from dsa_doctor.catalog.capability import (
+    deep_gemm_supports,
+    has_native_path,
+    has_wide_shared_memory,
+    plugin_serves,
+    triton_has_e4m3,
+)
 from dsa_doctor.compat.families import FAMILIES
 from dsa_doctor.resolver.family_needs import compiled_where_it_serves
 from dsa_doctor.resolver.judgement import Judgement, finding
@@ -133,14 +139,17 @@ def _forced_kv_cache(case: Judgement, *, by_plugin: bool) -> list[Finding]:
 
 
 def _proof(case: Judgement, *, by_plugin: bool) -> list[Finding]:
-    if not by_plugin or case.model.family not in _NEVER_ON_A_GPU:
+    untried = plugin_serves(case.capability) != "default" and not has_native_path(case.capability)
+    if not by_plugin or not (untried or case.model.family in _NEVER_ON_A_GPU):
         return []
-    summary = f"No GPU has run {case.model.name} under the plugin yet: hold its first answers against another server's."
+    where = f" of compute capability {case.capability}" if untried else ""
+    summary = f"No GPU{where} has run {case.model.name} under the plugin yet"
     evidence = (
         "done instead: whole models constructed as this GPU would have them, their layers computed on CPUs beside "
         "transformers, and every op on a Hopper GPU (docs/verified.md)",
     )
     remedy = ("dsa-doctor verify   # every op against its reference, on the GPU itself",)
+    summary += ": hold its first answers against another server's."
     return [finding("DSA919", "warn", summary, evidence=evidence, remedy=remedy)]
 
 

@@ -131,6 +131,7 @@ def test_the_plugin_serves_who_names_it_whatever_vllm_has():
     verdict = judge(NEW, backend="TRITON_MLA_SPARSE")
     assert states(verdict)[1:] == ["plugin", "plugin"]
     assert verdict.configuration.attention_backend == "TRITON_MLA_SPARSE"
+    assert "No GPU of compute capability 12.0 has run" in of(verdict, "DSA919")[0][1]
     assert states(judge(NEW, backend="TRITON_MLA_SPARSE", plugin_mode="off"))[1] == "unresolved"
     assert states(judge(NEW, backend="FLASHINFER_MLA_SPARSE_SM120"))[1] == "native"
     assert states(judge(NEW, plugin_mode="force"))[1:] == ["plugin", "plugin"]
