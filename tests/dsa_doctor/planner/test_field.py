@@ -94,7 +94,7 @@ COMMANDS = (
     ("24-glm53-flash-fp8", ["run-model", "--dry-run", "--target", "rtx-pro-6000", "--gpus", "8",
                             "--max-model-len", "1048576", "--gpu-memory-utilization", "0.85"], {0}),
     ("28-glm53-w8a16", ["run-model", "--dry-run", "--target", "a100", "--gpus", "8"], {32}),
-    ("30-deepseek-v41-flash", ["check", "--target", "a100", "-tp", "8"], {8, 16, 24, 12, 20, 28}),
+    ("30-deepseek-v41-flash", ["check", "--target", "a100", "-tp", "8"], {0}),
     ("32-glm53-flash-awq", ["run-model", "--dry-run", "--target", "4090", "--gpus", "4",
                             "--max-model-len", "262144"], {8, 16, 24, 32}),
 )  # fmt: skip
@@ -114,5 +114,5 @@ def test_the_users_own_command_ends_with_the_right_answer(folder, command, codes
         check=False,
     )
     assert done.returncode in codes, done.stderr[-1000:]
-    if done.returncode in (0, 32):
+    if command[0] == "run-model" and done.returncode in (0, 32):
         assert json.loads(done.stdout)["plan"]["fits"] is (done.returncode == 0)
