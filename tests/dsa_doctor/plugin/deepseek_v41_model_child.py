@@ -108,6 +108,7 @@ def write_out_mhc() -> None:
     def post(comb: Any, residual: Any, mix: Any, x: Any, out: Any, *sizes: int) -> None:
         out.copy_(mhc_post_torch(x, residual, mix.unsqueeze(-1), comb))
 
+    pre_norm.register_warmup = lambda **_: None  # type: ignore[attr-defined]
     warmup.MHC_PRE_NORM_KERNEL = pre_norm
     tilelang_kernels._MHC_POST_TILELANG_KERNEL = post
     tilelang_kernels.mhc_fused_post_pre_split_config = lambda *_: None  # the product is a call of its own then
