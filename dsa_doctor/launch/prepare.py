@@ -13,6 +13,7 @@ from dsa_doctor.catalog.targets import find_gpu
 from dsa_doctor.inputs import largest_tensor_size
 from dsa_doctor.launch import conditions
 from dsa_doctor.launch.devices import visible_devices
+from dsa_doctor.launch.drafts import drafts_left_out
 from dsa_doctor.launch.endpoint import Endpoint
 from dsa_doctor.launch.flags import Flag, Variable, launch_flags, launch_variables, server_command, verified
 from dsa_doctor.launch.options import KnownOptions, ask_options
@@ -46,6 +47,7 @@ class Prepared:
         flags: verified flags.
         variables: environment of the server.
         warnings: flags left out, and other things to know.
+        left_out: what the checkpoint brings and the launch does not use, and how to use it.
         served: what vLLM is given as its model.
         command: the whole argument vector as it may be shown: without keys and tokens.
         arguments: the argument vector that is run.
@@ -61,6 +63,7 @@ class Prepared:
     served: str
     command: tuple[str, ...]
     arguments: tuple[str, ...] = field(default=(), repr=False)
+    left_out: str | None = None
 
 
 def parallel_of(options: LaunchOptions, model: ModelGeometry, gpus: int) -> Parallel:
@@ -132,6 +135,7 @@ def prepare(
         served=served,
         command=hidden(arguments),
         arguments=arguments,
+        left_out=drafts_left_out(model, verdict, options),
     )
 
 

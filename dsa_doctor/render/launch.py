@@ -56,6 +56,7 @@ def render_prepared(prepared: Prepared) -> str:
         "flags": [one.model_dump(mode="json") for one in prepared.flags],
         "environment": [one.model_dump(mode="json") for one in prepared.variables],
         "warnings": list(prepared.warnings),
+        "left_out": prepared.left_out,
         "command": list(prepared.command),
     }
     return json.dumps(content, indent=2) + "\n"

@@ -120,6 +120,8 @@ def _print_flags(console: Console, prepared: Prepared, asked: LaunchOptions, *, 
         lines = [f"{text}\n  {why}" for text, why in pairs] if verbose else _filled([text for text, _ in pairs], room)
         for line in lines:
             show(console, Padding(Text(line, overflow="fold"), (0, 0, 0, 4)))
+    if prepared.left_out is not None:
+        show(console, Padding(Text(prepared.left_out, style="dim"), (0, 0, 0, 2)))
     configuration = prepared.verdict.configuration
     for part, by in (configuration.fallbacks if configuration is not None and verbose else {}).items():
         show(console, Padding(Text(f"{part}: {by} (by the plugin)", style="dim"), (0, 0, 0, 2)))

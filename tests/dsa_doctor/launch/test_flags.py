@@ -1,6 +1,8 @@
 """Flags with their origin, checked against what a vLLM says that it knows."""
 
+import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -18,6 +20,7 @@ from dsa_doctor.launch import (
     server_command,
     verified,
 )
+from dsa_doctor.launch.drafts import drafts_left_out
 from dsa_doctor.launch.extra import ExtraArgumentError
 from dsa_doctor.launch.options import KnownOptions, known_options, parse_help
 from dsa_doctor.launch.recipes import recipe_for
@@ -421,3 +424,28 @@ def test_the_server_gets_the_mode_under_which_the_plugin_acts(capability, mode):
 )
 def test_what_the_plugin_could_refuse_is_read(given, values):
     assert read_extra(given).values == values
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "tokens", "name"),
+    [
+        ("DeepSeek-V4-Flash-0731", "dspark", 5, "DSpark, 3 stages"),
+        ("GLM-5-FP8", "mtp", 1, "MTP, 1 layer"),
+    ],
+)
+def test_drafts_that_are_left_out_are_told_with_the_reason_and_the_flag(model, method, tokens, name):
+    geometry, verdict = find_model(model).geometry(), _verdict()
+    told = drafts_left_out(geometry, verdict, launch_options(model))
+    assert told is not None
+    assert f"({name})" in told
+    assert "few requests" in told
+    untried = Finding(id="DSA919", layer="runtime", status="warn", summary="No GPU has run it.")
+    verdict = verdict.model_copy(update={"findings": (untried,)})
+    assert "no GPU has run them" in drafts_left_out(geometry, verdict, launch_options(model))
+    _, _, command = told.partition("\n")
+    end, *given = shlex.split(command)
+    assert end == "--"
+    assert json.loads(given[1]) == {"method": method, "num_speculative_tokens": tokens}
+    taken = launch_options(model, None, tuple(given))
+    assert (taken.speculative.value, taken.drafts.value) == (True, tokens)
+    assert drafts_left_out(geometry, verdict, taken) is None

@@ -2,6 +2,7 @@
 
 import io
 import re
+import shlex
 import subprocess
 from dataclasses import replace
 
@@ -175,3 +176,13 @@ def test_what_vllm_refuses_is_not_called_too_large(prepare):
     )
     first = console.file.getvalue().splitlines()[0]
     assert first.endswith(", but vLLM refuses these options")
+
+
+def test_drafts_that_are_left_out_stand_between_the_flags_and_the_command(prepare):
+    asked, preparation = prepare("GLM-5-FP8", {"gpus": 8})
+    flags, _, _ = shown(asked, preparation).partition("\nCommand")
+    assert "Drafts (MTP, 1 layer) are left out: they pay off with few requests at once." in flags
+    wanted = """-- --speculative-config '{"method":"mtp","num_speculative_tokens":1}'"""
+    assert wanted in [line.strip() for line in flags.splitlines()]
+    asked, preparation = prepare("GLM-5-FP8", {"gpus": 8}, tuple(shlex.split(wanted)[1:]))
+    assert "left out" not in shown(asked, preparation)
