@@ -30,14 +30,15 @@ _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
 _ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
 }  # fmt: skip
-_LEFT_OUT = shutil.ignore_patterns("__pycache__", ".git", ".*_cache", ".hypothesis", "build", "dist", "site", "shared")
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", ".git", ".*_cache", ".hypothesis", "build", "dist", "site")
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: the file, the node as its place in `ast.walk`, which of the node's changes, and that in words."""
+    """One change: the file and its text, the node as its place in `ast.walk`, which of its changes, and in words."""
 
     file: Path
+    text: str
     line: int
     node: int
     number: int
@@ -45,7 +46,7 @@ class Mutant:
 
     def source(self) -> str:
         """Return the whole mutated file."""
-        tree = ast.parse(self.file.read_text(encoding="utf-8"))
+        tree = ast.parse(self.text)
         node = next(one for place, one in enumerate(ast.walk(tree)) if place == self.node)
         _, mutate = list(_changes(node))[self.number]
         mutate(node)
@@ -54,9 +55,10 @@ class Mutant:
 
 def mutants_of(file: Path) -> Iterator[Mutant]:
     """Yield every mutant of a file."""
-    for place, node in enumerate(ast.walk(ast.parse(file.read_text(encoding="utf-8")))):
+    text = file.read_text(encoding="utf-8")
+    for place, node in enumerate(ast.walk(ast.parse(text))):
         for number, (change, _) in enumerate(_changes(node)):
-            yield Mutant(file, getattr(node, "lineno", 0), place, number, change)
+            yield Mutant(file, text, getattr(node, "lineno", 0), place, number, change)
 
 
 def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[ast.AST], None]]]:
@@ -105,8 +107,7 @@ def lives(mutant: Mutant, folder: Path, tests: list[str], seconds: float) -> boo
     try:
         return passed(folder, tests, seconds)[0]
     finally:
-        target.unlink()
-        _link(os.fspath(mutant.file), os.fspath(target))
+        target.write_text(mutant.text, encoding="utf-8")
 
 
 def passed(folder: Path, tests: list[str], seconds: float) -> tuple[bool, str]:
