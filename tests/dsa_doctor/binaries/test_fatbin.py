@@ -87,6 +87,23 @@ def test_small_fatbin_is_sound(small_fatbin: Path) -> None:
     exhaust(content)
 
 
+@pytest.mark.parametrize(("architecture", "found"), [(9, []), (10, ["sm_10"]), (999, ["sm_999"]), (1000, [])])
+def test_an_architecture_of_two_or_three_digits_is_one(architecture: int, found: list[str]) -> None:
+    scan = scan_fatbins(container(entry(b"12345678", architecture=architecture)))
+    assert [image.architecture for image in scan.images] == found
+    assert [problem.partition(": ")[2] for problem in scan.problems] == ([] if found else ["no entry at offset 16"])
+
+
+@pytest.mark.parametrize(("header", "read"), [(15, 1), (16, 2), (0, 1)])
+def test_a_container_with_a_header_too_small_is_passed_over(header: int, read: int) -> None:
+    sound = container(entry(b"12345678"))
+    first = bytearray(sound)
+    struct.pack_into("<H", first, 6, header)
+    scan = scan_fatbins(bytes(first) + sound)
+    assert len(scan.images) == read
+    assert len(scan.problems) == 2 - read
+
+
 @settings(max_examples=150, deadline=2000)
 @given(data=st.data())
 def test_mutated_bytes_never_break_the_reader(small_fatbin: Path, data: st.DataObject) -> None:
