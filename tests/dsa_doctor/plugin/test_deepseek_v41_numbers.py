@@ -56,16 +56,20 @@ def config() -> dict[str, Any]:
     return small
 
 
-@pytest.fixture(scope="module")
-def answers(once: Once) -> Answers:
+def computed(lengths: list[int], steps: list[Any], faults: tuple[str, ...] = (), **variables: str) -> Answers:
     request = {
         "config": config(),
-        "lengths": LENGTHS,
-        "steps": STEPS,
-        "faults": FAULTS,
+        "lengths": lengths,
+        "steps": steps,
+        "faults": faults,
         "faulty steps": [[[0, 0, 60]]],
     }
-    return dict(once("model-deepseek_v41", lambda: answers_of(CHILD, release_folder(RELEASES[-1]), request)))
+    return answers_of(CHILD, release_folder(RELEASES[-1]), request, **variables)
+
+
+@pytest.fixture(scope="module")
+def answers(once: Once) -> Answers:
+    return dict(once("model-deepseek_v41", lambda: computed(LENGTHS, STEPS, FAULTS)))
 
 
 def test_every_token_has_the_oracle_s_logits(answers: Answers) -> None:
@@ -91,3 +95,12 @@ def test_a_planted_fault_is_seen_in_the_logits(answers: Answers, fault: str) -> 
 def test_a_planted_fault_of_the_indexer_is_seen_in_what_it_selects(answers: Answers, fault: str) -> None:
     regrets = answers[fault]["regrets"]
     assert max(max(regrets[name]) for name in ("layer 2", "layer 4", "layer 5")) > 2 * REGRET
+
+
+def test_the_kernels_themselves_take_what_vllm_hands_them() -> None:
+    """The plugin's kernels, interpreted, on vLLM's own tensors: their checks of arguments, and what they compute."""
+    steps = [[[1, 0, 5]], [[1, 5, 6], [0, 0, 58]], [[0, 58, 60], [1, 6, 8]]]
+    found = computed([60, 8], steps, DSA_DOCTOR_KERNELS="triton")["right"]
+    assert len(found["errors"]) == 60 + 8
+    assert max(found["errors"]) < NOISE
+    assert max(max(values) for values in found["regrets"].values()) < REGRET
