@@ -19,6 +19,7 @@ from dsa_doctor.plugin import indices, ops
 from dsa_doctor.plugin.families.deepseek_v4_weights import keep_as_stored_values
 from dsa_doctor.plugin.families.deepseek_v41_warmup import compile_kernels
 from dsa_doctor.plugin.host import BACKEND_NAME, acts_on
+from dsa_doctor.plugin.invariance import batch_invariant
 
 
 class WindowMetadataBuilder(DeepseekV41SparseSWAMetadataBuilder):  # type: ignore[misc]
@@ -46,6 +47,11 @@ class WindowBackend(DeepseekSparseSWABackend):  # type: ignore[misc]
         """Return the metadata builder."""
         return WindowMetadataBuilder
 
+    @classmethod
+    def supports_batch_invariance(cls) -> bool:
+        """Whether a token's result is the same bits whatever its batch: where that was asked for."""
+        return batch_invariant()
+
 
 class CompressedBackend(DeepseekV4SparseMLABackend):  # type: ignore[misc]
     """Sparse MLA over two sources of bf16 rows, for compute capability 8.x."""
@@ -61,6 +67,11 @@ class CompressedBackend(DeepseekV4SparseMLABackend):  # type: ignore[misc]
     def supports_compute_capability(cls, capability: DeviceCapability) -> bool:
         """Whether the plugin acts on this capability."""
         return acts_on(Capability(capability.major, capability.minor))
+
+    @classmethod
+    def supports_batch_invariance(cls) -> bool:
+        """Whether a token's result is the same bits whatever its batch: where that was asked for."""
+        return batch_invariant()
 
 
 class TritonDeepseekV41Attention(DeepseekV4Attention):  # type: ignore[misc]
