@@ -10,7 +10,7 @@ from dsa_doctor.launch.options import KnownOptions
 from dsa_doctor.launch.recipes import recipe_for
 from dsa_doctor.launch.request import Choice, LaunchOptions
 from dsa_doctor.planner.plan import Plan
-from dsa_doctor.verdict.schema import Verdict
+from dsa_doctor.verdict.schema import TargetInfo, Verdict
 
 READY_TIMEOUT = 3600
 """Seconds for VLLM_ENGINE_READY_TIMEOUT_S: loading and warm-up of these models exceed vLLM's 600."""
@@ -72,7 +72,7 @@ def launch_variables(verdict: Verdict, plan: Plan) -> tuple[Variable, ...]:
     if configuration is not None and configuration.uses_plugin:
         why = "the plugin serves what this GPU lacks; the layers it takes are in the verdict"
         variables.append(Variable(name="DSA_DOCTOR_PLUGIN", value=_plugin_mode(target), why=why, source=_RESOLVER))
-    if target is not None and configuration is not None and configuration.uses_plugin:
+    if target is not None and configuration is not None and configuration.uses_plugin and _is_ours(target):
         why = f"DeepGEMM has no kernels for {target.sm}: nothing must try it"
         variables.append(Variable(name="VLLM_USE_DEEP_GEMM", value="0", why=why, source=_RESOLVER))
     if plan.disk_bytes > _LARGE_CHECKPOINT:
@@ -208,7 +208,11 @@ def _asked(option: str, choice: Choice[Any]) -> list[Flag]:
     return [Flag(option=option, value=value, why="asked for", source=choice.source)]
 
 
-def _plugin_mode(target: object) -> str:
+def _plugin_mode(target: TargetInfo | None) -> str:
     """Return the mode under which the plugin acts there, as the verdict has it: auto acts on 8.x alone."""
-    capability = getattr(target, "capability", None)
-    return "auto" if capability is None or plugin_serves(Capability.parse(capability)) == "default" else "force"
+    return "auto" if target is None or _is_ours(target) else "force"
+
+
+def _is_ours(target: TargetInfo) -> bool:
+    """Whether the plugin acts there by default: on GPUs that DeepGEMM has no kernels for."""
+    return plugin_serves(Capability.parse(target.capability)) == "default"

@@ -202,6 +202,12 @@ def test_the_environment_of_the_plugin():
         "VLLM_ENGINE_READY_TIMEOUT_S": "3600",
     }
     assert "DSA_DOCTOR_PLUGIN" not in {one.name for one in launch_variables(_verdict(plugin=False), _plan())}
+    verdict = _verdict()
+    assert verdict.target is not None
+    there = verdict.model_copy(update={"target": verdict.target.model_copy(update={"capability": "12.0"})})
+    variables = {one.name: one.value for one in launch_variables(there, _plan())}
+    assert variables["DSA_DOCTOR_PLUGIN"] == "force"
+    assert "VLLM_USE_DEEP_GEMM" not in variables, "DeepGEMM has kernels for 12.x"
 
 
 @pytest.mark.parametrize(
