@@ -61,6 +61,49 @@ def select_the_smallest() -> None:
     ops.topk_indices = wrongly
 
 
+def round_rows() -> None:
+    """Let the plugin attend to rows as DeepSeek-V4's native cache holds them.
+
+    That is 448 values of e4m3 with a power of two for every 64, and 64 of bf16. Rounding what is rounded changes
+    nothing, so that whole caches are rounded before each attention.
+    """
+    import torch
+
+    from dsa_doctor.plugin import ops
+
+    attend = ops.window_and_selected_mla
+
+    def rounded(rows: torch.Tensor) -> None:
+        values = rows[..., :448].unflatten(-1, (7, 64)).float()
+        power = (values.abs().amax(-1, keepdim=True).clamp_min(1e-4) / 448).log2().ceil().exp2()
+        rows[..., :448] = ((values / power).to(torch.float8_e4m3fn).float() * power).flatten(-2).to(rows.dtype)
+
+    def attend_to_rounded(q: Any, window: Any, selected: Any, *given: Any) -> None:
+        for source in (window, selected):
+            if source is not None:
+                rounded(source[0])
+        attend(q, window, selected, *given)
+
+    ops.window_and_selected_mla = attend_to_rounded
+
+
+def kernels_of_a_step(llm: Any, sampling: Any, model: str) -> dict[str, Any]:
+    """Return the kernels of one decoding step of 8 requests at the third prompt's length; see `speed_case.one_step`."""
+    import speed_case
+
+    length = LENGTHS[model][2]
+    given = [{"prompt_token_ids": random.Random(100 + seed).choices(range(10, 2000), k=length)} for seed in range(8)]
+
+    def seconds(tokens: int) -> float:
+        start = time.perf_counter()
+        llm.generate(given, sampling(tokens), use_tqdm=False)
+        return time.perf_counter() - start
+
+    for tokens in (1, 1, 1 + speed_case.PROFILED_STEPS):
+        seconds(tokens)
+    return speed_case.one_step(seconds)
+
+
 def register_models(settings: dict[str, Any]) -> None:
     """Give vLLM its own model classes, imported: else it inspects each in a process that imports vLLM once more.
 
@@ -73,7 +116,7 @@ def register_models(settings: dict[str, Any]) -> None:
 
         registry._run_in_subprocess = lambda inspect: inspect()
         return
-    if settings["case"] in ("forced", "emulated", "misled"):
+    if settings["case"] in ("forced", "emulated", "misled", "rounded"):
         return
     from vllm import ModelRegistry
     from vllm.model_executor.models.deepseek_v2 import GlmMoeDsaForCausalLM
@@ -144,6 +187,8 @@ def serve(settings: dict[str, Any]) -> dict[str, Any]:
     register()
     if settings["case"] == "misled":
         select_the_smallest()
+    if settings["case"] == "rounded":
+        round_rows()
     register_models(settings)
     tiny.use_telling_weights()
     start = time.monotonic()
@@ -157,6 +202,13 @@ def serve(settings: dict[str, Any]) -> dict[str, Any]:
     sampling = SamplingParams(temperature=0, max_tokens=MAX_TOKENS, logprobs=0, detokenize=False, ignore_eos=True)
     generated = llm.generate(inputs, sampling, use_tqdm=False)
     again = llm.generate(inputs, sampling, use_tqdm=False)
+    step = None
+    if settings["profile"]:
+        step = kernels_of_a_step(
+            llm,
+            lambda tokens: SamplingParams(temperature=0, max_tokens=tokens, detokenize=False, ignore_eos=True),
+            settings["model"],
+        )
     layers = llm.llm_engine.vllm_config.compilation_config.static_forward_context.values()
     return {
         "vllm": vllm.__version__,
@@ -169,6 +221,7 @@ def serve(settings: dict[str, Any]) -> dict[str, Any]:
         "compiled_while_scoring": late_while_scoring,
         "compiled_while_serving": compiled()[len(warm) + len(late_while_scoring) :],
         "deep_gemm_compiled_while_serving": sorted(set(deep_gemm_kernels()) - set(warm_deep_gemm)),
+        "step": step,
         "prompt_logprobs": [
             [next(iter(one.values())).logprob for one in output.prompt_logprobs[1:]] for output in scored
         ],

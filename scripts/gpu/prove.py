@@ -11,6 +11,8 @@ Each case is a process of its own with a tiny model (dummy weights, no network);
              with its refusal of float8e4nv, and PTX whose own target is sm_80, assembled for this GPU
   misled     forced, with the smallest logits selected instead of the largest: this one must differ, or the others'
              agreement says nothing; without CUDA graphs and MTP only
+  rounded    of DeepSeek-V4, forced: rows rounded as natively they are stored, since natively there are none of bf16;
+             it must be much nearer to native than forced is
 with CUDA graphs and without, MTP on and off, and a KV cache of bf16 and of fp8_ds_mla. Compared are the
 log-probabilities of fixed prompts (teacher forced, so that one differing token does not hide the rest) and greedy
 tokens. Nothing of it is a run on an A100.
@@ -36,14 +38,28 @@ sys.path[:0] = [str(Path(__file__).parent)]
 import tiny  # noqa: E402
 
 CASE = Path(__file__).with_name("case.py")
-CASES = ("native", "control", "forced", "emulated", "misled")
-MODES = {"native": "off", "control": "off", "forced": "force", "emulated": "auto", "misled": "force"}
+CASES = ("native", "control", "forced", "emulated", "misled", "rounded")
+MODES = {
+    "native": "off",
+    "control": "off",
+    "forced": "force",
+    "emulated": "auto",
+    "misled": "force",
+    "rounded": "force",
+}
 MEAN_LIMIT, MOST_LIMIT = 0.15, 1.0
 """Mean and largest absolute difference of a prompt token's log-probability; a wrong selection makes about 0.7 and 5."""
 NOISE_FACTOR = 1.5
 """How many times as far from the native path as that path is from itself, with CUDA graphs and without, on average."""
 LEAST_SPREAD = 0.3
 """Standard deviation of the native log-probabilities: where all tokens are alike, agreement says nothing."""
+WHOLE_PROMPTS = 2
+"""Prompts of every model that select all there is; the longer ones select."""
+SELECTING_FACTOR = 1.15
+"""How many times as far from native a selecting prompt may be as those that select everything, of the newer families:
+natively their other kernels (another cache dtype, another linear attention) round otherwise, whatever is selected."""
+ROUNDED_SHARE = 0.5
+"""The part of forced's distance that may be left once rows are rounded as natively."""
 OURS = ("dsa_kernels", "dsa_doctor")
 
 
@@ -58,6 +74,7 @@ class Settings:
     fp8_weights: bool
     tensor_parallel_size: int
     model: str = "glm-dsa"
+    profile: bool = False
 
     def name(self) -> str:
         """Return the name in tables, 40 characters at most."""
@@ -75,6 +92,7 @@ class Settings:
             self.fp8_weights,
             self.tensor_parallel_size,
             self.model,
+            self.profile,
         )
 
 
@@ -90,11 +108,13 @@ def planned(options: argparse.Namespace) -> list[Settings]:
             options.fp8_weights,
             options.tensor_parallel_size,
             options.model,
+            options.profile,
         )
         for dtype, mtp, graphs in modes
         for case in options.cases
         if (case != "control" or mtp == "off" or graphs == "on")
-        and (case != "misled" or (mtp == "off" and graphs == "off"))
+        and (case not in ("misled", "rounded") or (mtp == "off" and graphs == "off"))
+        and (case != "rounded" or options.model == "deepseek-v4")
     ]
 
 
@@ -234,16 +254,33 @@ def judgement(results: dict[Settings, dict[str, Any]], settings: Settings) -> st
     """Return what to say of a case that was compared; capitals where it is not as it must be."""
     if settings.fp8_weights and settings.case == "emulated":
         return "not judged: below 8.9 the weights alone are fp8, natively the activations are too"
+    if settings.fp8_weights and settings.case == "rounded":
+        return "not judged: natively the output's first projection takes fp8 too"
     compared = results[settings]["compared"]
-    noise = noise_of_native(results, settings)
-    agrees = compared["near"] and compared["mean"] <= NOISE_FACTOR * noise
+    if settings.case == "rounded":
+        forced = results.get(replace(settings, case="forced"), {}).get("compared")
+        if forced is None:
+            return "not judged: the forced case is missing"
+        return "agree" if compared["mean"] <= ROUNDED_SHARE * forced["mean"] else "DIFFER"
+    newer = settings.model != "glm-dsa" and settings.case not in ("native", "control")
+    agrees = compared["near"] and (
+        selects_alike(compared) if newer else compared["mean"] <= NOISE_FACTOR * noise_of_native(results, settings)
+    )
     if settings.case == "misled":
         return "AGREE" if agrees else "differ, as they must"
     if agrees:
         return "agree"
+    if newer:
+        return "DIFFER"
     modes = {other.graphs for other in results if is_native_of(other, settings)}
     # With graphs against without, native is farther from itself than from a second run.
     return "DIFFER" if len(modes) > 1 else "DIFFER, judged by half of native's noise: run --graphs off on"
+
+
+def selects_alike(compared: dict[str, Any]) -> bool:
+    """Whether prompts that select are no farther from native than those that select everything."""
+    whole, selecting = compared["mean_by_prompt"][:WHOLE_PROMPTS], compared["mean_by_prompt"][WHOLE_PROMPTS:]
+    return max(selecting) <= SELECTING_FACTOR * statistics.mean(whole)
 
 
 def progress(found: dict[str, Any]) -> str:
@@ -300,6 +337,7 @@ def main() -> int:
     parser.add_argument("--graphs", nargs="+", choices=("off", "on"), default=["off", "on"])
     parser.add_argument("--mtp", nargs="+", choices=("off", "on"), default=["off", "on"])
     parser.add_argument("--kv-cache-dtypes", nargs="+", default=["auto", "fp8_ds_mla"])
+    parser.add_argument("--profile", action="store_true", help="keep the kernels of a decoding step of 8 requests")
     parser.add_argument("--fp8-weights", action="store_true", help="FP8 block-quantised weights")
     parser.add_argument("--tensor-parallel-size", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=14, help="cases that run side by side")

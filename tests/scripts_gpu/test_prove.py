@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "scripts" / "gpu" / "prove.py"
@@ -170,3 +171,39 @@ def test_half_of_the_noise_is_called_half(tmp_path: Path, graphs: tuple[str, ...
     *_, table = output.partition("verdict\n")
     forced = next(line for line in table.splitlines() if line.startswith("forced   eager"))
     assert ("judged by half of native's noise: run --graphs off on" in forced) == told
+
+
+@pytest.mark.parametrize(
+    ("case", "by_prompt", "said"),
+    [
+        ("forced", [0.077, 0.069, 0.074, 0.074], "agree"),
+        ("forced", [0.077, 0.069, 0.077, 0.089], "DIFFER"),
+        ("misled", [0.077, 0.069, 0.077, 0.089], "differ, as they must"),
+        ("misled", [0.077, 0.069, 0.074, 0.074], "AGREE"),
+        ("rounded", [0.027, 0.023, 0.030, 0.035], "agree"),
+        ("rounded", [0.077, 0.069, 0.074, 0.074], "DIFFER"),
+    ],
+)
+def test_newer_families_are_judged_by_their_selection_and_their_rows(
+    scripts: Callable[[str], Any], case: str, by_prompt: list[float], said: str
+) -> None:
+    proof = scripts("prove")
+
+    def one(name: str, distances: list[float]) -> tuple[Any, dict[str, Any]]:
+        settings = proof.Settings(name, False, False, "auto", False, 1, "deepseek-v4")
+        mean = sum(distances) / len(distances)
+        return settings, {"compared": {"mean": mean, "mean_by_prompt": distances, "near": True}}
+
+    results = dict([one("forced", [0.077, 0.069, 0.074, 0.074]), one(case, by_prompt)])
+    assert proof.judgement(results, one(case, by_prompt)[0]) == said
+
+
+def test_a_tiny_model_of_each_family_sends_every_token_to_all_experts(scripts: Callable[[str], Any]) -> None:
+    tiny = scripts("tiny")
+    for model in tiny.MODELS:
+        for quantised in (False, True):
+            config = tiny.config_of(model, quantised=quantised)
+            assert config["n_routed_experts"] == config["num_experts_per_tok"] == tiny.EXPERTS
+    order = torch.zeros((64, 4), dtype=torch.int32)
+    tiny.fill("layers.0.ffn.gate.tid2eid", order)
+    assert order.sort(-1).values.tolist() == [[0, 1, 2, 3]] * 64

@@ -28,3 +28,16 @@ def test_a_weight_is_drawn_by_its_name_and_norms_are_ones(scripts: Callable[[str
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(norm, torch.ones(64, 64))
+
+
+def test_products_of_mxfp4_experts_spread_alike(scripts: Callable[[str], Any]) -> None:
+    tiny = scripts("tiny")
+    codes, scale = torch.empty(256, 256, dtype=torch.uint8), torch.empty(256, 16, dtype=torch.uint8)
+    tiny.fill("experts.w2_weight", codes)
+    tiny.fill("experts.w2_weight_scale", scale)
+    magnitudes = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    values = torch.cat([magnitudes, -magnitudes])
+    nibbles = torch.stack([codes & 15, codes >> 4], -1).flatten(1)
+    weight = values[nibbles.long()] * (scale.float() - 127).exp2().repeat_interleave(32, 1)
+    x = torch.randn(1000, 512, generator=torch.Generator().manual_seed(0))
+    assert tiny.SPREAD / 1.5 < (x @ weight.T).std().item() < tiny.SPREAD * 1.5  # scales are powers of two
