@@ -21,7 +21,7 @@ _ALWAYS_LOOKED_FOR = frozenset(
 """Architectures whose class was a fact before the whole registry was one."""
 
 
-_NEVER_ON_A_GPU = frozenset({"deepseek_v4", "deepseek_v41", "glm5_next"})
+_NEVER_ON_A_GPU = frozenset({"deepseek_v41"})
 """Families that the plugin serves and that no GPU has run under it; docs/verified.md says what was done instead."""
 
 
