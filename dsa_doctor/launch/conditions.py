@@ -14,6 +14,7 @@ from dsa_doctor.facts.observation import Fact
 from dsa_doctor.launch.devices import Device
 from dsa_doctor.launch.endpoint import Endpoint, listeners_on
 from dsa_doctor.planner.estimates import GIB
+from dsa_doctor.planner.parallel import HUGE_PAGES
 
 Status = Literal["pass", "warn", "fail", "unknown"]
 
@@ -177,8 +178,8 @@ def check_host_memory(needed: int, tables: int = 0) -> Condition:
         summary = f"{who} {verb} {needed / GIB:.0f} GiB of host memory; {summary}"
         remedy = "Lower --cpu-offload-gb, or use more nodes."
         if needed <= tables:
-            remedy = "Take a host with more memory, or put the tables on the GPUs: -- --engram-config "
-            remedy += "'{\"cpu_offload\": false}'."
+            remedy = f"Take a host with more memory, give -- {HUGE_PAGES}, which wastes none where this vLLM has it, "
+            remedy += "or put the tables on the GPUs: -- --engram-config '{\"cpu_offload\": false}'."
         return Condition(name="host memory", status="fail", summary=summary, remedy=remedy)
     return Condition(name="host memory", status="pass", summary=summary)
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from dsa_doctor.planner.parallel import TablePlace
 from dsa_doctor.reading import ReadingError, read_file
 
 _MOST_CONFIG_BYTES = 1 << 20
@@ -22,6 +23,10 @@ _ALIASES = {
     "-pcp": "--prefill-context-parallel-size",
     "-sc": "--speculative-config",
 }
+
+
+_LEFT_OPEN = {"drafts", "tables"}
+"""Fields that an option may leave open."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +132,12 @@ def _read(arguments: Sequence[str], where: str) -> Given:
     parser.add_argument("-sc", "--speculative-config", type=_drafts, dest="drafts")
     parser.add_argument("--speculative-config.num-speculative-tokens", type=_count, dest="drafts")
     parser.add_argument("--spec-tokens", type=_count, dest="drafts")
+    parser.add_argument("--engram-config", type=_tables, dest="tables")
+    parser.add_argument("--engram-config.cpu-offload", type=_tables_off_host, dest="tables")
+    parser.add_argument("--engram-config.use-thp", type=_tables_in_huge_pages, dest="tables")
     spelled = [_dashed(one) for one in arguments]
     known, _ = parser.parse_known_args(spelled)
-    values = {name: value for name, value in vars(known).items() if name != "drafts" or value is not None}
+    values = {name: value for name, value in vars(known).items() if name not in _LEFT_OPEN or value is not None}
     options = frozenset(_long(one) for one in spelled if one.startswith("-"))
     if any(one.partition(".")[0] == "--speculative-config" or one.startswith("--spec-") for one in options):
         values["speculative"] = True
@@ -164,6 +172,27 @@ def _drafts(text: str) -> int | None:
     except (ValueError, AttributeError, RecursionError):
         return None
     return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens > 0 else None
+
+
+def _tables(text: str) -> TablePlace | None:
+    """Read where n-gram tables lie; None where it is not JSON, which vLLM refuses."""
+    try:
+        asked = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(asked, dict):
+        return None
+    if _tables_off_host(str(asked.get("cpu_offload"))):
+        return "GPU"
+    return _tables_in_huge_pages(str(asked.get("use_thp"))) or "pinned"
+
+
+def _tables_off_host(text: str) -> TablePlace | None:
+    return "GPU" if text.lower() == "false" else None
+
+
+def _tables_in_huge_pages(text: str) -> TablePlace | None:
+    return "huge pages" if text.lower() == "true" else None
 
 
 def _port(text: str) -> int:

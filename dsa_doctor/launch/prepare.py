@@ -100,6 +100,7 @@ def plan_options(options: LaunchOptions, parallel: Parallel, configuration: Conf
         cpu_offload_gib=options.cpu_offload_gib.value,
         enforce_eager=options.enforce_eager.value,
         mtp=options.speculative.value,
+        tables=options.tables.value,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
 from dsa_doctor.launch.extra import read_config, read_extra
+from dsa_doctor.planner.parallel import TablePlace
 
 Source = Literal["after --", "command line", "configuration file", "default"]
 """In order of precedence, as vLLM has it: its own arguments win over the file of its --config."""
@@ -55,6 +56,7 @@ class LaunchOptions:
         enforce_eager: no CUDA graphs.
         speculative: whether a speculative decoder is configured.
         drafts: its tokens; None where they are not given.
+        tables: where n-gram tables lie.
         dtype: as for vLLM.
         decode_context: ranks that share the context in decoding.
         prefill_context: ranks that share it in prefill.
@@ -91,6 +93,7 @@ class LaunchOptions:
     enforce_eager: Choice[bool]
     speculative: Choice[bool]
     drafts: Choice[int | None]
+    tables: Choice[TablePlace]
     dtype: Choice[str | None]
     decode_context: Choice[int]
     prefill_context: Choice[int]
@@ -162,6 +165,7 @@ def launch_options(
         cpu_offload_gib=choice("cpu_offload_gib", 0.0),
         enforce_eager=choice("enforce_eager", False),
         speculative=choice("speculative", False),
+        tables=choice("tables", "pinned"),
         drafts=choice("drafts", None),
         dtype=choice("dtype", None),
         decode_context=choice("decode_context", 1),

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Literal
 
 from pydantic import Field
 
@@ -22,14 +23,20 @@ from dsa_doctor.planner.weights import (
 )
 
 __all__ = [
+    "HUGE_PAGES",
     "Parallel",
-    "host_bytes",
+    "TablePlace",
     "part_bytes",
     "pipeline_layers",
     "problems_of",
     "rank_bytes",
     "stage_weights",
+    "table_bytes",
 ]
+
+TablePlace = Literal["pinned", "huge pages", "GPU"]
+"""Where n-gram tables lie: pinned host memory, which is vLLM's default, huge pages of the host, or the GPU's memory."""
+HUGE_PAGES = "--engram-config '{\"use_thp\": true}'"
 
 _VOCABULARY_PADDING = 64
 """vLLM pads the vocabulary to a multiple of this before it splits it."""
@@ -105,12 +112,12 @@ def rank_bytes(weight: Weight, model: ModelGeometry, parallel: Parallel, *, laye
 
 
 @lru_cache(maxsize=1024)
-def host_bytes(model: ModelGeometry, parallel: Parallel, stage: int) -> int:
-    """Return the pinned host memory that one rank of a stage needs for tables which vLLM keeps there.
+def table_bytes(model: ModelGeometry, parallel: Parallel, stage: int, place: TablePlace = "pinned") -> int:
+    """Return the memory that one rank of a stage needs for n-gram tables, wherever it is.
 
     The tables are spread over the tensor-parallel ranks by whole columns, values and scales in an allocation each, and
-    torch pins memory in powers of two (CachingHostAllocator). Data-parallel copies of a node share a file of the size
-    that is needed.
+    torch pins memory in powers of two (CachingHostAllocator). Huge pages, a GPU, and the file that data-parallel copies
+    of a node share are of the size that is needed.
     """
     if model.engram is None:
         return 0
@@ -120,7 +127,8 @@ def host_bytes(model: ModelGeometry, parallel: Parallel, stage: int) -> int:
             rows = weight.shape[0] * -(-model.engram.columns // parallel.tensor) // model.engram.columns
             values = rows * weight.shape[1]
             scales = resident_bytes(weight, (rows, weight.shape[1]), model, layer=layer) - values
-            size += sum(one if parallel.data > 1 else 1 << (one - 1).bit_length() for one in (values, scales))
+            rounded = place == "pinned" and parallel.data == 1
+            size += sum(1 << (one - 1).bit_length() if rounded else one for one in (values, scales))
     return size
 
 

@@ -24,7 +24,16 @@ from dsa_doctor.planner.estimates import (
     usable_bytes,
 )
 from dsa_doctor.planner.families.base import CacheOptions
-from dsa_doctor.planner.parallel import Parallel, host_bytes, part_bytes, problems_of, rank_bytes, stage_weights
+from dsa_doctor.planner.parallel import (
+    HUGE_PAGES,
+    Parallel,
+    TablePlace,
+    part_bytes,
+    problems_of,
+    rank_bytes,
+    stage_weights,
+    table_bytes,
+)
 from dsa_doctor.planner.storage import Label, lowest, storage_of
 from dsa_doctor.planner.weights import Part
 
@@ -66,6 +75,8 @@ class PlanOptions(Fact):
     cpu_offload_gib: float = Field(default=0.0, ge=0)
     enforce_eager: bool = False
     mtp: bool = False
+    tables: TablePlace = "pinned"
+    """Where n-gram tables lie (--engram-config)."""
 
 
 class Line(Fact):
@@ -213,7 +224,7 @@ def _plan_with(
     problems = (
         *problems_of(model, options.parallel),
         *_memory_problems(hardware, options),
-        *_host_problems(model, hardware, options.parallel),
+        *_host_problems(model, hardware, options),
         *_draft_problems(model, options, checkpoint),
     )
     stages = range(options.parallel.pipeline if options.parallel.pipeline <= model.num_hidden_layers else 1)
@@ -247,7 +258,7 @@ def _stage_plan(
     rows, indexer = token_bytes(caches)
     # Every batch that is scheduled but not settled keeps its blocks of a sliding window: one per stage, and one more.
     in_flight = (parallel.pipeline + 1) * batch[0]
-    tables = host_bytes(model, parallel, stage)
+    tables = table_bytes(model, parallel, stage, options.tables)
     static = _static_lines(model, hardware, options, checkpoint, stage)
     budget = _budget(hardware, options)
     native = _native_context(model)
@@ -270,7 +281,7 @@ def _stage_plan(
     uncertain = max(0, estimated - certain)
     left = budget - taken - activations(context) if budget is not None else None
     tokens = pool.token_capacity(max(0, left), context, in_flight) if left is not None else None
-    host = _host_lines(hardware, parallel, tables)
+    host = _host_lines(hardware, parallel, tables, options.tables)
     parameters, mtp_parameters = _parameters(model)
     return Plan(
         model=model.name,
@@ -304,13 +315,15 @@ def _stage_plan(
     )
 
 
-def _host_lines(hardware: Hardware, parallel: Parallel, per_rank: int) -> tuple[Line, ...]:
-    """Return the tables that vLLM keeps in pinned host memory, per node; none where the GPU shares that memory."""
-    if not per_rank or hardware.free_bytes is not None:
+def _host_lines(hardware: Hardware, parallel: Parallel, per_rank: int, place: TablePlace) -> tuple[Line, ...]:
+    """Return the tables that vLLM keeps in the host's memory, per node; none where they count on the GPU."""
+    if not per_rank or hardware.free_bytes is not None or place == "GPU":
         return ()
     ranks = min(hardware.gpus_per_node, parallel.tensor)
     note = "vLLM keeps n-gram tables in pinned host memory (EngramConfig.cpu_offload)"
-    if parallel.data == 1:
+    if place == "huge pages":
+        note = "vLLM keeps n-gram tables in huge pages of the host (EngramConfig.use_thp)"
+    elif parallel.data == 1:
         note += ", which torch takes in powers of two"
     return (Line(name="engram tables", bytes=per_rank * ranks, label="exact", note=note),)
 
@@ -325,9 +338,13 @@ def _static_lines(
     count = part_bytes if checkpoint is None else checkpoint.part_bytes
     parts = count(model, parallel, stage, mtp=options.mtp)
     lines = [Line(name=f"weights: {part}", bytes=parts[part], label=label) for part in get_args(Part) if part in parts]
-    tables = host_bytes(model, parallel, stage)
-    if tables and hardware.free_bytes is not None:
-        note = "in the host's memory, which this GPU shares"
+    tables = table_bytes(model, parallel, stage, options.tables)
+    if tables and (hardware.free_bytes is not None or options.tables == "GPU"):
+        note = (
+            "--engram-config cpu_offload false"
+            if options.tables == "GPU"
+            else "in the host's memory, which is the GPU's"
+        )
         lines.append(Line(name="engram tables", bytes=tables, label="exact", note=note))
     absorbed = _absorbed_bytes(model, options, stage)
     if absorbed:
@@ -408,19 +425,26 @@ def _memory_problems(hardware: Hardware, options: PlanOptions) -> tuple[str, ...
     )
 
 
-def _host_problems(model: ModelGeometry, hardware: Hardware, parallel: Parallel) -> tuple[str, ...]:
+def _host_problems(model: ModelGeometry, hardware: Hardware, options: PlanOptions) -> tuple[str, ...]:
+    parallel = options.parallel
     if hardware.host_memory_bytes is None or parallel.pipeline > model.num_hidden_layers:
         return ()
-    needed = max(
-        sum(line.bytes for line in _host_lines(hardware, parallel, host_bytes(model, parallel, stage)))
-        for stage in range(parallel.pipeline)
-    )
-    if needed <= hardware.host_memory_bytes:
+
+    def needed(place: TablePlace) -> int:
+        return max(
+            sum(one.bytes for one in _host_lines(hardware, parallel, table_bytes(model, parallel, stage, place), place))
+            for stage in range(parallel.pipeline)
+        )
+
+    if needed(options.tables) <= hardware.host_memory_bytes:
         return ()
-    return (
-        f"{needed / GIB:.0f} GiB of pinned host memory per node are needed for the n-gram tables; a node has "
-        f"{hardware.host_memory_bytes / GIB:.0f} GiB",
+    said = (
+        f"{needed(options.tables) / GIB:.0f} GiB of pinned host memory per node are needed for the n-gram tables; a "
+        f"node has {hardware.host_memory_bytes / GIB:.0f} GiB"
     )
+    if needed("huge pages") <= hardware.host_memory_bytes:
+        said += f"; {HUGE_PAGES} takes {needed('huge pages') / GIB:.0f} GiB, where this vLLM has it"
+    return (said,)
 
 
 def _draft_problems(model: ModelGeometry, options: PlanOptions, checkpoint: Checkpoint | None) -> tuple[str, ...]:

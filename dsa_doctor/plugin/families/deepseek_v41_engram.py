@@ -36,7 +36,7 @@ def _lacking_memory(vllm_config: Any, asked: Any) -> str | None:
     A draft's configuration is made, and reviewed, when the model's tables are in memory already.
     """
     from dsa_doctor.catalog.bounds import ConfigError
-    from dsa_doctor.planner.parallel import Parallel, host_bytes
+    from dsa_doctor.planner.parallel import HUGE_PAGES, Parallel, TablePlace, table_bytes
 
     parallel = vllm_config.parallel_config
     try:
@@ -52,15 +52,21 @@ def _lacking_memory(vllm_config: Any, asked: Any) -> str | None:
     copies = 1 if shared else max(1, int(parallel.data_parallel_size_local))
     nodes = max(1, int(getattr(parallel, "nnodes", 1) or 1))
     ranks = sizes.tensor * copies
-    tables = sum(host_bytes(model, sizes, stage) for stage in range(sizes.pipeline)) * ranks // nodes
+
+    def tables_of(place: TablePlace) -> int:
+        return sum(table_bytes(model, sizes, stage, place) for stage in range(sizes.pipeline)) * ranks // nodes
+
+    tables = tables_of("huge pages" if getattr(asked, "use_thp", False) else "pinned")
     try:
         memory = int(psutil.virtual_memory().total)
     except (psutil.Error, OSError, ValueError):
         return None  # unknown refuses nothing
     if tables <= memory:
         return None
+    fits_in_huge_pages = hasattr(asked, "use_thp") and not shared and tables_of("huge pages") <= memory
+    smaller = f"{HUGE_PAGES}, " if fits_in_huge_pages else ""
     return (
         f"the engram's tables take {tables / _GIB:.0f} GiB of pinned memory on this host, which has "
-        f"{memory / _GIB:.0f} GiB; accepted: a host with more memory, or --engram-config "
+        f"{memory / _GIB:.0f} GiB; accepted: a host with more memory, {smaller}or --engram-config "
         "'{\"cpu_offload\": false}' where the GPUs can hold them"
     )

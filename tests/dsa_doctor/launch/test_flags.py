@@ -425,6 +425,12 @@ def test_the_server_gets_the_mode_under_which_the_plugin_acts(capability, mode):
         (["--speculative-config.num_speculative_tokens=3"], {"drafts": 3, "speculative": True}),
         (["--spec-method", "mtp", "--spec-tokens", "2"], {"drafts": 2, "speculative": True}),
         (["--speculative-config", "{broken"], {"speculative": True}),
+        (["--engram-config", '{"cpu_offload": false}'], {"tables": "GPU"}),
+        (["--engram_config", '{"use_thp": true}'], {"tables": "huge pages"}),
+        (["--engram-config", "{}"], {"tables": "pinned"}),
+        (["--engram-config", "[broken"], {}),
+        (["--engram-config.cpu_offload", "False"], {"tables": "GPU"}),
+        (["--engram-config.use-thp=true"], {"tables": "huge pages"}),
         (["--dtype", "half", "-dcp", "2", "-pcp=4"], {"dtype": "half", "decode_context": 2, "prefill_context": 4}),
     ],
 )

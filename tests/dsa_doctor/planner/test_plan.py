@@ -176,6 +176,22 @@ def test_engram_tables_lie_in_host_memory_once():
     assert "264 GiB of pinned host memory" in small.problems[0]
 
 
+def test_engram_tables_lie_where_the_engram_s_configuration_puts_them():
+    model = find_model("DeepSeek-V4.1-Flash").geometry()
+    hardware = Hardware(name="NVIDIA A100 80GB", gpus_per_node=8, memory_bytes=80 * GIB, host_memory_bytes=220 * GIB)
+    options = PlanOptions(parallel=Parallel(tensor=8))
+    pinned = plan(model, hardware, options)
+    assert pinned.fits is False
+    assert "--engram-config '{\"use_thp\": true}' takes 189 GiB" in pinned.problems[0]
+    huge = plan(model, hardware, options.model_copy(update={"tables": "huge pages"}))
+    assert huge.fits
+    assert huge.host_bytes == 202_758_031_872
+    there = plan(model, hardware, options.model_copy(update={"tables": "GPU"}))
+    assert there.host_bytes == 0
+    assert next(line.bytes for line in there.lines if line.name == "engram tables") == 202_758_031_872 // 8
+    assert there.kv_cache_bytes == huge.kv_cache_bytes - 202_758_031_872 // 8
+
+
 def test_engram_tables_count_on_the_gpu_that_shares_the_hosts_memory():
     gb10 = find_gpu("gb10")
     hardware = Hardware(

@@ -102,6 +102,17 @@ def test_tables_are_counted_as_they_are_pinned(monkeypatch: pytest.MonkeyPatch, 
         ]
 
 
+def test_huge_pages_take_what_the_tables_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=400 * GIB))
+    (reason,) = engram_refusals(server({"use_thp": False}, **VAST))
+    assert "--engram-config '{\"use_thp\": true}'" in reason
+    assert not engram_refusals(server({"use_thp": True}, **VAST)), "396 GiB"
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=395 * GIB))
+    (reason,) = engram_refusals(server({"use_thp": True}, **VAST))
+    assert "396 GiB" in reason
+    assert "use_thp" not in reason
+
+
 def test_copies_share_their_tables_or_hold_one_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=600 * GIB))
     assert not engram_refusals(server({"dp_shared_memory": True}, data=2, **VAST))
