@@ -6,10 +6,12 @@ weights.
 """
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
+from tests.dsa_doctor.plugin.launched_kernels import Launches
 from tests.dsa_doctor.plugin.layer_child import (
     Caches,
     Layout,
@@ -211,14 +213,19 @@ def planted(fault: str | None) -> Iterator[None]:
 def computed(request: dict[str, Any]) -> dict[str, Any]:
     """Return, without a fault and with each, the answers of the layers: see `compared`."""
     import torch
+    from transformers import DeepseekV4Config
     from transformers.models.deepseek_v4 import modeling_deepseek_v4 as modeling
+    from vllm.platforms import current_platform
+
+    current_platform.dispatch_key = "CPU"  # where vLLM registers its own ops, as it imports its layers
 
     from dsa_doctor.plugin.families import deepseek_v4_models  # noqa: F401  # applies the patches, as vLLM's registry does
 
+    launches = Launches() if request.get("launches") else None
     write_out_shared_kernels()
     write_out_the_insert()
     config = engine_config(request["config"])
-    hf_config = config.model_config.hf_config
+    hf_config = DeepseekV4Config.from_dict(request["config"])  # early releases of vLLM have one of their own
     hf_config._attn_implementation = "eager"
     made = constructed(config, lambda: attentions(config))
     oracles = [modeling.DeepseekV4Attention(hf_config, number).float().eval() for number in range(len(made))]
@@ -239,11 +246,59 @@ def computed(request: dict[str, Any]) -> dict[str, Any]:
             (answers[name],) = compared(config, selecting, rotary, hidden, request["steps"], ranks)
             answers[name]["slices"] = ranks.slices
         return answers
+    if launches is not None:
+        record_what_is_replaced(launches)
     answers = {"right": compared(config, pairs, rotary, hidden, request["steps"])}
+    if launches is not None:
+        answers["launches"] = list(launches.found.values())
     for fault in request["faults"]:
         with planted(fault):
             answers[fault] = compared(config, selecting, rotary, hidden, request["steps"][:2])
     return answers
+
+
+def record_what_is_replaced(launches: Launches) -> None:
+    """Let vLLM's own Triton kernels be recorded where something stands for them here, with the same arguments.
+
+    These are what the plugin replaces, the rows of a selection, which the references find without a kernel, and the
+    norms of a draft.
+    """
+    import torch
+    from vllm.models.deepseek_v4 import attention, compressor
+
+    from dsa_doctor.plugin import indices, ops
+
+    # The package gives functions the names of their modules.
+    cache_utils, fused_compress_quant_cache, fused_indexer_q, inverse_rope, mtp = (
+        importlib.import_module(f"vllm.models.deepseek_v4.common.ops.{name}")
+        for name in (
+            "cache_utils",
+            "fused_compress_quant_cache",
+            "fused_indexer_q",
+            "fused_inv_rope_fp8_quant",
+            "fused_mtp_input_rmsnorm",
+        )
+    )
+
+    def output_rope(o: Any, positions: Any, angles: Any, groups: int) -> Any:
+        heads = o.shape[1] // groups
+        return inverse_rope.fused_inv_rope_fp8_quant(o, positions, angles, n_groups=groups, heads_per_group=heads)
+
+    fused_indexer_q.has_cutedsl = lambda: False
+    for holder, name, theirs in (
+        (attention, "fused_indexer_q_rope_quant", fused_indexer_q.fused_indexer_q_rope_quant),
+        (compressor, "compress_norm_rope_store_triton", fused_compress_quant_cache.compress_norm_rope_store_triton),
+        (indices, "compressed_rows", cache_utils.compute_global_topk_indices_and_lens),
+        (ops, "inverse_rope_grouped", output_rope),
+    ):
+        setattr(holder, name, launches.beside(getattr(holder, name), theirs))
+    norms = vars(mtp)
+    first = norms.get("_FUSED_MTP_INPUT_RMSNORM_KERNEL") or norms["fused_mtp_input_rmsnorm"]
+    last = norms.get("_MTP_SHARED_HEAD_RMSNORM_KERNEL") or norms["mtp_shared_head_rmsnorm"]
+    streams, weight = torch.zeros((2, 4, 256), dtype=torch.bfloat16), torch.ones(256, dtype=torch.bfloat16)
+    with launches.only_recorded():
+        first(streams[:, 0].contiguous(), torch.arange(2), streams, weight, weight, 1e-6, 4)
+        last(streams[:, 0].contiguous(), weight, 1e-6)
 
 
 def attentions(config: Any) -> list[Any]:
