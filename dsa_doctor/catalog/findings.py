@@ -94,6 +94,7 @@ KNOWN_FINDINGS: tuple[KnownFinding, ...] = (
     KnownFinding("DSA944", "runtime", "Compiled code crashed the process"),
     KnownFinding("DSA945", "runtime", "No CUDA compiler where TileLang compiles mHC's kernels"),
     KnownFinding("DSA946", "runtime", "Pooled index keys that can be of the wrong tokens"),
+    KnownFinding("DSA947", "runtime", "Sliding-window layers rotated by YaRN"),
 )
 
 FINDINGS_BY_ID: dict[str, KnownFinding] = {known.id: known for known in KNOWN_FINDINGS}
@@ -143,6 +144,7 @@ _TROUBLES = {
     "DSA919": "no GPU has run this model under the plugin yet",
     "DSA945": "no CUDA compiler, and TileLang compiles mHC's kernels at run time",
     "DSA946": "index keys can be pooled from the wrong tokens",
+    "DSA947": "sliding-window layers are rotated otherwise than trained",
 }
 """What is the matter where a finding does not pass, in a few words after a colon; else its title says it already."""
 

@@ -264,7 +264,7 @@ def _state_there(tree: SourceTree, patch: Patch) -> str:
         return _body_state(tree, patch)
     imported = patch.origin not in (None, patch.module)
     if imported and not tree.imports(patch.module, str(patch.origin), patch.name):
-        return MISSING
+        return PRESENT if patch.optional else MISSING
     found = tree.parameters(patch.origin or patch.module, patch.name)
     if found is None:
         # A re-export has no definition where it is imported from; only names without accepted parameters may be one.

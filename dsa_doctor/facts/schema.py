@@ -394,6 +394,9 @@ class Fingerprint(Fact):
     pool_faults: tuple[Literal["chunks", "distance"], ...] | None = None
     """What makes pooled index keys wrong without an error: pools that two chunks of a prompt share, or the open pool at
     its end, written as if blocks lay next to each other; None where it was not read."""
+    windows_by_yarn: bool | None = None
+    """Whether DeepSeek-V4's layers of a sliding window are rotated by YaRN, which they are not trained with; None where
+    it was not read."""
     patch_targets: dict[str, str] = Field(default_factory=dict)
     """Patch target of the plugin to "present", "missing" or "changed: ..."."""
     patch_families: dict[str, tuple[str, ...]] = Field(default_factory=dict)

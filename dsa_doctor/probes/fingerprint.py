@@ -4,6 +4,7 @@ import time
 
 from dsa_doctor.compat import model_classes, rules, settings
 from dsa_doctor.compat.families import FAMILIES
+from dsa_doctor.compat.families.deepseek_v4 import windows_by_yarn
 from dsa_doctor.compat.families.glm5_next import open_pools_keep_drafts, pool_faults
 from dsa_doctor.compat.own_attention import family_needs, own_attention
 from dsa_doctor.compat.quantization import quantization_support
@@ -50,6 +51,7 @@ def probe(environment: Environment) -> Observation[Fingerprint]:
             quantization=quantization_support(tree),
             open_pools_keep_drafts=open_pools_keep_drafts(tree),
             pool_faults=pool_faults(tree),
+            windows_by_yarn=windows_by_yarn(tree),
             patch_targets=patch_targets(tree.root),
             patch_families=family_targets(),
         )

@@ -38,6 +38,7 @@ def judge_runtime(case: Judgement, layers: tuple[Layer, ...]) -> tuple[Finding, 
         *_triton_e4m3(case, by_plugin=states["indexer"] == "plugin"),
         *_top_k(case, by_plugin=states["indexer"] == "plugin", unserved=states["indexer"] == "unresolved"),
         *_pooled_keys(case, states["indexer"]),
+        *_window_rope(case, states["attention"]),
         *_forced_kv_cache(case, by_plugin=states["attention"] == "plugin"),
         *_proof(case, by_plugin=states["attention"] == "plugin"),
         *_model_class(case),
@@ -121,6 +122,24 @@ def _pooled_keys(case: Judgement, indexer: State) -> list[Finding]:
     if "distance" in faults:
         remedy = ("pip install -U vllm   # 0.31.0 and newer keep a prompt's last pool", *remedy)
     return [finding("DSA946", "warn", summary, evidence=evidence, remedy=remedy)]
+
+
+def _window_rope(case: Judgement, attention: State) -> list[Finding]:
+    fingerprint, compression = case.facts.fingerprint.value, case.model.compression
+    if fingerprint is None or not fingerprint.windows_by_yarn or compression is None:
+        return []
+    if case.family is None or case.family.key != "deepseek_v4" or attention not in ("native", "plugin"):
+        return []
+    layers = [str(layer) for layer, ratio in enumerate(compression.ratios) if ratio < 2]
+    if not layers:
+        return []
+    evidence = (f"layers with the window alone: {', '.join(layers)}, and the drafts",)
+    if attention == "plugin":
+        summary = "This vLLM rotates layers of a sliding window by YaRN; the plugin rotates them plainly, as trained."
+        return [finding("DSA947", "pass", summary, evidence=evidence)]
+    summary = "This vLLM rotates layers of a sliding window by YaRN, which they are not trained with, without an error."
+    remedy = ("pip install -U vllm   # 0.30.0 and newer rotate them plainly",)
+    return [finding("DSA947", "warn", summary, evidence=evidence, remedy=remedy)]
 
 
 def _forced_kv_cache(case: Judgement, *, by_plugin: bool) -> list[Finding]:

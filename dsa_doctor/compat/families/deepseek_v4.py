@@ -4,8 +4,10 @@ Its layers never ask vLLM's selector. The order of the needs is that of a first 
 """
 
 from dsa_doctor.compat.families.base import ATTENTION_CLASS, TILELANG_MHC, Family, Need
+from dsa_doctor.compat.sources import SourceTree
 
 _V4 = "vllm.models.deepseek_v4"
+ROPE = f"{_V4}.common.rope"
 _PICKER = f"{_V4}.nvidia.model:_select_dsv4_attn_cls"
 INDEXER_QUERY = Need(
     "indexer",
@@ -64,3 +66,13 @@ FAMILY = Family(
         OUTPUT_PROJECTION,
     ),
 )
+
+
+def windows_by_yarn(tree: SourceTree) -> bool | None:
+    """Whether layers of a sliding window are rotated by YaRN like those with compressed rows; None without the family.
+
+    The checkpoints' own code, and vLLM from 0.30 on, rotates them plainly.
+    """
+    if tree.parameters(ROPE, "build_deepseek_v4_rope") is None:
+        return None
+    return tree.mentions(ROPE, "build_deepseek_v4_rope", 'if rope_parameters["rope_type"] != "default":')

@@ -10,9 +10,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from dsa_doctor.compat.families.deepseek_v4 import ROPE, windows_by_yarn
 from dsa_doctor.compat.patches import DEEP_GEMM_ISSUE, Patch
+from dsa_doctor.compat.sources import SourceTree
 from dsa_doctor.plugin.families.family import Family, Replacement
 from dsa_doctor.plugin.families.indexer import INDEXER_MODULES, INDEXER_PATCHES, indexer_replacements
+from dsa_doctor.plugin.host import vllm_root
 
 FAMILY_ISSUE = "vllm-project/vllm #40851, #50576; in-tree proposal #56120"
 _UNTIL_KERNEL = "vLLM's kernel for it runs on compute capability 8.x"
@@ -190,6 +193,13 @@ PATCHES: tuple[Patch, ...] = (
         signatures=(("self", *_PRENORM), _PRENORM),
         exact=True,
     ),
+    _replaced(
+        f"{ATTENTION}:build_deepseek_v4_rope",
+        "rotates layers of a sliding window by YaRN before 0.30, which they are not trained with",
+        origin=ROPE,
+        signatures=((),),
+        optional=True,
+    ),
     *(
         _replaced(
             f"{module}:{name}",
@@ -218,6 +228,7 @@ def replacements() -> list[Replacement]:
         PrenormGemm,
         compress_norm_rope_store,
         fused_indexer_q_rope_quant,
+        plain_in_windows,
         tf32_hc_prenorm_gemm,
         unknown_boundary,
     )
@@ -237,6 +248,8 @@ def replacements() -> list[Replacement]:
     found.append((mhc_kernels, PRENORM_KERNEL, product) if newer else (mhc, _PRENORM_FUNCTION, product))
     if "is_current_stream_capturing" not in inspect.getsource(compressor.DeepseekCompressor):
         found.append((compressor, "_get_c128_boundary", unknown_boundary))
+    if windows_by_yarn(SourceTree(vllm_root())):
+        found.append((attention, "build_deepseek_v4_rope", plain_in_windows(attention.build_deepseek_v4_rope)))
     for module, names in WARMUPS.items():
         kernels = (getattr(importlib.import_module(module), name, None) for name in names)
         found += [(one, "register_warmup", stand_ins.no_warmup) for one in kernels if one is not None]

@@ -4,6 +4,8 @@ vLLM keeps orchestrating: projections, states, metadata and schedules are its ow
 indexer's query and the mHC product; the attention is in `deepseek_v4_attention`.
 """
 
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -125,6 +127,24 @@ class PrenormGemm:
 
     def register_warmup(self, *_arguments: Any, **_keywords: Any) -> None:
         """Register nothing: the attention's builder compiles the kernel."""
+
+
+def plain_in_windows(build: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap vLLM's making of a layer's rope: a layer of a sliding window gets YaRN that stretches nothing.
+
+    vLLM 0.30 and newer do the same; the class of the rope, and the form of its table, stay those of the other layers.
+    """
+
+    def build_deepseek_v4_rope(config: Any, *, max_position_embeddings: int, compress_ratio: int, **sizes: Any) -> Any:
+        parameters = dict(config.rope_parameters)  # vLLM writes into it
+        if compress_ratio < 2 and parameters["rope_type"] != "default":
+            parameters |= {"factor": 1.0, "original_max_position_embeddings": max_position_embeddings}
+        alike = SimpleNamespace(
+            rope_parameters=parameters, rope_theta=config.rope_theta, compress_rope_theta=config.compress_rope_theta
+        )
+        return build(alike, max_position_embeddings=max_position_embeddings, compress_ratio=compress_ratio, **sizes)
+
+    return build_deepseek_v4_rope
 
 
 def unknown_boundary(metadata: Any) -> None:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dsa_doctor.compat.families import FAMILIES, family_of, glm5_next
+from dsa_doctor.compat.families import FAMILIES, deepseek_v4, family_of, glm5_next
 from dsa_doctor.compat.model_classes import model_classes, registered
 from dsa_doctor.compat.own_attention import family_needs, own_attention
 from dsa_doctor.compat.sources import SourceTree
@@ -140,3 +140,9 @@ def test_what_is_wrong_with_pooled_keys_is_read_from_the_sources(version):
     expected = {"0.26.0": None, "0.28.0": None, "0.30.0": ("chunks", "distance")}.get(version, ("chunks",))
     assert glm5_next.pool_faults(tree) == expected
     assert glm5_next.open_pools_keep_drafts(tree) == (None if expected is None else version != "0.30.0")
+
+
+@pytest.mark.parametrize("version", RELEASES)
+def test_how_a_sliding_window_is_rotated_is_read_from_the_sources(version):
+    expected = version in {"0.26.0", "0.28.0"}
+    assert deepseek_v4.windows_by_yarn(SourceTree(release_folder(version))) is expected

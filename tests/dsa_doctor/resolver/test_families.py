@@ -125,6 +125,22 @@ def test_the_plugin_serves_v4_on_8_x_from_its_first_release_on(capability, versi
     assert {"compressor", "mHC product", "output rope", "indexer logits"} <= configuration.fallbacks.keys()
 
 
+@pytest.mark.parametrize(
+    ("capability", "version", "status"),
+    [("9.0", "0.26.0", "warn"), ("9.0", "0.28.0", "warn"), ("8.0", "0.28.0", "pass"), ("9.0", "0.30.0", None),
+     ("8.0", "0.33.0", None), ("8.0", "0.26.0", None)],
+)  # fmt: skip
+def test_windows_that_vllm_rotates_by_yarn_are_told_where_something_serves(capability, version, status):
+    flash = find_model("DeepSeek-V4-Flash").geometry()
+    told = [one.status for one in judge(capability, flash, version=version).findings if one.id == "DSA947"]
+    assert told == ([status] if status else [])
+
+
+def test_v41_has_its_own_rope():
+    flash = find_model("DeepSeek-V4.1-Flash").geometry()
+    assert all(one.id != "DSA947" for one in judge("9.0", flash, version="0.28.0").findings)
+
+
 def test_a_family_that_no_gpu_has_run_says_so():
     unproven = by_id(judge("8.0", V41), "DSA919")
     assert (unproven.status, unproven.remedy[0].split()[:2]) == ("warn", ["dsa-doctor", "verify"])
