@@ -52,6 +52,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "compressor": ("compressor",),
     "mhc": ("mhc",),
     "engram": ("engram",),
+    "invariance": ("sparse_mla", "indexer_logits", "mhc"),
 }
 
 

@@ -9,6 +9,7 @@ platform's selector (contract tests) and anything of compute capability 8.x itse
 import json
 import random
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,11 @@ def test_server_agrees_with_transformers(
         assert_agree(server.complete(UNEVEN, MAX_TOKENS), expected[: len(UNEVEN)])
 
     with subtests.test("preemption"):
-        assert_agree(server.complete(CROWD, MAX_TOKENS), expected[len(UNEVEN) :])
+        for _ in range(10):  # on a busy machine the requests may come one after the other
+            assert_agree(server.complete(CROWD, MAX_TOKENS), expected[len(UNEVEN) :])
+            time.sleep(1)  # the server publishes its counters some time after it answers
+            if server.metric("vllm:num_preemptions_total"):
+                break
         server.wait_for_metric("vllm:num_preemptions_total", 1)
 
     with subtests.test("the references serve, and say so"):

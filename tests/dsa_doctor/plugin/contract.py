@@ -30,10 +30,20 @@ class Answers:
         return str(answer["error"])
 
 
-def run(root: Path, capability: str, steps: dict[str, tuple[str, dict[str, Any]]], *, lasting: bool = True) -> Answers:
-    """Run the steps (by name: method and arguments) on the release below `root`, which is left as it was imported."""
+def run(
+    root: Path,
+    capability: str,
+    steps: dict[str, tuple[str, dict[str, Any]]],
+    *,
+    lasting: bool = True,
+    **variables: str,
+) -> Answers:
+    """Run the steps (by name: method and arguments) on the release below `root`, which is left as it was imported.
+
+    The variables are of the environment of the process that answers.
+    """
     asked = {"steps": list(steps.values())}
-    return Answers(steps, ask(CHILD, root, capability, asked, lasting=lasting))
+    return Answers(steps, ask(CHILD, root, capability, asked, lasting=lasting, **variables))
 
 
 def run_once(

@@ -42,7 +42,11 @@ MODELS = {
     + ("vllm.models.glm5next.nvidia.model:Glm5NextForCausalLM",)
     + ("vllm.models.glm5next.common.model:Glm5NextForCausalLM",) * 2,
 }
-SERVED = ({"deepseek_v32"}, {"deepseek_v32", "deepseek_v4"}, *[{"deepseek_v32", "deepseek_v4", "glm5_next"}] * 3)
+SERVED = (
+    {"deepseek_v32"},
+    {"deepseek_v32", "deepseek_v4"},
+    *[{"deepseek_v32", "deepseek_v4", "deepseek_v41", "glm5_next"}] * 3,
+)
 """Families whose every patch target is there."""
 SPARSE = {"FLASHMLA_SPARSE", "FLASH_ATTN_MLA_SPARSE", "FLASHINFER_MLA_SPARSE", "FLASHINFER_MLA_SPARSE_SM120"}
 
