@@ -1,6 +1,6 @@
 """DeepSeek-V4.1's attention on dsa_kernels: as DeepSeek-V4's, with rows and selections of another layer."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from vllm.config import VllmConfig
@@ -11,15 +11,13 @@ from vllm.models.deepseek_v41.sparse_mla import (
     DeepseekV4SparseMLABackend,
     DeepseekV41SparseSWAMetadataBuilder,
 )
-from vllm.platforms.interface import DeviceCapability
 from vllm.v1.attention.backends.mla.sparse_swa import DeepseekSparseSWABackend
 
-from dsa_doctor.catalog.capability import Capability
 from dsa_doctor.plugin import indices, ops
+from dsa_doctor.plugin.families.deepseek_v4_shared import AsksForInvariance, PlainRowsAttention, PlainRowsBackend
 from dsa_doctor.plugin.families.deepseek_v4_weights import keep_as_stored_values
 from dsa_doctor.plugin.families.deepseek_v41_warmup import compile_kernels
-from dsa_doctor.plugin.host import BACKEND_NAME, acts_on
-from dsa_doctor.plugin.invariance import batch_invariant
+from dsa_doctor.plugin.host import BACKEND_NAME
 
 
 class WindowMetadataBuilder(DeepseekV41SparseSWAMetadataBuilder):  # type: ignore[misc]
@@ -39,7 +37,7 @@ class WindowMetadataBuilder(DeepseekV41SparseSWAMetadataBuilder):  # type: ignor
         return dict(super().build_tile_scheduler(0))
 
 
-class WindowBackend(DeepseekSparseSWABackend):  # type: ignore[misc]
+class WindowBackend(AsksForInvariance, DeepseekSparseSWABackend):  # type: ignore[misc]
     """The cache of the sliding window."""
 
     @staticmethod
@@ -47,44 +45,21 @@ class WindowBackend(DeepseekSparseSWABackend):  # type: ignore[misc]
         """Return the metadata builder."""
         return WindowMetadataBuilder
 
-    @classmethod
-    def supports_batch_invariance(cls) -> bool:
-        """Whether a token's result is the same bits whatever its batch: where that was asked for."""
-        return batch_invariant()
 
-
-class CompressedBackend(DeepseekV4SparseMLABackend):  # type: ignore[misc]
+class CompressedBackend(PlainRowsBackend, DeepseekV4SparseMLABackend):  # type: ignore[misc]
     """Sparse MLA over two sources of bf16 rows, for compute capability 8.x."""
-
-    supported_kv_cache_dtypes: ClassVar[list[str]] = ["auto", "bfloat16"]
 
     @staticmethod
     def get_name() -> str:
         """Return the name that logs show."""
         return f"{BACKEND_NAME}_DSV41"
 
-    @classmethod
-    def supports_compute_capability(cls, capability: DeviceCapability) -> bool:
-        """Whether the plugin acts on this capability."""
-        return acts_on(Capability(capability.major, capability.minor))
 
-    @classmethod
-    def supports_batch_invariance(cls) -> bool:
-        """Whether a token's result is the same bits whatever its batch: where that was asked for."""
-        return batch_invariant()
-
-
-class TritonDeepseekV41Attention(DeepseekV4Attention):  # type: ignore[misc]
+class TritonDeepseekV41Attention(PlainRowsAttention, DeepseekV4Attention):  # type: ignore[misc]
     """vLLM's attention layer of DeepSeek-V4.1 with plain bf16 rows, on dsa_kernels."""
 
     backend_cls = CompressedBackend
     swa_backend_cls = WindowBackend
-    use_fp8_ds_mla_layout: ClassVar[bool] = False
-
-    @classmethod
-    def get_padded_num_q_heads(cls, num_heads: int) -> int:
-        """Return the heads as they are: the kernels pad within a tile."""
-        return int(num_heads)
 
     def __init__(self, vllm_config: VllmConfig, *arguments: Any, **keywords: Any) -> None:
         super().__init__(vllm_config, *arguments, **keywords)
@@ -144,12 +119,6 @@ class TritonDeepseekV41Attention(DeepseekV4Attention):  # type: ignore[misc]
             attn_out: [T, H, 512] bf16.
             positions: [T] int64.
         """
-        grouped = ops.inverse_rope_grouped(attn_out, positions, self.rotary_emb.cos_sin_cache, self.n_local_groups)
-        weight = self.wo_a.weight.view(self.n_local_groups, self.o_lora_rank, grouped.shape[2])
-        projected = torch.empty(
-            (attn_out.shape[0], self.n_local_groups, self.o_lora_rank), dtype=grouped.dtype, device=grouped.device
-        )
-        torch.bmm(grouped, weight.transpose(1, 2), out=projected.transpose(0, 1))
         # From 0.31 on a fused product may add up over the ranks.
         project: Any = getattr(self, "_wo_b_proj", self.wo_b)
-        return project(projected.flatten(1))
+        return project(self.grouped_projection(attn_out, positions))

@@ -4,7 +4,7 @@ Prefill and decode take the same way: per token the rows of its window and of it
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from vllm.config import VllmConfig
@@ -16,15 +16,13 @@ from vllm.models.deepseek_v4.sparse_mla import (
     DeepseekV4SparseMLABackend,
     DeepseekV4SparseMLAMetadataBuilder,
 )
-from vllm.platforms.interface import DeviceCapability
 from vllm.v1.attention.backends.mla.sparse_swa import DeepseekSparseSWABackend, DeepseekSparseSWAMetadataBuilder
 
-from dsa_doctor.catalog.capability import Capability
 from dsa_doctor.plugin import indices, ops
+from dsa_doctor.plugin.families.deepseek_v4_shared import AsksForInvariance, PlainRowsAttention, PlainRowsBackend
 from dsa_doctor.plugin.families.deepseek_v4_warmup import compile_kernels
 from dsa_doctor.plugin.families.deepseek_v4_weights import keep_as_stored_values
-from dsa_doctor.plugin.host import BACKEND_NAME, acts_on
-from dsa_doctor.plugin.invariance import batch_invariant
+from dsa_doctor.plugin.host import BACKEND_NAME
 
 
 class WindowMetadataBuilder(DeepseekSparseSWAMetadataBuilder):  # type: ignore[misc]
@@ -44,18 +42,13 @@ class WindowMetadataBuilder(DeepseekSparseSWAMetadataBuilder):  # type: ignore[m
         return dict(super().build_tile_scheduler(0))
 
 
-class WindowBackend(DeepseekSparseSWABackend):  # type: ignore[misc]
+class WindowBackend(AsksForInvariance, DeepseekSparseSWABackend):  # type: ignore[misc]
     """The cache of the sliding window."""
 
     @staticmethod
     def get_builder_cls() -> type[WindowMetadataBuilder]:
         """Return the metadata builder."""
         return WindowMetadataBuilder
-
-    @classmethod
-    def supports_batch_invariance(cls) -> bool:
-        """Whether a token's result is the same bits whatever its batch: where that was asked for."""
-        return batch_invariant()
 
 
 @dataclass
@@ -91,10 +84,8 @@ class CompressedMetadataBuilder(DeepseekV4SparseMLAMetadataBuilder):  # type: ig
         return made
 
 
-class CompressedBackend(DeepseekV4SparseMLABackend):  # type: ignore[misc]
+class CompressedBackend(PlainRowsBackend, DeepseekV4SparseMLABackend):  # type: ignore[misc]
     """Sparse MLA over two sources of bf16 rows, for compute capability 8.x."""
-
-    supported_kv_cache_dtypes: ClassVar[list[str]] = ["auto", "bfloat16"]
 
     @staticmethod
     def get_name() -> str:
@@ -106,28 +97,12 @@ class CompressedBackend(DeepseekV4SparseMLABackend):  # type: ignore[misc]
         """Return the metadata builder."""
         return CompressedMetadataBuilder
 
-    @classmethod
-    def supports_compute_capability(cls, capability: DeviceCapability) -> bool:
-        """Whether the plugin acts on this capability."""
-        return acts_on(Capability(capability.major, capability.minor))
 
-    @classmethod
-    def supports_batch_invariance(cls) -> bool:
-        """Whether a token's result is the same bits whatever its batch: where that was asked for."""
-        return batch_invariant()
-
-
-class TritonDeepseekV4Attention(DeepseekV4Attention):  # type: ignore[misc]
+class TritonDeepseekV4Attention(PlainRowsAttention, DeepseekV4Attention):  # type: ignore[misc]
     """vLLM's attention layer of DeepSeek-V4 with plain bf16 rows, on dsa_kernels."""
 
     backend_cls = CompressedBackend
     swa_backend_cls = WindowBackend
-    use_fp8_ds_mla_layout: ClassVar[bool] = False
-
-    @classmethod
-    def get_padded_num_q_heads(cls, num_heads: int) -> int:
-        """Return the heads as they are: the kernels pad within a tile."""
-        return int(num_heads)
 
     def __init__(self, vllm_config: VllmConfig, *arguments: Any, **keywords: Any) -> None:
         super().__init__(vllm_config, *arguments, **keywords)
@@ -191,10 +166,4 @@ class TritonDeepseekV4Attention(DeepseekV4Attention):  # type: ignore[misc]
             o: [T, H, 512] bf16.
             positions: [T] int64.
         """
-        grouped = ops.inverse_rope_grouped(o, positions, self.rotary_emb.cos_sin_cache, self.n_local_groups)
-        weight = self.wo_a.weight.view(self.n_local_groups, self.o_lora_rank, grouped.shape[2])
-        projected = torch.empty(
-            (o.shape[0], self.n_local_groups, self.o_lora_rank), dtype=grouped.dtype, device=grouped.device
-        )
-        torch.bmm(grouped, weight.transpose(1, 2), out=projected.transpose(0, 1))
-        return self.wo_b(projected.flatten(1))
+        return self.wo_b(self.grouped_projection(o, positions))
